@@ -1,0 +1,300 @@
+"""Windows over time series: what every dataset here is made of, and how batches are drawn from it."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import SupportsIndex
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+
+CHRONOLOGICAL_SPLIT = (0.6, 0.2, 0.2)  # train, validation, test: the paper's Traffic protocol (section 4.1)
+
+Index = SupportsIndex | slice | Sequence[int] | np.ndarray | Tensor
+
+
+def check_count(name: str, value: SupportsIndex, at_least: int = 1) -> int:
+    """Return `value` as an int, or say in one sentence why it cannot be a count.
+
+    Args:
+        name: What the argument is called, for the message.
+        value: The number that was given.
+        at_least: The smallest number allowed.
+
+    Raises:
+        TypeError: `value` is not a whole number.
+        ValueError: `value` is too small.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number of at least {at_least}, given {value!r}") from None
+    if count < at_least:
+        raise ValueError(f"{name} must be a whole number of at least {at_least}, given {count}")
+    return count
+
+
+class WindowDataset(Dataset):
+    """Pairs of an observed window and the window that follows it.
+
+    Item `i` is `(input, target)`. A list, array or LongTensor of indices, or a slice, gives a whole batch at
+    once, without a loop over its samples. What comes out is a copy: changing it never changes the data.
+
+    Args:
+        inputs: Observed windows, (n, N_input, d_in), any real dtype; kept as float32, without a copy where
+            they are float32 tensors already (so overlapping views of one long series stay views).
+        targets: The windows to forecast, (n, N_output, d_out), likewise.
+
+    Attributes:
+        inputs: Float32 tensor (n, N_input, d_in).
+        targets: Float32 tensor (n, N_output, d_out).
+
+    Raises:
+        ValueError: Not three axes, an empty axis, or not as many targets as inputs.
+    """
+
+    def __init__(self, inputs: Tensor | np.ndarray, targets: Tensor | np.ndarray) -> None:
+        self.inputs = torch.as_tensor(inputs, dtype=torch.float32)
+        self.targets = torch.as_tensor(targets, dtype=torch.float32)
+        for name, windows in (("inputs", self.inputs), ("targets", self.targets)):
+            if windows.ndim != 3 or 0 in windows.shape:
+                shape = tuple(windows.shape)
+                raise ValueError(
+                    f"{name} must have shape (windows, time steps, variables) >= 1, given {shape}"
+                )
+        if len(self.inputs) != len(self.targets):
+            counts = f"{len(self.inputs)} inputs and {len(self.targets)} targets"
+            raise ValueError(f"inputs and targets must be equally many windows, given {counts}")
+
+    @classmethod
+    def from_series(
+        cls,
+        series: Tensor | np.ndarray,
+        input_length: int,
+        horizon: int,
+        stride: int = 1,
+        target_columns: Sequence[int] | None = None,
+    ) -> WindowDataset:
+        """Slide a window of N_input + N_output steps over one series, without copying it per window.
+
+        Args:
+            series: (T, d), any real dtype.
+            input_length: N_input, in time steps.
+            horizon: N_output, in time steps.
+            stride: Time steps from one window to the next.
+            target_columns: Which of the d variables to forecast; all of them by default.
+
+        Raises:
+            TypeError: A length or the stride is not a whole number.
+            ValueError: A length or the stride is below 1, or the series is shorter than one window.
+        """
+        check_count("input_length", input_length)
+        check_count("horizon", horizon)
+        check_count("stride", stride)
+        series = torch.as_tensor(series, dtype=torch.float32)
+        if series.ndim != 2:
+            raise ValueError(f"series must have shape (time steps, variables), given {tuple(series.shape)}")
+        if len(series) < input_length + horizon:
+            need = f"input_length + horizon = {input_length} + {horizon} = {input_length + horizon}"
+            raise ValueError(f"series has {len(series)} time steps, but one window needs {need}")
+        forecast = series if target_columns is None else series[:, list(target_columns)]
+        inputs = series[: len(series) - horizon].unfold(0, input_length, stride)
+        targets = forecast[input_length:].unfold(0, horizon, stride)
+        return cls(inputs.transpose(1, 2), targets.transpose(1, 2))
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: Index) -> tuple[Tensor, ...]:
+        return pick(self.inputs, index), pick(self.targets, index)
+
+
+def pick(values: Tensor, index: Index) -> Tensor:
+    """Index the first axis of `values` and return a copy, whatever the index."""
+    picked = values[index]
+    # A single index or a slice gives a view, and neighbouring windows share their memory.
+    shared = picked.untyped_storage().data_ptr() == values.untyped_storage().data_ptr()
+    return picked.clone() if shared else picked
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """The affine map between the units of a file and those a network sees, variable by variable.
+
+    Attributes:
+        mean: Float64 tensor (d,), in the file's units.
+        std: Float64 tensor (d,), in the file's units, nowhere 0.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def scale(self, values: Tensor) -> Tensor:
+        """Bring `values` (..., d) from the file's units to the network's, in their own dtype and device."""
+        return (values - self.mean.to(values)) / self.std.to(values)
+
+    def unscale(self, values: Tensor) -> Tensor:
+        """Bring `values` (..., d), for example forecasts, back to the file's units."""
+        return values * self.std.to(values) + self.mean.to(values)
+
+
+@dataclass(frozen=True, eq=False)
+class ForecastData:
+    """One forecasting task: its parts, and the sizes that a network for it needs.
+
+    Attributes:
+        name: The name that `load` knows it by.
+        train: Pairs to train on.
+        valid: Pairs to choose and stop by; None where the dataset has no such part.
+        test: Pairs to report on.
+        input_length: N_input, in time steps.
+        horizon: N_output, in time steps.
+        input_size: Variables observed at each step.
+        output_size: Variables forecast at each step.
+        input_scaling: What was done to the inputs; None where they are in the file's own units.
+        target_scaling: The same for the targets: `target_scaling.unscale(forecast)` undoes it.
+    """
+
+    name: str
+    train: WindowDataset
+    valid: WindowDataset | None
+    test: WindowDataset
+    input_length: int
+    horizon: int
+    input_size: int
+    output_size: int
+    input_scaling: Scaling | None = None
+    target_scaling: Scaling | None = None
+
+    @classmethod
+    def from_parts(
+        cls,
+        name: str,
+        train: WindowDataset,
+        valid: WindowDataset | None,
+        test: WindowDataset,
+        input_scaling: Scaling | None = None,
+        target_scaling: Scaling | None = None,
+    ) -> ForecastData:
+        """Read the sizes off the training part."""
+        input_length, input_size = train.inputs.shape[1:]
+        horizon, output_size = train.targets.shape[1:]
+        return cls(
+            name=name,
+            train=train,
+            valid=valid,
+            test=test,
+            input_length=input_length,
+            horizon=horizon,
+            input_size=input_size,
+            output_size=output_size,
+            input_scaling=input_scaling,
+            target_scaling=target_scaling,
+        )
+
+
+def split_points(length: int, split: Sequence[float], input_length: int, horizon: int) -> tuple[int, int]:
+    """Return where the training and the validation part of a series end, if each part holds a window.
+
+    Args:
+        length: Time steps of the whole series.
+        split: Shares of train, validation and test; they sum to 1, and only validation may be 0.
+        input_length: N_input, in time steps.
+        horizon: N_output, in time steps.
+
+    Raises:
+        TypeError: `input_length` or `horizon` is not a whole number.
+        ValueError: One of them is below 1, `split` is not three such shares, or a part is too short.
+    """
+    window = check_count("input_length", input_length) + check_count("horizon", horizon)
+    shares = _checked_shares(split)
+    # 0.7 + 0.1 falls just below 0.8 in floating point, and must not lose a step for it.
+    train_end, valid_end = int(length * shares[0] + 1e-6), int(length * (shares[0] + shares[1]) + 1e-6)
+    steps = {"training": train_end, "validation": valid_end - train_end, "test": length - valid_end}
+    for part, count in steps.items():
+        if count < window and (part != "validation" or shares[1] > 0):
+            raise ValueError(
+                f"the {part} part has {count} of the {length} time steps, but one window needs "
+                f"input_length + horizon = {input_length} + {horizon} = {window}"
+            )
+    return train_end, valid_end
+
+
+def _checked_shares(split: Sequence[float]) -> list[float]:
+    try:
+        shares = [float(share) for share in split]
+    except (TypeError, ValueError):
+        shares = []
+    whole = len(shares) == 3 and math.isclose(sum(shares), 1.0, abs_tol=1e-6)
+    if not whole or min(shares) < 0 or shares[0] == 0 or shares[2] == 0:
+        allowed = "three shares (train, validation, test) that sum to 1, of which only validation may be 0"
+        raise ValueError(f"split must be {allowed}, given {split!r}")
+    return shares
+
+
+def chronological_windows(
+    series: Tensor | np.ndarray,
+    input_length: int,
+    horizon: int,
+    stride: int = 1,
+    split: Sequence[float] = CHRONOLOGICAL_SPLIT,
+    target_columns: Sequence[int] | None = None,
+) -> tuple[WindowDataset, WindowDataset | None, WindowDataset]:
+    """Cut a series in time into train, validation and test, and slide windows inside each part.
+
+    No window reaches over a border, so no value is seen in two parts.
+
+    Args:
+        series: (T, d), any real dtype.
+        input_length: N_input, in time steps.
+        horizon: N_output, in time steps.
+        stride: Time steps from one window to the next.
+        split: Shares of train, validation and test (see `split_points`).
+        target_columns: Which of the d variables to forecast; all of them by default.
+
+    Returns:
+        The three parts; validation is None where its share is 0.
+
+    Raises:
+        TypeError: A length or the stride is not a whole number.
+        ValueError: A number is out of range, or a part is shorter than one window.
+    """
+    series = torch.as_tensor(series, dtype=torch.float32)
+    train_end, valid_end = split_points(len(series), split, input_length, horizon)
+
+    def windows(part: Tensor) -> WindowDataset:
+        return WindowDataset.from_series(part, input_length, horizon, stride, target_columns)
+
+    valid = windows(series[train_end:valid_end]) if valid_end > train_end else None
+    return windows(series[:train_end]), valid, windows(series[valid_end:])
+
+
+def batches(dataset: Dataset, batch_size: int, generator: torch.Generator | None = None) -> DataLoader:
+    """Serve a dataset batch by batch, each with a single indexing call.
+
+    Args:
+        dataset: A `WindowDataset`, or any dataset that takes a list of indices.
+        batch_size: Samples per batch; the last batch holds what is left.
+        generator: Draws a new order at every pass; without it the order is the dataset's own.
+
+    Returns:
+        A loader of `(inputs (B, N_input, d_in), targets (B, N_output, d_out), ...)`.
+
+    Raises:
+        TypeError: `batch_size` is not a whole number.
+        ValueError: `batch_size` is below 1.
+    """
+    batch_size = check_count("batch_size", batch_size)
+    order = SequentialSampler(dataset) if generator is None else RandomSampler(dataset, generator=generator)
+    return DataLoader(
+        dataset,
+        sampler=BatchSampler(order, batch_size, drop_last=False),
+        batch_size=None,
+        # Without one of its own, every pass of a DataLoader advances torch's global random state.
+        generator=torch.Generator() if generator is None else generator,
+    )
