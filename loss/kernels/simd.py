@@ -1,0 +1,213 @@
+"""Loops over the cells of a row, sixteen at a time, written as formulas.
+
+LLVM vectorises a loop only if it can tell that its arrays do not overlap, that its body has no calls, and that
+the effort pays; a soft-DTW cell, with three exponentials, a logarithm and a dozen arrays of two precisions, is
+beyond what it finds by itself. So the formula of a cell is written once, in Python, on :class:`Vector` operands,
+and :func:`row_loop` turns it into a numba function whose instructions work on sixteen cells at a time. It is plain
+LLVM vector code: the compiler maps it onto AVX-512, AVX2, SSE or NEON registers.
+
+A loop runs on to the next multiple of sixteen cells, so rows have room for :data:`SLACK` cells more than they use.
+"""
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16
+SLACK = LANES
+
+_INDEX = ir.IntType(64)
+_SCALARS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+# A product and a sum may become one fused instruction; nothing else is allowed to change.
+_FLAGS = ("contract",)
+
+
+class Vector:
+    """Sixteen numbers of one type, and the arithmetic on them as LLVM instructions."""
+
+    def __init__(self, builder, value):
+        self.builder, self.value = builder, value
+
+    @property
+    def scalar(self):
+        """The LLVM type of one entry."""
+        return self.value.type.element
+
+    def _constant(self, number):
+        return ir.Constant(self.value.type, [number] * LANES)
+
+    def _coerce(self, other):
+        return other.value if isinstance(other, Vector) else self._constant(other)
+
+    def _new(self, value):
+        return Vector(self.builder, value)
+
+    def __add__(self, other):
+        return self._new(self.builder.fadd(self.value, self._coerce(other), flags=_FLAGS))
+
+    def __sub__(self, other):
+        return self._new(self.builder.fsub(self.value, self._coerce(other), flags=_FLAGS))
+
+    def __rsub__(self, other):
+        return self._new(self.builder.fsub(self._coerce(other), self.value, flags=_FLAGS))
+
+    def __mul__(self, other):
+        return self._new(self.builder.fmul(self.value, self._coerce(other), flags=_FLAGS))
+
+    def __rtruediv__(self, other):
+        return self._new(self.builder.fdiv(self._coerce(other), self.value))
+
+    def least(self, other):
+        """The smaller of two; ``self`` where the other one is NaN, the other one where ``self`` is."""
+        other = self._coerce(other)
+        return self._new(
+            self.builder.select(self.builder.fcmp_ordered("<", other, self.value), other, self.value)
+        )
+
+    def at_least(self, number):
+        """The larger of an entry and a number; NaN stays NaN."""
+        bound = self._constant(number)
+        return self._new(
+            self.builder.select(self.builder.fcmp_ordered("<", self.value, bound), bound, self.value)
+        )
+
+    def to(self, scalar):
+        """The same numbers in another precision."""
+        if scalar == self.scalar:
+            return self
+        convert = self.builder.fpext if isinstance(scalar, ir.DoubleType) else self.builder.fptrunc
+        return self._new(convert(self.value, ir.VectorType(scalar, LANES)))
+
+    def double(self):
+        """The same numbers as float64."""
+        return self.to(ir.DoubleType())
+
+    def polynomial(self, coefficients):
+        """Estrin's scheme, which is a shorter chain than Horner's; the coefficient of the highest power first."""
+        terms, power = [self._new(self._constant(c)) for c in reversed(coefficients)], self
+        while len(terms) > 1:
+            pairs = [terms[k] + terms[k + 1] * power for k in range(0, len(terms) - 1, 2)]
+            terms, power = pairs + terms[2 * len(pairs) :], power * power
+        return terms[0]
+
+
+class Row:
+    """An array within a loop: offsets are counted from its first entry."""
+
+    def __init__(self, builder, array, scalar):
+        self.builder, self.vector = builder, ir.VectorType(scalar, LANES)
+        self.pointer, self.align = array, 4 if isinstance(scalar, ir.FloatType) else 8
+
+    def _address(self, offset):
+        return self.builder.bitcast(self.builder.gep(self.pointer, [offset]), self.vector.as_pointer())
+
+    def load(self, offset):
+        """The sixteen cells from ``offset`` on."""
+        return Vector(self.builder, self.builder.load(self._address(offset), align=self.align))
+
+    def store(self, offset, vector):
+        """Write the sixteen cells from ``offset`` on, in the array's own precision."""
+        self.builder.store(vector.to(self.vector.element).value, self._address(offset), align=self.align)
+
+
+def row_loop(formula):
+    """Make ``formula(arrays, offsets, numbers)`` a numba function ``(arrays, offsets, numbers, n)`` over n cells.
+
+    ``arrays`` is a tuple of 1-D arrays, which the formula sees as :class:`Row`; ``offsets`` is a tuple of integers,
+    which it sees advanced to the current cell; ``numbers`` is a tuple of float64 scalars, which it sees as
+    :class:`Vector`. ``numbers`` may be empty.
+    """
+
+    @intrinsic
+    def loop(typing_context, arrays, offsets, numbers, n):
+        signature = types.void(arrays, offsets, numbers, n)
+
+        def generate(context, builder, signature, arguments):
+            array_values, offset_values, number_values = (
+                cgutils.unpack_tuple(builder, value) for value in arguments[:3]
+            )
+            rows = [
+                Row(builder, context.make_array(kind)(context, builder, value).data, _SCALARS[kind.dtype])
+                for kind, value in zip(arrays.types, array_values, strict=True)
+            ]
+            constants = [_spread(builder, value) for value in number_values]
+            step = ir.Constant(_INDEX, LANES)
+            zero = ir.Constant(_INDEX, 0)
+            with cgutils.for_range_slice(builder, zero, arguments[3], step, _INDEX) as (p, _):
+                formula(rows, [builder.add(o, p) for o in offset_values], constants)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    loop.__doc__ = formula.__doc__
+    return loop
+
+
+def _spread(builder, number):
+    vector_type = ir.VectorType(number.type, LANES)
+    vector = ir.Constant(vector_type, ir.Undefined)
+    for k in range(LANES):
+        vector = builder.insert_element(vector, number, ir.Constant(ir.IntType(32), k))
+    return Vector(builder, vector)
+
+
+# ----------------------------------------------------------------------- powers and logarithms of two
+# float32: the Chebyshev interpolants of 2**r on [-1/2, 1/2] and of log2(2 + u) / (1 + u) on [-1, 1] of the lowest
+# degree that reaches float32's precision. float64: the Taylor series of 2**r, and a Newton step from the float32
+# logarithm.
+
+_LN2 = math.log(2.0)
+
+
+def _chebyshev(function, degree, half_width):
+    interpolant = np.polynomial.Chebyshev.interpolate(function, degree, domain=[-half_width, half_width])
+    return interpolant.convert(kind=np.polynomial.Polynomial, domain=[-1, 1], window=[-1, 1]).coef[::-1]
+
+
+def _log2_ratio(u):
+    return np.where(u == -1, 1, np.log1p(1 + u)) / np.where(u == -1, 1, 1 + u) / _LN2
+
+
+_LOG2_32 = [float(np.float32(c)) for c in _chebyshev(_log2_ratio, 12, 1.0)]
+_EXP2 = {  # coefficients, 1.5 * 2**mantissa bits, mantissa bits, exponent bias, integer type
+    ir.FloatType(): (
+        [float(np.float32(c)) for c in _chebyshev(np.exp2, 6, 0.5)],
+        1.5 * 2**23,
+        23,
+        127,
+        ir.IntType(32),
+    ),
+    ir.DoubleType(): (
+        [_LN2**k / math.factorial(k) for k in range(13, -1, -1)],
+        1.5 * 2**52,
+        52,
+        1023,
+        _INDEX,
+    ),
+}
+
+
+def exp2(x):
+    """2**x for x in [-126, 0]; NaN for NaN."""
+    coefficients, shift, mantissa, bias, integer = _EXP2[x.scalar]
+    builder, integers = x.builder, ir.VectorType(integer, LANES)
+    shifted = x + shift  # its last bits are x, rounded to an integer
+    r = x - (shifted - shift)
+    exponent = builder.shl(
+        builder.bitcast(shifted.value, integers), ir.Constant(integers, [mantissa] * LANES)
+    )
+    power = builder.add(exponent, ir.Constant(integers, [bias << mantissa] * LANES))
+    return r.polynomial(coefficients) * Vector(builder, builder.bitcast(power, x.value.type))
+
+
+def log2(s):
+    """log2(s) for s in [1, 3]; NaN for NaN."""
+    if isinstance(s.scalar, ir.FloatType):
+        return (s - 2.0).polynomial(_LOG2_32) * (s - 1.0)
+    first = log2(s.to(ir.FloatType())).double()
+    z = s * exp2(0.0 - first) - 1.0  # about 1e-7: two terms of log(1 + z) are enough
+    return first + (z - z * z * 0.5) * (1.0 / _LN2)
