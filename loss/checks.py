@@ -40,9 +40,7 @@ def check_alpha(alpha: float) -> float:
 def check_reduction(reduction: str) -> str:
     """Return reduction, one of 'mean', 'sum' and 'none'."""
     if reduction not in REDUCTIONS:
-        raise ValueError(
-            f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, but it is {reduction!r}."
-        )
+        raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, but it is {reduction!r}.")
     return reduction
 
 
@@ -80,7 +78,5 @@ def check_series(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     for attribute in ("device", "dtype"):
         ours, theirs = getattr(prediction, attribute), getattr(target, attribute)
         if ours != theirs:
-            raise ValueError(
-                f"prediction and target must share one {attribute}, but they have {ours} and {theirs}."
-            )
+            raise ValueError(f"prediction and target must share one {attribute}, but they have {ours} and {theirs}.")
     return prediction, target

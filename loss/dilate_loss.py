@@ -44,9 +44,7 @@ def squared_omega(N: int, M: int, device: torch.device | None = None) -> Tensor:
     return lag.square() / (N * M)
 
 
-def _terms(
-    prediction: Tensor, target: Tensor, alpha: float, gamma: float | Tensor, reduction: str
-) -> DilateTerms:
+def _terms(prediction: Tensor, target: Tensor, alpha: float, gamma: float | Tensor, reduction: str) -> DilateTerms:
     prediction, target = check_series(prediction, target)
     omega = squared_omega(prediction.shape[1], target.shape[1], prediction.device)
     shape, temporal = sweep_series(prediction, target, check_gamma(gamma, prediction), omega)  # Eq. 2, Eq. 4

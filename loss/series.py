@@ -13,9 +13,7 @@ from .kernels import reference
 
 
 class SeriesSweep(torch.autograd.Function):
-    """``(x, y, gamma, ...)`` as for :func:`loss.kernels.series`; returns its eight results, the first two of which
-    are differentiable.
-    """
+    """The eight results of :func:`loss.kernels.series`, of which the two values are differentiable."""
 
     @staticmethod
     def forward(x, y, gamma, *arguments):

@@ -60,9 +60,7 @@ def series(
 
 
 @series.register_fake
-def _(
-    x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, dual, want_x, want_y, want_gamma
-):
+def _(x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, dual, want_x, want_y, want_gamma):
     value = x.new_empty(x.shape[0])
     by_x, by_y = _pair(x, want_x, dual), _pair(y, want_y, dual)
     return value, torch.empty_like(value), *by_x, *by_y, *_by_gamma(value, want_gamma)

@@ -39,9 +39,7 @@ from .simd import SLACK, exp2, log2, row_loop
 
 _JIT = {"nogil": True, "cache": True, "error_model": "numpy"}
 
-UNREACHABLE = (
-    1e300  # V of cells outside of the lattice: far above any cost, yet finite, so that it makes no NaN
-)
+UNREACHABLE = 1e300  # V of cells outside of the lattice: far above any cost, yet finite, so that it makes no NaN
 _LN2 = math.log(2.0)
 _LEAST = 2.0**-126  # weights below this are zero
 
@@ -86,18 +84,19 @@ def _soft_minimum(arrays, at, numbers):
 def _dual_part(arrays, at, numbers):
     """V_dot = Omega + mean of V_dot over the predecessors, and the derivatives of the weights q_left and q_up.
 
-    Everything is counted from the diagonal predecessor: its derivative is minus the sum of the other two.
+    ``q_dot_p = -q_p (V_dot_p - mean) / gamma`` is written with the differences to the other two predecessors,
+    each times the other one's weight: where q_p rounds to one, they still tell how far from one it is.
     """
     V_dot, omega, T = arrays
-    here, left, diagonal, up, at_omega, q_left, q_up, q_dot_left, q_dot_up = at
+    here, left, diagonal, up, at_omega, q_left, q_diagonal, q_up, q_dot_left, q_dot_up = at
     (inverse_gamma,) = numbers
     base = V_dot.load(diagonal)
     u_left, u_up = V_dot.load(left) - base, V_dot.load(up) - base
-    w_left, w_up = T.load(q_left).double(), T.load(q_up).double()
-    mean = w_left * u_left + w_up * u_up
-    V_dot.store(here, omega.load(at_omega) + base + mean)
-    T.store(q_dot_left, w_left * (mean - u_left) * inverse_gamma)
-    T.store(q_dot_up, w_up * (mean - u_up) * inverse_gamma)
+    w_left, w_diagonal, w_up = T.load(q_left).double(), T.load(q_diagonal).double(), T.load(q_up).double()
+    V_dot.store(here, omega.load(at_omega) + base + (w_left * u_left + w_up * u_up))
+    between = u_up - u_left
+    T.store(q_dot_left, w_left * inverse_gamma * (w_up * between - w_diagonal * u_left))
+    T.store(q_dot_up, w_up * inverse_gamma * (0.0 - (w_left * between + w_diagonal * u_up)))
 
 
 @row_loop
@@ -166,9 +165,7 @@ class Problem(NamedTuple):
     y: np.ndarray  # (B, M, C) targets
     D: np.ndarray  # (B, N, M) costs, if they are given instead
     of_series: bool
-    cost_scale: (
-        float  # the cost of a cell is cost_scale * Delta + omega_in_cost * Omega (Eq. 5: alpha, 1 - alpha)
-    )
+    cost_scale: float  # the cost of a cell is cost_scale * Delta + omega_in_cost * Omega (Eq. 5: alpha, 1 - alpha)
     omega_in_cost: float
     toeplitz: np.ndarray  # (N + M - 1,): Omega(h, j) at h - j + M - 1, if it depends on h - j alone
     Omega: np.ndarray  # (1 or B, N, M) otherwise
@@ -214,9 +211,7 @@ class Tile(NamedTuple):
     V: np.ndarray  # three rows, cell i at (i + 1) * size
     V_dot: np.ndarray
     saved: np.ndarray  # (segments, 2, 3 * stride): V and V_dot at the start of each segment
-    T: (
-        np.ndarray
-    )  # weights left, diagonal, up and the derivatives of left and up, for the rows of one segment
+    T: np.ndarray  # weights left, diagonal, up and the derivatives of left and up, for the rows of one segment
     cost: np.ndarray
     omega: np.ndarray
 
@@ -326,7 +321,7 @@ def _advance(problem, tile, begin, end):
         _soft_minimum((tile.V, tile.cost, tile.T), at, (), n)
         _surround(tile.V, here, n, size, UNREACHABLE)
         if problem.dual:
-            at = (here, left, diagonal, left - size, at_omega, q_left, q_up, q_dot_left, q_dot_up)
+            at = (here, left, diagonal, left - size, at_omega, q_left, q_diagonal, q_up, q_dot_left, q_dot_up)
             _dual_part((tile.V_dot, omega, tile.T), at, (1.0 / problem.gamma,), n)
             _surround(tile.V_dot, here, n, size, 0.0)
             _surround(tile.T, q_dot_left, n, size, 0.0)
@@ -368,13 +363,20 @@ def _add_entropies(tile, d_gamma, d_gamma_dot, weights, E, E_dot, here, n):
     """Derivatives of V and V_dot by gamma: minus the entropy of the steps, weighted by how often each is taken."""
     left, diagonal, up, left_dot, up_dot = weights
     for p in range(n):
+        q_left, q_up = np.float64(tile.T[left + p]), np.float64(tile.T[up + p])
+        q_diagonal = np.float64(tile.T[diagonal + p])
         a_dot, c_dot = np.float64(tile.T[left_dot + p]), np.float64(tile.T[up_dot + p])
         entropy, entropy_dot = 0.0, 0.0
-        for o, w_dot in ((left, a_dot), (diagonal, -(a_dot + c_dot)), (up, c_dot)):
-            w = np.float64(tile.T[o + p])
-            if w != 0.0:
-                entropy -= w * math.log(w)
-                entropy_dot -= w_dot * math.log(w)
+        for w, w_dot, others in (
+            (q_left, a_dot, q_diagonal + q_up),
+            (q_diagonal, -(a_dot + c_dot), q_left + q_up),
+            (q_up, c_dot, q_left + q_diagonal),
+        ):
+            if w > 0.0:
+                # near one, a float32 weight has lost its distance from one; the other two have it
+                log = math.log1p(-others) if w > 0.5 else math.log(w)
+                entropy -= w * log
+                entropy_dot -= w_dot * log
         b = tile.first + p % tile.size
         d_gamma[b] -= E[here + p] * entropy
         d_gamma_dot[b] -= E_dot[here + p] * entropy + E[here + p] * entropy_dot
@@ -626,9 +628,7 @@ def _sweep(x, y, D, gamma, omega, omega_scale, n, m, band, scales, dual, wants):
     return results
 
 
-def series(
-    x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, dual, want_x, want_y, want_gamma
-):
+def series(x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, dual, want_x, want_y, want_gamma):
     """The sweeps over the cost of two series; see :func:`loss.kernels.series`."""
     wants = (want_x, want_y, False, want_gamma)
     scales = (cost_scale, omega_in_cost)

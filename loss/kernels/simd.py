@@ -64,16 +64,12 @@ class Vector:
     def least(self, other):
         """The smaller of two; ``self`` where the other one is NaN, the other one where ``self`` is."""
         other = self._coerce(other)
-        return self._new(
-            self.builder.select(self.builder.fcmp_ordered("<", other, self.value), other, self.value)
-        )
+        return self._new(self.builder.select(self.builder.fcmp_ordered("<", other, self.value), other, self.value))
 
     def at_least(self, number):
         """The larger of an entry and a number; NaN stays NaN."""
         bound = self._constant(number)
-        return self._new(
-            self.builder.select(self.builder.fcmp_ordered("<", self.value, bound), bound, self.value)
-        )
+        return self._new(self.builder.select(self.builder.fcmp_ordered("<", self.value, bound), bound, self.value))
 
     def to(self, scalar):
         """The same numbers in another precision."""
@@ -197,9 +193,7 @@ def exp2(x):
     builder, integers = x.builder, ir.VectorType(integer, LANES)
     shifted = x + shift  # its last bits are x, rounded to an integer
     r = x - (shifted - shift)
-    exponent = builder.shl(
-        builder.bitcast(shifted.value, integers), ir.Constant(integers, [mantissa] * LANES)
-    )
+    exponent = builder.shl(builder.bitcast(shifted.value, integers), ir.Constant(integers, [mantissa] * LANES))
     power = builder.add(exponent, ir.Constant(integers, [bias << mantissa] * LANES))
     return r.polynomial(coefficients) * Vector(builder, builder.bitcast(power, x.value.type))
 

@@ -1,0 +1,524 @@
+"""Figures of an experiment: forecasts side by side, learning curves, soft alignments.
+
+Every figure is built without pyplot, so drawing needs no display, selects no backend and leaves no figure
+open. It is written to a file first and then, where that was asked for and a display exists, shown.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.backends import backend_registry
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from loss import pairwise_distances, soft_path
+from metrics import dtw_tdi, mse
+
+__all__ = ["plot_alignment", "plot_forecasts", "plot_learning_curves", "show_available"]
+
+DPI = 100
+ROWS_PER_FIGURE = 5
+# The paper's Figure 4 shows as much input before a forecast: 48 of the 168 steps of Traffic.
+VIEWED_HORIZONS = 2
+MAX_POINTS_WITH_MARKERS = 25
+MAX_CELLS = 250
+LOG_METRICS = ("mse", "dtw")
+INPUTS, FUTURES = ("S", "N_input", "input_size"), ("S", "N_output", "output_size")
+METRIC_LABELS = {"mse": "MSE", "dtw": "DTW", "tdi": "TDI"}
+
+# Okabe and Ito's palette, then Tol's: told apart with every common kind of colour blindness.
+ROLE_COLOURS = {"input": "#5A5A5A", "target": "#0072B2", "prediction": "#D55E00"}
+LOSS_LOOKS = {
+    "mse": {"label": "MSE", "color": "#E69F00", "marker": "o"},
+    "softdtw": {"label": "soft-DTW", "color": "#009E73", "marker": "s"},
+    "dilate": {"label": "DILATE", "color": "#CC79A7", "marker": "^"},
+}
+OTHER_LOOKS = (
+    {"color": "#56B4E9", "marker": "D"},
+    {"color": "#000000", "marker": "v"},
+    {"color": "#882255", "marker": "<"},
+    {"color": "#999933", "marker": ">"},
+    {"color": "#332288", "marker": "P"},
+)
+
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "font.size": 10,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "lines.solid_capstyle": "round",
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+}
+
+
+def plot_forecasts(
+    inputs: ArrayLike | torch.Tensor,
+    targets: ArrayLike | torch.Tensor,
+    forecasts: Mapping[str, ArrayLike | torch.Tensor],
+    path: str | os.PathLike[str],
+    sample_ids: Sequence[int],
+    show: bool = False,
+) -> list[Path]:
+    """Draw the forecasts of several networks side by side: a row per sample, a panel per training loss.
+
+    Time counts the steps of the window: the input lies on 0..N_input-1, target and forecast on
+    N_input..N_input+N_output-1, joined to the last input value. Of a longer input, the last two horizons are
+    drawn, as in the paper's Figure 4. Panels of one row share the value axis. Each title gives the sample's
+    MSE, DTW and TDI (section 4.1), taken over all variables; the curves show the first variable.
+
+    Args:
+        inputs: Observed windows, ``(S, N_input, input_size)``, of any real dtype.
+        targets: True futures, ``(S, N_output, output_size)``.
+        forecasts: Training loss -> forecasts, shaped like ``targets``; panels keep this order. A forecast
+            with NaN is drawn as far as it is finite.
+        path: File to write; its suffix chooses the format (none: PNG). Missing folders are made.
+        sample_ids: Indices along S of the samples to draw.
+        show: Also show the figures on screen, one after the other, where `show_available`.
+
+    Returns:
+        The files written, five samples each: ``path``, then with ``-2``, ``-3``, ... before its suffix.
+
+    Raises:
+        ValueError: If shapes disagree, nothing is given to draw, an index is outside of 0..S-1 or the format
+            is unknown.
+        TypeError: If the series are not numbers or ``forecasts`` is no mapping.
+        OSError: If a file cannot be written.
+    """
+    inputs, targets = _array("inputs", inputs, INPUTS), _array("targets", targets, FUTURES)
+    if len(inputs) != len(targets):
+        raise ValueError(
+            f"inputs and targets must hold the same samples, not {len(inputs)} and {len(targets)}."
+        )
+    forecasts = _forecast_arrays(forecasts, targets.shape)
+    ids = _check_sample_ids(sample_ids, len(targets))
+    pages = [ids[first : first + ROWS_PER_FIGURE] for first in range(0, len(ids), ROWS_PER_FIGURE)]
+    written = []
+    for number, page in enumerate(pages, start=1):
+        chosen = {loss: series[page] for loss, series in forecasts.items()}
+        with _house_style():
+            figure = _forecast_figure(inputs[page], targets[page], chosen, page)
+            written.append(_finish(figure, _page_path(path, number), show))
+    return written
+
+
+def plot_learning_curves(
+    history: Sequence[Mapping[str, object]], path: str | os.PathLike[str], show: bool = False
+) -> Path:
+    """Draw the test metrics over training: a panel each for MSE, DTW and TDI, a line per training loss.
+
+    Args:
+        history: One record per evaluation, with the keys ``loss`` (name of the training loss), ``epoch``,
+            ``mse``, ``dtw`` and ``tdi``; other keys are ignored. A metric that is absent, None or not finite
+            is left out of its line; of two records of one loss and epoch the later one counts.
+        path: File to write; its suffix chooses the format (none: PNG). Missing folders are made.
+        show: Also show the figure on screen, where `show_available`.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ValueError: If there is no record, one lacks ``loss`` or ``epoch``, or the format is unknown.
+        OSError: If the file cannot be written.
+    """
+    _check_history(history)
+    with _house_style():
+        return _finish(_learning_curve_figure(history), path, show)
+
+
+def plot_alignment(
+    target: ArrayLike | torch.Tensor,
+    prediction: ArrayLike | torch.Tensor,
+    gamma: float,
+    path: str | os.PathLike[str],
+    title: str = "",
+    show: bool = False,
+) -> Path:
+    """Draw the soft alignment A*_gamma of one forecast and its target (the paper's section 3.2).
+
+    Rows are the steps h of the prediction, growing upwards, and columns the steps j of the target, so weight
+    above the dashed diagonal means that the prediction is late. The series stand along the margins. Series
+    with several variables are aligned in all of them; the margins show the first. Beyond 250 steps a cell of
+    the picture shows the largest weight of a block.
+
+    Args:
+        target: True future, ``(M, d)``.
+        prediction: Forecast, ``(N, d)``. If either holds a value that is not finite, the picture says so in
+            place of the alignment.
+        gamma: Smoothing of the soft minimum, > 0, in the units of the squared values.
+        path: File to write; its suffix chooses the format (none: PNG). Missing folders are made.
+        title: Put above the picture, before the line that names gamma.
+        show: Also show the figure on screen, where `show_available`.
+
+    Returns:
+        The file written.
+
+    Raises:
+        TypeError: If the series or gamma are not numbers.
+        ValueError: If the series are not 2-D with the same d, gamma is not positive or the format is unknown.
+        OSError: If the file cannot be written.
+    """
+    target, prediction = _array("target", target, ("M", "d")), _array("prediction", prediction, ("N", "d"))
+    if target.shape[1] != prediction.shape[1]:
+        raise ValueError(
+            f"target and prediction must have the same number of variables d, not {target.shape[1]} and "
+            f"{prediction.shape[1]}."
+        )
+    with _house_style():
+        return _finish(_alignment_figure(target, prediction, gamma, title), path, show)
+
+
+def show_available() -> bool:
+    """Tell whether figures can be shown: the backend of matplotlib opens windows and a display is there."""
+    _, gui = backend_registry.resolve_backend(matplotlib.get_backend())
+    if gui is None:
+        return False
+    windowing_is_built_in = sys.platform in ("darwin", "win32", "cygwin")
+    return windowing_is_built_in or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+# Forecasts
+
+
+def _forecast_figure(
+    inputs: NDArray, targets: NDArray, forecasts: dict[str, NDArray], sample_ids: Sequence[int]
+) -> Figure:
+    rows, columns = len(targets), len(forecasts)
+    size = (max(3.7 * columns + 0.3, 6.0), 2.1 * rows + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
+    for column, (loss, series) in zip(panels.T, forecasts.items(), strict=True):
+        for row, (axes, scores) in enumerate(zip(column, _score_lines(series, targets), strict=True)):
+            _draw_forecast(axes, inputs[row, :, 0], targets[row, :, 0], series[row, :, 0])
+            axes.set_title(scores)
+        _head_column(column[0], _loss_label(loss))
+        column[-1].set_xlabel("time step")
+    for axes, sample in zip(panels[:, 0], sample_ids, strict=True):
+        axes.set_ylabel(f"test sample {sample}{_drawn_variable(targets)}")
+    figure.align_ylabels(panels[:, 0])
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
+def _draw_forecast(axes: Axes, observed: NDArray, target: NDArray, prediction: NDArray) -> None:
+    last = len(observed) - 1
+    past = np.arange(max(0, len(observed) - VIEWED_HORIZONS * len(target)), last + 1)
+    future = np.arange(last, last + len(target) + 1)
+    width = _line_width(len(past) + len(target))
+    curves = {
+        "input": (past, observed[past]),
+        "target": (future, np.append(observed[-1], target)),
+        "prediction": (future, np.append(observed[-1], prediction)),
+    }
+    axes.axvline(last, color="0.6", linewidth=0.8, linestyle=(0, (4, 3)))
+    for role, (steps, values) in curves.items():
+        axes.plot(steps, values, color=ROLE_COLOURS[role], linewidth=width, label=role)
+    axes.margins(x=0.02)
+    axes.xaxis.set_major_locator(_whole_steps(10))
+
+
+def _score_lines(prediction: NDArray, target: NDArray) -> list[str]:
+    scores = zip(mse(prediction, target), *dtw_tdi(prediction, target), strict=True)
+    return [f"MSE {a:.3g}   DTW {b:.3g}   TDI {c:.3g}" for a, b, c in scores]
+
+
+def _head_column(top: Axes, label: str) -> None:
+    place = {"xytext": (0, 20), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+    top.annotate(label, (0.5, 1), xycoords="axes fraction", fontsize=12, fontweight="bold", **place)
+
+
+def _page_path(path: str | os.PathLike[str], number: int) -> Path:
+    path = Path(path)
+    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+# Learning curves
+
+
+def _learning_curve_figure(history: Sequence[Mapping[str, object]]) -> Figure:
+    figure = Figure(figsize=(11.4, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(METRIC_LABELS), sharex=True)
+    looks = _loss_looks(history)
+    for axes, (metric, label) in zip(panels, METRIC_LABELS.items(), strict=True):
+        curves = {loss: _curve(history, loss, metric) for loss in looks}
+        for loss, (epochs, values) in curves.items():
+            _draw_curve(axes, epochs, values, looks[loss])
+        axes.set_title(label, fontsize=12, fontweight="bold")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(_whole_steps(7))
+        _scale_values(axes, metric, np.concatenate([values for _, values in curves.values()]))
+    panels[0].set_ylabel("mean over the test set")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=min(len(labels), 6), title="training loss"
+    )
+    return figure
+
+
+def _draw_curve(axes: Axes, epochs: NDArray, values: NDArray, look: dict[str, str]) -> None:
+    marker_size = 5 if len(epochs) <= MAX_POINTS_WITH_MARKERS else 0
+    axes.plot(epochs, values, linewidth=2, markersize=marker_size, **look)
+
+
+def _scale_values(axes: Axes, metric: str, values: NDArray) -> None:
+    """Make a wide value axis of MSE or DTW logarithmic: the first epochs would flatten all the others."""
+    if not len(values):
+        _note(axes, "no finite value")
+        axes.yaxis.set_major_locator(NullLocator())
+    elif metric in LOG_METRICS and 0 < 3 * values.min() <= values.max():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=_ticks_per_decade(values.max() / values.min())))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _ticks_per_decade(span: float) -> tuple[float, ...]:
+    if span < 6:
+        return (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+    if span < 20:
+        return (1, 2, 3, 5, 7)
+    return (1, 2, 5) if span < 1000 else (1,)
+
+
+def _curve(history: Sequence[Mapping[str, object]], loss: str, metric: str) -> tuple[NDArray, NDArray]:
+    """Give the epochs, ascending, and the values of one metric of one loss, finite values only."""
+    records = {record["epoch"]: record.get(metric) for record in history if str(record["loss"]) == loss}
+    points = [(epoch, value) for epoch, value in sorted(records.items()) if value is not None]
+    curve = np.array(points, dtype=np.float64).reshape(-1, 2)
+    curve = curve[np.isfinite(curve[:, 1])]
+    return curve[:, 0], curve[:, 1]
+
+
+def _loss_looks(history: Sequence[Mapping[str, object]]) -> dict[str, dict[str, str]]:
+    """Give each loss of the history, in order of appearance, its label, colour and marker."""
+    others = cycle(OTHER_LOOKS)
+    losses = dict.fromkeys(str(record["loss"]) for record in history)
+    return {loss: LOSS_LOOKS.get(_loss_key(loss)) or {"label": loss} | next(others) for loss in losses}
+
+
+# Alignment
+
+
+def _alignment_figure(target: NDArray, prediction: NDArray, gamma: float, title: str) -> Figure:
+    figure = Figure(figsize=(6.8, 6.6))
+    # Fixed places: a layout engine would keep room beside the picture for the values of the upper margin.
+    box = {"left": 0.09, "right": 0.84, "bottom": 0.1, "top": 0.88, "wspace": 0.12, "hspace": 0.08}
+    grid = figure.add_gridspec(2, 2, width_ratios=(1, 4.5), height_ratios=(1, 4.5), **box)
+    picture = figure.add_subplot(grid[1, 1])
+    above, beside = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 0])
+    if np.isfinite(target).all() and np.isfinite(prediction).all():
+        _draw_alignment(picture, _alignment(target, prediction, gamma))
+    else:
+        _note(picture, "no alignment:\na value is not finite")
+    _draw_margins(above, beside, target, prediction)
+    _share_steps(picture, above, beside, len(target), len(prediction))
+    caption = f"soft alignment $A^*_\\gamma$ with $\\gamma$ = {gamma:g}"
+    figure.suptitle(f"{title}\n{caption}" if title else caption, fontsize=11)
+    return figure
+
+
+def _draw_margins(above: Axes, beside: Axes, target: NDArray, prediction: NDArray) -> None:
+    width = 0.7 * _line_width(max(len(target), len(prediction)))
+    target_colour, prediction_colour = ROLE_COLOURS["target"], ROLE_COLOURS["prediction"]
+    above.plot(np.arange(len(target)), target[:, 0], color=target_colour, linewidth=width)
+    beside.plot(prediction[:, 0], np.arange(len(prediction)), color=prediction_colour, linewidth=width)
+    # One value scale for both, growing away from the picture.
+    low, high = np.sort([*above.get_ylim(), *beside.get_xlim()])[[0, -1]]
+    above.set_ylim(low, high)
+    beside.set_xlim(high, low)
+    above.set_ylabel(f"target{_drawn_variable(target)}", color=target_colour)
+    beside.set_title(f"prediction{_drawn_variable(prediction)}", color=prediction_colour)
+    above.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    beside.xaxis.set_major_locator(MaxNLocator(nbins=2))
+    above.ticklabel_format(axis="y", scilimits=(-3, 4))
+    beside.ticklabel_format(axis="x", scilimits=(-3, 4))
+    above.yaxis.set_ticks_position("right")
+    above.yaxis.set_label_position("right")
+    above.spines[["left", "right"]].set_visible(False)
+
+
+def _share_steps(picture: Axes, above: Axes, beside: Axes, columns: int, rows: int) -> None:
+    above.sharex(picture)
+    beside.sharey(picture)
+    picture.set(xlabel="target step $j$", xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
+    beside.set_ylabel("prediction step $h$")
+    for axis in (picture.xaxis, picture.yaxis):
+        axis.set_major_locator(_whole_steps(8))
+    above.tick_params(labelbottom=False)
+    picture.tick_params(labelleft=False)
+    picture.grid(False)
+
+
+def _draw_alignment(picture: Axes, alignment: NDArray) -> None:
+    rows, columns = alignment.shape
+    blocks, extent = _pooled(alignment)
+    # The square root keeps visible the small weights of a path that spreads over a flat stretch.
+    colours = {"cmap": "Greys", "norm": PowerNorm(0.5, 0, 1), "interpolation": "nearest"}
+    image = picture.imshow(blocks, extent=extent, origin="lower", aspect="auto", **colours)
+    picture.plot([0, columns - 1], [0, rows - 1], color="#009E73", linewidth=1, linestyle=(0, (6, 4)))
+    bar_axes = picture.inset_axes((1.04, 0, 0.035, 1))
+    bar = picture.figure.colorbar(image, cax=bar_axes, ticks=(0, 0.05, 0.2, 0.5, 1), format="{x:g}")
+    bar.set_label("weight of the pair ($h$, $j$)")
+    bar.outline.set_linewidth(0.5)
+
+
+def _pooled(alignment: NDArray) -> tuple[NDArray, tuple[float, float, float, float]]:
+    """Give the largest weight of each block, one cell wide up to MAX_CELLS, and the blocks' extent in steps.
+
+    Without it a long path, one cell wide, would fade between the pixels.
+    """
+    width = -(-max(alignment.shape) // MAX_CELLS)
+    padded = np.pad(alignment, [(0, -length % width) for length in alignment.shape])
+    rows, columns = padded.shape
+    blocks = padded.reshape(rows // width, width, columns // width, width).max(axis=(1, 3))
+    return blocks, (-0.5, columns - 0.5, -0.5, rows - 0.5)
+
+
+def _alignment(target: NDArray, prediction: NDArray, gamma: float) -> NDArray:
+    """Give A*_gamma, (N, M), of the prediction (N, d) and the target (M, d)."""
+    cost = pairwise_distances(torch.tensor(prediction), torch.tensor(target))
+    return soft_path(cost[None], gamma)[0].detach().numpy()
+
+
+# Looks
+
+
+@contextmanager
+def _house_style() -> Iterator[None]:
+    """Draw independently of the user's matplotlibrc, whose dark or large styles would not fit our colours."""
+    with style.context(["default", STYLE]):
+        yield
+
+
+def _line_width(steps: int) -> float:
+    """Give 3 points at 40 steps, as in the released figures, and less where more steps crowd together."""
+    return float(np.clip(3 * np.sqrt(40 / steps), 1.2, 3))
+
+
+def _whole_steps(count: int) -> MaxNLocator:
+    return MaxNLocator(nbins=count, integer=True, steps=(1, 2, 5, 10), min_n_ticks=1)
+
+
+def _drawn_variable(series: NDArray) -> str:
+    return "" if series.shape[-1] == 1 else f"\nvariable 1 of {series.shape[-1]}"
+
+
+def _loss_key(loss: str) -> str:
+    return loss.lower().translate({ord(mark): None for mark in "-_ "})
+
+
+def _loss_label(loss: str) -> str:
+    return LOSS_LOOKS.get(_loss_key(loss), {"label": loss})["label"]
+
+
+def _note(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.4")
+
+
+# Checks and files
+
+
+def _array(name: str, value: ArrayLike | torch.Tensor, axes: tuple[str, ...]) -> NDArray[np.float64]:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().double().numpy()
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a regular array or tensor of numbers ({error}).") from error
+    if array.ndim != len(axes) or 0 in array.shape:
+        raise ValueError(f"{name} must be shaped ({', '.join(axes)}), none of them 0, not {array.shape}.")
+    return array
+
+
+def _forecast_arrays(
+    forecasts: Mapping[str, ArrayLike | torch.Tensor], shape: tuple[int, ...]
+) -> dict[str, NDArray[np.float64]]:
+    if not isinstance(forecasts, Mapping):
+        raise TypeError(
+            f"forecasts must map training losses to forecasts, not be a {type(forecasts).__name__}."
+        )
+    if not forecasts:
+        raise ValueError("forecasts must hold the forecasts of at least one training loss, but it is empty.")
+    arrays = {
+        str(loss): _array(f"forecasts[{loss!r}]", series, FUTURES) for loss, series in forecasts.items()
+    }
+    for loss, array in arrays.items():
+        if array.shape != shape:
+            raise ValueError(f"forecasts[{loss!r}] must be shaped like targets, {shape}, not {array.shape}.")
+    return arrays
+
+
+def _check_sample_ids(sample_ids: Sequence[int], samples: int) -> list[int]:
+    ids = np.asarray(sample_ids)
+    allowed = f"sample_ids must be a list of one or more integers from 0 to {samples - 1}"
+    if ids.ndim != 1 or not len(ids) or ids.dtype.kind not in "iu":
+        raise ValueError(f"{allowed}, not {sample_ids!r}.")
+    outside = ids[(ids < 0) | (ids >= samples)]
+    if len(outside):
+        raise ValueError(f"{allowed}, but {outside[0]} is among them.")
+    return ids.tolist()
+
+
+def _check_history(history: Sequence[Mapping[str, object]]) -> None:
+    if not history:
+        raise ValueError("history must hold at least one evaluation, but it is empty.")
+    for number, record in enumerate(history):
+        for key in ("loss", "epoch"):
+            if key not in record:
+                raise ValueError(
+                    f"history[{number}] must have the key {key!r}, but has only {sorted(record)}."
+                )
+
+
+def _finish(figure: Figure, path: str | os.PathLike[str], show: bool) -> Path:
+    """Write the figure, then show it if that is asked for and possible."""
+    path = _write(figure, Path(path))
+    if show and show_available():
+        _show(figure)
+    return path
+
+
+def _show(figure: Figure) -> None:
+    from matplotlib import pyplot as plt
+
+    plt.figure(figure)
+    try:
+        plt.show()
+    finally:
+        plt.close(figure)
+
+
+def _write(figure: Figure, path: Path) -> Path:
+    """Write by way of a temporary file, so that a failure spoils no figure that is already there."""
+    if path.is_dir():
+        raise IsADirectoryError(f"Cannot write the figure {path}: it is a folder, give the name of a file.")
+    path = path if path.suffix else path.with_suffix(".png")
+    formats = sorted(figure.canvas.get_supported_filetypes())
+    if path.suffix[1:].lower() not in formats:
+        raise ValueError(f"path must end in one of .{', .'.join(formats)}, but it is {path}.")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(temporary, dpi=DPI)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise type(error)(f"Cannot write the figure {path}: {error.strerror or error}.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,226 @@
+"""The numba sweeps against the plain PyTorch reference, however the work is cut up."""
+
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+
+from loss import DilateLoss, kernels
+from loss.kernels import cpu, reference, simd
+from tests.paths import all_paths, shape_term, square_omega, squared_distances, temporal_term
+from tests.test_soft_dtw import series
+
+ROOT = Path(__file__).parent.parent
+
+
+def arguments(x, y, gamma=0.1, band=-1, n=None, m=None, dual=True, wants=(True, True, True)):
+    (B, N, _), M = x.shape, y.shape[1]
+    lag = torch.arange(1 - M, N, dtype=torch.float64)
+    lengths = [torch.full((B,), k) if given is None else torch.tensor(given) for k, given in ((N, n), (M, m))]
+    scale = 1.0 / (lengths[0] * lengths[1]).double()
+    gamma = torch.tensor(gamma, dtype=torch.float64)
+    return (x, y, gamma, lag.square(), scale, *lengths, band, 1.0, 0.0, dual, *wants)
+
+
+def reference_results(x, y, gamma=0.1, band=-1):
+    x, y = (s.detach().double().requires_grad_() for s in (x, y))
+    gamma = torch.tensor(gamma, dtype=torch.float64, requires_grad=True)
+    D = (x[:, :, None] - y[:, None]).square().sum(-1)
+    values = reference.dilate(D, square_omega(x.shape[1], y.shape[1]), gamma, band)
+    by_x, by_y, by_gamma = zip(
+        *(torch.autograd.grad(v.sum(), (x, y, gamma), retain_graph=True) for v in values), strict=True
+    )
+    return (*(v.detach() for v in values), *by_x, *by_y, *by_gamma)
+
+
+def assert_matches_reference(x, y, tolerance, **options):
+    results = list(kernels.series(*arguments(x, y, **options)))
+    results[6:] = [r.sum() for r in results[6:]]
+    # the reference's own derivative by gamma is the small difference of terms as large as value / gamma
+    floors = (1e-3,) * 6 + (1.0,) * 2
+    for ours, theirs, floor in zip(results, reference_results(x, y, **options), floors, strict=True):
+        scale = max(theirs.abs().max().item(), floor)
+        assert (ours.double() - theirs).abs().max().item() <= tolerance * scale
+
+
+@pytest.mark.parametrize(("N", "M"), [(5, 6), (6, 5), (1, 5), (5, 1), (1, 1)])
+@pytest.mark.parametrize("gamma", [0.05, 1.0])
+def test_reference_equals_enumeration(N, M, gamma):
+    x, y = series(3, N, M)
+    D, Omega = squared_distances(x, y), square_omega(N, M)
+    values = reference.dilate(D, Omega, gamma)
+    for ours, theirs in zip(values, (shape_term(D, gamma), temporal_term(D, gamma, Omega)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("band", [0, 1, 2, 5])
+def test_band_leaves_out_the_paths_that_leave_it(band):
+    x, y = series(3, 6, 6)
+    D, Omega = squared_distances(x, y), square_omega(6, 6)
+    outside = torch.tensor([[abs(h - j) > band for j in range(6)] for h in range(6)])
+    paths = all_paths(6, 6)
+    paths = paths[(paths * outside).sum((1, 2)) == 0]
+    truth = shape_term(D, 0.1, paths), temporal_term(D, 0.1, Omega, paths)
+    for values in (kernels.series(*arguments(x, y, band=band)), reference.dilate(D, Omega, 0.1, band)):
+        for ours, theirs in zip(values, truth, strict=False):
+            torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    B=st.integers(1, 20),
+    N=st.integers(2, 40),
+    M=st.integers(2, 40),
+    d=st.integers(1, 3),
+    gamma=st.sampled_from([0.01, 0.1, 1.0, 10.0]),
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_sweeps_equal_reference(B, N, M, d, gamma, seed, dtype):
+    x, y = series(B, N, M, d, dtype, seed)
+    assert_matches_reference(x, y, 1e-5 if dtype == torch.float32 else 1e-9, gamma=gamma)
+
+
+@pytest.mark.parametrize("table_bytes", [1 << 9, 1 << 13, 1 << 16])
+@pytest.mark.parametrize(("B", "N", "M"), [(1, 70, 50), (7, 33, 33)])
+def test_results_do_not_depend_on_tiles_and_segments(monkeypatch, B, N, M, table_bytes):
+    x, y = series(B, N, M)
+    whole = kernels.series(*arguments(x, y))
+    monkeypatch.setattr(cpu, "_TABLE_BYTES", table_bytes)
+    for a, b in zip(kernels.series(*arguments(x, y)), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_results_do_not_depend_on_the_number_of_threads(threads):
+    x, y = series(30, 40, 40)
+    whole = kernels.series(*arguments(x, y))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for a, b in zip(kernels.series(*arguments(x, y)), whole, strict=True):
+            assert torch.equal(a, b)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_batch_equals_its_samples_one_by_one():
+    x, y = series(9, 21, 17, dtype=torch.float32)
+    whole = kernels.series(*arguments(x, y))
+    for b in range(9):
+        for a, c in zip(kernels.series(*arguments(x[b : b + 1], y[b : b + 1])), whole, strict=True):
+            torch.testing.assert_close(a[0], c[b], rtol=2e-6, atol=2e-6)
+
+
+def test_padding_has_no_influence():
+    x, y = series(4, 12, 10)
+    n, m = [12, 7, 3, 1], [10, 4, 10, 1]
+    for b in range(4):
+        x[b, n[b] :], y[b, m[b] :] = float("nan"), float("inf")
+    padded = kernels.series(*arguments(x, y, n=n, m=m))
+    for b in range(4):
+        alone = kernels.series(*arguments(x[b : b + 1, : n[b]], y[b : b + 1, : m[b]]))
+        lengths = [None, None, n[b], n[b], m[b], m[b], None, None]
+        for ours, theirs, length in zip(padded, alone, lengths, strict=True):
+            real = ours[b] if length is None else ours[b][:length]
+            torch.testing.assert_close(real, theirs[0], rtol=1e-11, atol=1e-12)
+            if length is not None:
+                assert (ours[b][length:] == 0).all()
+
+
+def test_calls_from_several_python_threads_do_not_disturb_each_other():
+    inputs = [series(20, 40, 40, seed=k) for k in range(8)]
+    expected = [kernels.series(*arguments(*pair)) for pair in inputs]
+    barrier = threading.Barrier(4)
+
+    def work(k):
+        barrier.wait()
+        return [kernels.series(*arguments(*inputs[k])) for _ in range(3)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for k, calls in zip(range(8), pool.map(work, range(8)), strict=True):
+            for results in calls:
+                assert all(torch.equal(a, b) for a, b in zip(results, expected[k], strict=True))
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this system cannot fork")
+def test_works_in_a_forked_process():
+    code = (
+        "import os, torch; from loss import DilateLoss\n"
+        "torch.set_num_threads(2)\n"
+        "x = torch.randn(64, 40, 1); value = DilateLoss()(x, x * 2).item()\n"
+        "pid = os.fork()\n"
+        "if pid == 0: os._exit(0 if DilateLoss()(x, x * 2).item() == value else 1)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT, timeout=300)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dual", [True, False])
+def test_opcheck(dtype, dual):
+    x, y = series(2, 6, 5, dtype=dtype)
+    torch.library.opcheck(kernels.series, arguments(x, y, dual=dual))
+    torch.library.opcheck(kernels.series, arguments(x, y, dual=dual, wants=(True, False, False)))
+    lengths, gamma = (torch.full((2,), 6), torch.full((2,), 5)), torch.tensor(0.1, dtype=torch.float64)
+    D, Z = torch.rand(2, 6, 5, dtype=dtype), torch.rand(2, 6, 5, dtype=torch.float64)
+    torch.library.opcheck(kernels.matrix, (D, gamma, Z, *lengths, -1, dual, True, True))
+
+
+def test_a_device_without_kernels_is_announced_once_and_served_by_the_reference(monkeypatch):
+    x, y = series(3, 8, 8)
+    expected = DilateLoss()(x, y)
+    monkeypatch.setattr(kernels, "has_kernels", lambda device: False)
+    torch.testing.assert_close(DilateLoss()(x, y), expected)
+    monkeypatch.undo()
+    monkeypatch.setattr(kernels, "_warned", set())
+    with pytest.warns(UserWarning, match="no kernels for device 'meta'"):
+        assert not kernels.has_kernels(torch.device("meta"))
+    assert not kernels.has_kernels(torch.device("meta"))
+
+
+@simd.row_loop
+def _exp2_row(arrays, at, numbers):
+    arrays[0].store(at[0], simd.exp2(arrays[0].load(at[0])))
+
+
+@simd.row_loop
+def _log2_row(arrays, at, numbers):
+    arrays[0].store(at[0], simd.log2(arrays[0].load(at[0])))
+
+
+@njit
+def _apply_exp2(a):
+    _exp2_row((a,), (0,), (), a.size)
+
+
+@njit
+def _apply_log2(a):
+    _log2_row((a,), (0,), (), a.size)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-7), (np.float64, 4e-16)])
+def test_vector_powers_and_logarithms_of_two(dtype, tolerance):
+    x = np.linspace(-126, 0, 4096, dtype=dtype)
+    ours = x.copy()
+    _apply_exp2(ours)
+    np.testing.assert_allclose(ours, np.exp2(x.astype(np.longdouble)), rtol=tolerance)
+    s = np.linspace(1, 3, 4096, dtype=dtype)
+    ours = s.copy()
+    _apply_log2(ours)
+    np.testing.assert_allclose(ours, np.log2(s.astype(np.longdouble)), rtol=0, atol=2 * tolerance)
+
+
+def test_vector_powers_and_logarithms_keep_nan():
+    for function in (_apply_exp2, _apply_log2):
+        a = np.full(simd.LANES, np.nan, np.float32)
+        function(a)
+        assert np.isnan(a).all()
