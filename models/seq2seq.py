@@ -1,0 +1,195 @@
+"""The GRU encoder-decoder of the paper's section 4.1, with the parameter names of the released weights."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["DecoderRNN", "EncoderRNN", "Net_GRU"]
+
+
+class EncoderRNN(nn.Module):
+    """GRU that reads the observed window (section 4.1: one layer of 128 units).
+
+    Args:
+        input_size: Number of observed variables.
+        hidden_size: Units per layer.
+        num_grulstm_layers: Stacked GRU layers.
+        batch_size: Default batch size of `init_hidden`; `forward` takes any batch.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_grulstm_layers: int, batch_size: int | None = None
+    ) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_grulstm_layers = num_grulstm_layers
+        self.batch_size = batch_size
+        self.gru = nn.GRU(input_size, hidden_size, num_grulstm_layers, batch_first=True)
+
+    def forward(self, input: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Read a whole window in one GRU call.
+
+        Args:
+            input: ``(B, N_input, input_size)``, of the parameters' dtype and device.
+            hidden: Initial state, ``(layers, B, hidden_size)``; zeros if not given.
+
+        Returns:
+            The last layer's state at every step, ``(B, N_input, hidden_size)``, and the final state of every
+            layer, ``(layers, B, hidden_size)``.
+        """
+        return self.gru(input, hidden)
+
+    def init_hidden(self, device: torch.device | str | None = None, batch_size: int | None = None) -> Tensor:
+        """Zeros of shape ``(layers, B, hidden_size)``, in the parameters' dtype.
+
+        Args:
+            device: Where to put them; the parameters' device if not given.
+            batch_size: B; the constructor's ``batch_size`` if not given.
+
+        Raises:
+            ValueError: If neither call nor constructor gave a batch size.
+        """
+        batch = self.batch_size if batch_size is None else batch_size
+        if batch is None:
+            raise ValueError("init_hidden needs batch_size, because EncoderRNN was built without one.")
+        weight = self.gru.weight_hh_l0
+        return weight.new_zeros((self.num_grulstm_layers, batch, self.hidden_size), device=device)
+
+
+class DecoderRNN(nn.Module):
+    """GRU that continues a series from its own forecasts, with a small head on top of its last layer.
+
+    Args:
+        input_size: Number of variables read at each step; to forecast freely it must equal ``output_size``.
+        hidden_size: Units per layer.
+        num_grulstm_layers: Stacked GRU layers.
+        fc_units: Units of the head's hidden layer (released code: 16).
+        output_size: Number of forecast variables.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_grulstm_layers: int, fc_units: int, output_size: int
+    ) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_grulstm_layers = num_grulstm_layers
+        self.output_size = output_size
+        self.gru = nn.GRU(input_size, hidden_size, num_grulstm_layers, batch_first=True)
+        self.fc = nn.Linear(hidden_size, fc_units)
+        self.out = nn.Linear(fc_units, output_size)
+
+    def forward(self, input: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Forecast from given inputs: the released one-step call, or teacher forcing over several steps.
+
+        Args:
+            input: ``(B, steps, input_size)``.
+            hidden: State before the first step, ``(layers, B, hidden_size)``.
+
+        Returns:
+            Forecasts ``(B, steps, output_size)`` and the state after the last step,
+            ``(layers, B, hidden_size)``.
+        """
+        states, hidden = self.gru(input, hidden)
+        return self._head(states), hidden
+
+    def rollout(self, value: Tensor, hidden: Tensor, steps: int) -> Tensor:
+        """Forecast freely: each step reads the forecast of the step before.
+
+        Args:
+            value: Input of the first step, ``(B, output_size)``.
+            hidden: State before the first step, ``(layers, B, hidden_size)``.
+            steps: Length of the forecast.
+
+        Returns:
+            Forecasts, ``(B, steps, output_size)``.
+        """
+        states, layers = list(hidden.unbind()), self.gru.all_weights
+        forecasts = []
+        for _ in range(steps):
+            # The bare cell gives nn.GRU's numbers without the bookkeeping of a whole GRU call at every step.
+            for layer, weights in enumerate(layers):
+                value = states[layer] = torch.gru_cell(value, states[layer], *weights)
+            value = self._head(value)
+            forecasts.append(value)
+        return torch.stack(forecasts, dim=1)
+
+    def _head(self, states: Tensor) -> Tensor:
+        return self.out(torch.relu(self.fc(states)))
+
+
+class Net_GRU(nn.Module):
+    """Sequence-to-sequence forecaster: the decoder starts from the encoder's last state and last observation.
+
+    The decoder reads its own forecasts back (no teacher forcing), so it reads as many variables as it
+    forecasts. The network works in the dtype and on the device of its parameters.
+
+    Args:
+        encoder: Reads the window.
+        decoder: Continues it; as many layers and units as the encoder, ``input_size == output_size``.
+        target_length: Steps to forecast, N_output.
+        device: Moves the network there, if given.
+        output_columns: Which input columns are the forecast variables, in the order of the outputs: they
+            supply the decoder's first input. The first ``output_size`` columns if not given.
+
+    Raises:
+        ValueError: If encoder, decoder and columns do not fit together.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderRNN,
+        decoder: DecoderRNN,
+        target_length: int,
+        device: torch.device | str | None = None,
+        output_columns: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_pair(encoder, decoder)
+        columns = range(decoder.output_size) if output_columns is None else output_columns
+        _check_columns(columns, encoder.input_size, decoder.output_size)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.target_length = target_length
+        # A buffer follows the parameters' device; outside of the state_dict, released weights still load.
+        self.register_buffer("output_columns", torch.tensor(list(columns)), persistent=False)
+        if device is not None:
+            self.to(device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Forecast ``(B, target_length, output_size)`` from the window ``x``, ``(B, N_input, input_size)``.
+
+        Raises:
+            ValueError: If ``x`` has another shape.
+        """
+        if x.ndim != 3 or x.shape[2] != self.encoder.input_size:
+            expected = f"(batch, N_input, {self.encoder.input_size})"
+            raise ValueError(f"Net_GRU expects an input of shape {expected}, got {tuple(x.shape)}.")
+        _, hidden = self.encoder(x)
+        last_observed = x[:, -1].index_select(1, self.output_columns)
+        return self.decoder.rollout(last_observed, hidden, self.target_length)
+
+
+def _check_pair(encoder: EncoderRNN, decoder: DecoderRNN) -> None:
+    if decoder.input_size != decoder.output_size:
+        raise ValueError(
+            f"The decoder reads its own forecasts, so its input_size ({decoder.input_size}) must equal "
+            f"its output_size ({decoder.output_size})."
+        )
+    for name in ("hidden_size", "num_grulstm_layers"):
+        sizes = getattr(encoder, name), getattr(decoder, name)
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"The decoder starts from the encoder's state, so {name} must be the same in both, "
+                f"got {sizes[0]} (encoder) and {sizes[1]} (decoder)."
+            )
+
+
+def _check_columns(columns: Sequence[int], input_size: int, output_size: int) -> None:
+    if len(columns) != output_size or not all(0 <= column < input_size for column in columns):
+        raise ValueError(
+            f"output_columns must name {output_size} of the {input_size} input columns "
+            f"(0 to {input_size - 1}), got {list(columns)}."
+        )

@@ -1,0 +1,574 @@
+import csv
+import gzip
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import main as program
+from main import main, parse_args
+from paper_results import TABLE_1, paper_row
+
+ROOT = Path(program.__file__).parent
+LOSSES = ["mse", "soft_dtw", "dilate"]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Every test runs in an empty folder, and leaves torch and its number of threads as they were."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A CSV file of two columns that depend on each other, long enough for a few windows."""
+    path = tmp_path_factory.mktemp("data") / "waves.csv"
+    t = np.arange(120)
+    rows = zip(np.sin(0.4 * t), np.cos(0.4 * t) + 0.1 * np.sin(3 * t), strict=True)
+    path.write_text("sine,other\n" + "\n".join(f"{a:.6f},{b:.6f}" for a, b in rows))
+    return path
+
+
+@pytest.fixture
+def small(table):
+    """Flags of a run that takes a fraction of a second."""
+    return [
+        *("--dataset", "csv", "--data-path", str(table), "--input-length", "6", "--horizon", "4"),
+        *("--hidden-size", "6", "--batch-size", "16", "--epochs", "4", "--eval-every", "2"),
+        *("--no-plots", "--no-show"),
+    ]
+
+
+def run(*flags):
+    return main(parse_args([str(flag) for flag in flags]))
+
+
+def records(folder):
+    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def untimed(records):
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def results(folder):
+    with open(Path(folder) / "results.csv", newline="") as file:
+        return {row["loss"]: {k: float(row[k]) for k in ("mse", "dtw", "tdi")} for row in csv.DictReader(file)}
+
+
+def weights(folder, loss):
+    return torch.load(Path(folder) / "checkpoints" / f"{loss}.pt", weights_only=True)["net"]
+
+
+def assert_same_run(folder, other, losses=LOSSES):
+    assert untimed(records(folder)) == untimed(records(other))
+    assert results(folder) == results(other)
+    for loss in losses:
+        ours, theirs = weights(folder, loss), weights(other, loss)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def refusal(capsys, *flags):
+    """The one sentence on stderr that a call ends with."""
+    with pytest.raises(SystemExit) as stopped:
+        run(*flags)
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert err.startswith("main.py: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+class StopsAtStep(nn.Module):
+    """The mean squared error, until a given step does something else."""
+
+    def __init__(self, step, action):
+        super().__init__()
+        self.left, self.action = step, action
+
+    def forward(self, prediction, target):
+        self.left -= 1
+        if self.left == 0:
+            self.action()
+        return (prediction - target).square().mean()
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_no_flags_means_the_released_experiment():
+    args = parse_args([])
+    expected = {
+        "dataset": "synthetic",
+        "model": "seq2seq",
+        "losses": LOSSES,
+        "epochs": 500,
+        "eval_every": 50,
+        "batch_size": 100,
+        "learning_rate": 1e-3,
+        "alpha": 0.5,
+        "gamma": 0.01,
+        "hidden_size": 128,
+        "layers": 1,
+        "plots": True,
+    }
+    assert {name: getattr(args, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(("dataset", "alpha"), [("synthetic", 0.5), ("ecg5000", 0.5), ("traffic", 0.8), ("csv", 0.5)])
+def test_alpha_is_the_papers_for_the_dataset_unless_given(dataset, alpha):
+    assert parse_args(["--dataset", dataset]).alpha == alpha
+    assert parse_args(["--dataset", dataset, "--alpha", "0"]).alpha == 0
+
+
+def test_a_run_leaves_every_file_of_its_folder_and_they_parse(tmp_path, capsys):
+    final = run("--epochs", 2, "--hidden-size", 4, "--plot-samples", 0, 3, "--output", "run", "--no-show")
+    names = {str(path.relative_to("run")) for path in Path("run").rglob("*") if path.is_file()}
+    figures = {"forecasts", "learning_curves", *(f"alignment_{loss}" for loss in LOSSES)}
+    assert names == {
+        *("config.json", "metrics.jsonl", "results.csv"),
+        *(f"checkpoints/{loss}.pt" for loss in LOSSES),
+        *(f"figures/{name}.png" for name in figures),
+    }
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in Path("run/figures").iterdir())
+    config = json.loads(Path("run/config.json").read_text())
+    assert config["settings"]["hidden_size"] == 4
+    assert config["settings"]["plot_samples"] == [0, 3]
+    assert config["versions"]["torch"] == torch.__version__
+    keys = ["loss", "epoch", "train_loss", "mse", "dtw", "tdi", "seconds"]
+    assert all(list(record) == keys for record in records("run"))
+    assert [(r["loss"], r["epoch"]) for r in records("run")] == [(loss, e) for loss in LOSSES for e in (0, 1)]
+    assert results("run") == {k: {m: v[m] for m in ("mse", "dtw", "tdi")} for k, v in final.items()}
+    out = capsys.readouterr().out
+    assert re.search(r"^loss +MSE +DTW +TDI$", out, re.MULTILINE)
+    for loss in LOSSES:
+        row = [f"{final[loss][metric]:#.4g}" for metric in ("mse", "dtw", "tdi")]
+        assert re.search(rf"^{loss} +{' +'.join(map(re.escape, row))}$", out, re.MULTILINE)
+
+
+def test_the_default_folder_is_named_after_the_run(small):
+    run(*small, "--losses", "mse")
+    run(*small, "--losses", "mse")
+    first, second = sorted(os.listdir("runs"))
+    assert all(re.fullmatch(r"csv-seq2seq-\d{8}-\d{6}(-2)?", name) for name in (first, second))
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(small):
+    run(*small, "--output", "a", "--seed", 3)
+    run(*small, "--output", "b", "--seed", 3)
+    run(*small, "--output", "c", "--seed", 4)
+    assert_same_run("a", "b")
+    assert untimed(records("a")) != untimed(records("c"))
+
+
+def test_all_losses_start_from_the_same_weights(small, monkeypatch):
+    states = []
+
+    def spy(net, *args, **options):
+        states.append({name: value.clone() for name, value in net.state_dict().items()})
+        return train_model(net, *args, **options)
+
+    train_model = program.train_model
+    monkeypatch.setattr(program, "train_model", spy)
+    run(*small)
+    assert len(states) == 3
+    for state in states[1:]:
+        assert all(torch.equal(value, states[0][name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize("steps", [1, 6, 19])  # of 4 per epoch: before, between and after evaluations
+def test_a_run_interrupted_between_evaluations_resumes_to_the_numbers_of_a_whole_one(
+    small, monkeypatch, capsys, steps
+):
+    flags = [*small, "--epochs", 5]
+    run(*flags, "--output", "whole")
+    criteria = dict(program.CRITERIA)
+    stopping = {**criteria, "soft_dtw": lambda args: _stopping(criteria["soft_dtw"](args), steps)}
+    monkeypatch.setattr(program, "CRITERIA", stopping)
+    with pytest.raises(SystemExit) as stopped:
+        run(*flags, "--output", "broken")
+    assert stopped.value.code == 130
+    assert "python main.py --resume broken" in capsys.readouterr().err
+    assert results("broken").keys() == {"mse"}
+
+    trained = []
+    resumed = {name: _counting(make, name, trained) for name, make in criteria.items()}
+    monkeypatch.setattr(program, "CRITERIA", resumed)
+    run("--resume", "broken")
+    assert_same_run("whole", "broken")
+    assert set(trained) == {"soft_dtw", "dilate"}
+
+
+def _stopping(criterion, steps):
+    counter = StopsAtStep(steps, interrupt)
+
+    def stopping(prediction, target):
+        counter(prediction.detach(), target)
+        return criterion(prediction, target)
+
+    return stopping
+
+
+def _counting(make, name, trained):
+    def build(args):
+        criterion = make(args)
+
+        def counting(prediction, target):
+            trained.append(name)
+            return criterion(prediction, target)
+
+        return counting
+
+    return build
+
+
+def test_sigterm_ends_a_run_like_ctrl_c_and_leaves_the_handler_as_it_was(small, monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    kill = StopsAtStep(9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setitem(program.CRITERIA, "mse", lambda args: kill)
+    with pytest.raises(SystemExit) as stopped:
+        run(*small, "--output", "my run")
+    assert stopped.value.code == 143
+    assert "this continues: python main.py --resume 'my run'" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert [record["epoch"] for record in records("my run")] == [0]
+
+
+def test_metrics_lost_between_checkpoint_and_file_come_back_on_resume(small):
+    run(*small, "--output", "run")
+    before = records("run")
+    Path("run/metrics.jsonl").write_text(json.dumps(before[0]) + '\n{"loss": "mse", "epo')
+    Path("run/results.csv").unlink()
+    run("--resume", "run")
+    assert records("run") == before
+    assert results("run").keys() == set(LOSSES)
+
+
+def test_resume_extends_a_finished_run(small):
+    run(*small, "--output", "long", "--epochs", 7, "--losses", "dilate")
+    run(*small, "--output", "run", "--epochs", 5, "--losses", "dilate")
+    run("--resume", "run", "--epochs", 7)
+    assert_same_run("run", "long", ["dilate"])
+    assert json.loads(Path("run/config.json").read_text())["settings"]["epochs"] == 7
+
+
+def test_resume_works_from_another_folder(small, table, monkeypatch, tmp_path):
+    monkeypatch.chdir(table.parent)
+    flags = ["waves.csv" if flag == str(table) else flag for flag in small]
+    run(*flags, "--losses", "mse", "--output", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    run("--resume", "run", "--epochs", 5)
+    assert records("run")[-1]["epoch"] == 4
+
+
+def test_evaluate_gives_the_metrics_of_results_csv_and_writes_nothing(small, capsys):
+    run(*small, "--output", "run", "--losses", "dilate", "--model", "mlp", "--layers", 2)
+    before = sorted(Path(".").rglob("*"))
+    capsys.readouterr()
+    scores = run("--evaluate", "run/checkpoints/dilate.pt")
+    assert scores == results("run")
+    assert sorted(Path(".").rglob("*")) == before
+    assert f"{scores['dilate']['dtw']:#.4g}" in capsys.readouterr().out
+
+
+def test_evaluate_takes_bare_weights_with_the_settings_of_the_flags(small):
+    run(*small, "--output", "run", "--losses", "mse")
+    torch.save(weights("run", "mse"), "bare.pt")
+    assert run(*small, "--evaluate", "bare.pt")["bare"] == results("run")["mse"]
+
+
+def test_several_columns_forecast_one(small):
+    run(
+        *small,
+        "--csv-columns",
+        "other",
+        "sine",
+        "--csv-targets",
+        "sine",
+        "--losses",
+        "mse",
+        "--output",
+        "run",
+    )
+    state = weights("run", "mse")
+    assert state["encoder.gru.weight_ih_l0"].shape[1] == 2
+    assert state["decoder.out.weight"].shape[0] == 1
+
+
+def test_the_decoder_starts_from_the_column_that_it_forecasts(small):
+    def first_input(columns):
+        args = parse_args([*small, "--csv-columns", *columns, "--csv-targets", "sine"])
+        net = program.prepare(args).network()
+        return net.output_columns.tolist()
+
+    assert first_input(["other", "sine"]) == [1]
+    assert first_input(["sine", "other"]) == [0]
+
+
+def test_all_columns_are_observed_and_forecast(small):
+    run(*small, "--csv-columns", "all", "--losses", "mse", "--output", "run")
+    assert weights("run", "mse")["decoder.out.weight"].shape[0] == 2
+
+
+def test_metrics_that_are_nan_are_null_in_the_json_lines():
+    line = program._json_line({"loss": "mse", "epoch": 0, "dtw": math.nan, "tdi": 0.5})
+    assert json.loads(line) == {"loss": "mse", "epoch": 0, "dtw": None, "tdi": 0.5}
+
+
+def test_no_progress_bar_off_a_terminal_and_one_on_a_terminal(small, capsys, monkeypatch):
+    run(*small, "--output", "a")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    run(*small, "--output", "b", "--losses", "dilate")
+    err = capsys.readouterr().err
+    assert re.search(r"dilate: 100%.* 4/4 .*loss ", err)
+
+
+def test_the_number_of_threads_is_one_on_the_cpu_unless_given(small):
+    torch.set_num_threads(2)
+    program.prepare(parse_args([*small, "--device", "cpu"]))
+    assert torch.get_num_threads() == 1
+    program.prepare(parse_args([*small, "--threads", "2"]))
+    assert torch.get_num_threads() == 2
+
+
+def test_deterministic_algorithms_are_switched_on(small, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    program.prepare(parse_args([*small, "--deterministic"]))
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_auto_takes_cuda_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert program.resolve_device("auto") == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert program.resolve_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--gamma", "0"], "argument --gamma: must be a positive number, got '0'"),
+        (["--gamma", "nan"], "argument --gamma: must be a positive number, got 'nan'"),
+        (["--learning-rate", "fast"], "argument --learning-rate: must be a positive number, got 'fast'"),
+        (["--alpha", "1.5"], "argument --alpha: must lie between 0 and 1, got '1.5'"),
+        (["--epochs", "0"], "argument --epochs: must be a whole number of at least 1, got '0'"),
+        (["--batch-size", "2.5"], "--batch-size: must be a whole number of at least 1, got '2.5'"),
+        (["--eval-every", "-1"], "--eval-every: must be a whole number of at least 0, got '-1'"),
+        (["--seed", "x"], "--seed: must be a whole number of at least 0, got 'x'"),
+        (["--losses", "mae"], "--losses: invalid choice: 'mae' (choose from"),
+        (["--losses", "mse", "mse"], "--losses must name each loss once, got mse mse."),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--device", "gpu"], "--device must be auto, cpu, cuda, cuda:1, ... or mps, got 'gpu'."),
+        (["--device", "cuda:x"], "--device must be auto, cpu, cuda, cuda:1, ... or mps, got 'cuda:x'."),
+        (["--device", "cuda:99"], "--device cuda:99 is not there: torch finds"),
+        (["--data-path", "x"], "--data-path cannot be given with --dataset synthetic."),
+        (["--stride", "2"], "--stride cannot be given with --dataset synthetic."),
+        (["--dataset", "csv"], "--dataset csv needs --data-path, the CSV file."),
+        (["--dataset", "csv", "--data-path", "none.csv"], "none.csv"),
+        (["--dataset", "traffic", "--data-path", "none.csv"], "none.csv"),
+        (["--dataset", "ecg5000", "--data-path", "none"], "none"),
+        (["--plot-samples", "500"], "--plot-samples must lie between 0 and 499, got 500."),
+        (["--resume", "a", "--evaluate", "b"], "--resume and --evaluate cannot be given together."),
+        (["--resume", "nowhere"], "There is no run to continue in nowhere: "),
+        (["--evaluate", "none.pt"], "There is no checkpoint none.pt."),
+    ],
+)
+def test_a_mistake_is_answered_by_one_sentence_and_leaves_no_folder(capsys, tmp_path, flags, sentence):
+    assert sentence in refusal(capsys, *flags)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps"])
+def test_a_device_that_is_not_there_is_named(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"--device {name} is not there"):
+        program.resolve_device(name)
+
+
+def test_targets_outside_of_the_columns_are_refused(small, capsys):
+    message = "--csv-targets must be among --csv-columns, got 'sine'."
+    assert message in refusal(capsys, *small, "--csv-columns", "other", "--csv-targets", "sine")
+    assert message in refusal(capsys, *small, "--csv-targets", "sine")
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_unchanged(small, capsys):
+    run(*small, "--output", "run", "--losses", "mse")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    sentence = refusal(capsys, *small, "--output", "run")
+    assert "--output run already holds a run (config.json)" in sentence
+    assert "--resume run" in sentence
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+
+
+def test_an_empty_folder_may_be_the_output(small):
+    Path("run").mkdir()
+    run(*small, "--output", "run", "--losses", "mse")
+    assert Path("run/results.csv").exists()
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(small, capsys):
+    Path("file").write_text("in the way")
+    assert "file/run" in refusal(capsys, *small, "--output", "file/run")
+    assert Path("file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("flag", [("--gamma", "0.1"), ("--dataset", "csv"), ("--output", "x"), ("--no-plots",)])
+def test_resume_refuses_flags_that_would_change_the_run(small, capsys, flag):
+    run(*small, "--output", "run", "--losses", "mse")
+    capsys.readouterr()
+    if flag == ("--no-plots",):
+        run("--resume", "run", *flag)
+    else:
+        sentence = refusal(capsys, "--resume", "run", *flag)
+        assert f"{flag[0]} cannot be given with --resume, only --epochs, --plot-samples" in sentence
+
+
+def test_resume_refuses_fewer_epochs_than_there_are(small, capsys):
+    run(*small, "--output", "run", "--losses", "mse")
+    config = Path("run/config.json").read_text()
+    capsys.readouterr()
+    assert "--epochs must be at least 4, which run" in refusal(capsys, "--resume", "run", "--epochs", 3)
+    assert Path("run/config.json").read_text() == config
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"settings": 3}'])
+def test_a_damaged_configuration_is_named(capsys, content):
+    Path("run").mkdir()
+    Path("run/config.json").write_text(content)
+    assert "config.json is damaged: it holds no settings." in refusal(capsys, "--resume", "run")
+
+
+def test_a_configuration_of_another_version_is_named(small, capsys):
+    run(*small, "--output", "run", "--losses", "mse")
+    config = json.loads(Path("run/config.json").read_text())
+    config["settings"]["colour"] = "red"
+    Path("run/config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    assert "belongs to another version of this program: see 'colour'" in refusal(capsys, "--resume", "run")
+
+
+def test_a_damaged_checkpoint_is_named_on_resume_and_evaluate(small, capsys):
+    run(*small, "--output", "run", "--losses", "mse")
+    Path("run/checkpoints/mse.pt").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert "mse.pt is not a checkpoint" in refusal(capsys, "--resume", "run")
+    assert "mse.pt is not a checkpoint" in refusal(capsys, "--evaluate", "run/checkpoints/mse.pt")
+
+
+def test_evaluate_refuses_weights_of_another_network(small, capsys):
+    run(*small, "--output", "run", "--losses", "mse")
+    torch.save(weights("run", "mse"), "bare.pt")
+    capsys.readouterr()
+    sentence = refusal(capsys, *small, "--hidden-size", 7, "--evaluate", "bare.pt")
+    assert "bare.pt belongs to another network" in sentence
+
+
+def test_a_diverging_training_is_one_sentence(small, capsys, monkeypatch):
+    monkeypatch.setitem(program.CRITERIA, "mse", lambda args: lambda p, t: (p * math.inf).sum())
+    assert "The training loss became" in refusal(capsys, *small, "--losses", "mse")
+
+
+def test_table_1_in_raw_units_is_the_printed_table():
+    printed = {  # mean and deviation of MSE, DTW, TDI as printed; times 100, 100 (ECG5000: 10) and 10
+        ("synthetic", "mlp", "mse"): (1.65, 0.14, 38.6, 1.28, 15.3, 1.39),
+        ("synthetic", "mlp", "soft_dtw"): (4.82, 0.40, 27.3, 1.37, 26.9, 4.16),
+        ("synthetic", "mlp", "dilate"): (1.67, 0.184, 32.1, 5.33, 13.8, 0.712),
+        ("ecg5000", "mlp", "mse"): (31.5, 1.39, 19.5, 0.159, 7.58, 0.192),
+        ("ecg5000", "mlp", "soft_dtw"): (70.9, 37.2, 18.4, 0.749, 38.9, 8.76),
+        ("ecg5000", "mlp", "dilate"): (37.2, 3.59, 17.7, 0.427, 7.21, 0.886),
+        ("traffic", "mlp", "mse"): (0.620, 0.010, 24.6, 0.180, 16.8, 0.799),
+        ("traffic", "mlp", "soft_dtw"): (2.52, 0.230, 23.4, 5.40, 27.4, 5.01),
+        ("traffic", "mlp", "dilate"): (1.93, 0.080, 23.1, 0.41, 16.7, 0.508),
+        ("synthetic", "seq2seq", "mse"): (1.10, 0.17, 24.6, 1.20, 17.2, 1.22),
+        ("synthetic", "seq2seq", "soft_dtw"): (2.31, 0.45, 22.7, 3.55, 20.0, 3.72),
+        ("synthetic", "seq2seq", "dilate"): (1.21, 0.13, 23.1, 2.44, 14.8, 1.29),
+        ("ecg5000", "seq2seq", "mse"): (21.2, 2.24, 17.8, 1.62, 8.27, 1.03),
+        ("ecg5000", "seq2seq", "soft_dtw"): (75.1, 6.30, 17.1, 0.650, 27.2, 11.1),
+        ("ecg5000", "seq2seq", "dilate"): (30.3, 4.10, 16.1, 0.156, 6.59, 0.786),
+        ("traffic", "seq2seq", "mse"): (0.890, 0.11, 24.6, 1.85, 15.4, 2.25),
+        ("traffic", "seq2seq", "soft_dtw"): (2.22, 0.26, 22.6, 1.34, 22.3, 3.66),
+        ("traffic", "seq2seq", "dilate"): (1.00, 0.260, 23.0, 1.62, 14.4, 1.58),
+    }
+    assert TABLE_1.keys() == printed.keys()
+    for key, row in printed.items():
+        dtw_scale = 10 if key[0] == "ecg5000" else 100
+        scales = np.repeat([100, dtw_scale, 10], 2)
+        np.testing.assert_allclose(np.array(paper_row(*key)) * scales, row, err_msg=str(key))
+    assert paper_row("csv", "mlp", "mse") is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "with_paper"),
+    [
+        ([], {"mse", "soft_dtw", "dilate"}),
+        (["--epochs", "7", "--seed", "3"], {"mse", "soft_dtw", "dilate"}),
+        (["--model", "mlp", "--input-length", "20"], {"mse", "soft_dtw", "dilate"}),
+        (["--alpha", "0.6"], {"mse", "soft_dtw"}),
+        (["--gamma", "0.1"], {"mse"}),
+        (["--hidden-size", "64"], set()),
+        (["--layers", "2"], set()),
+        (["--horizon", "24"], set()),
+    ],
+)
+def test_the_papers_row_stands_beside_ours_only_in_the_papers_setting(flags, with_paper):
+    experiment = program.prepare(parse_args(flags))
+    ours = {"mse": 0.0125, "dtw": 0.19, "tdi": 1.5, "epoch": 499}
+    caption, header, *rows = program.results_table(experiment, dict.fromkeys(LOSSES, ours)).splitlines()
+    assert "after 500 epochs, means over the test set in raw units" in caption
+    assert ("paper's DTW" in header) == ("Table 1" in caption) == bool(with_paper)
+    assert {row.split()[0] for row in rows if "±" in row} == with_paper
+    assert all(re.search(r"0\.01250 +0\.1900 +1\.500", row) for row in rows)
+    if not flags:
+        assert rows[-1].endswith("0.0121 ± 0.0013  0.231 ± 0.0244  1.48 ± 0.129")
+
+
+def test_a_gzipped_csv_is_read(small, table):
+    with gzip.open("waves.csv.gz", "wb") as file:
+        file.write(table.read_bytes())
+    flags = ["waves.csv.gz" if flag == str(table) else flag for flag in small]
+    run(*flags, "--losses", "mse", "--output", "run")
+    assert results("run").keys() == {"mse"}
+
+
+def test_help_names_the_papers_values_and_exits_0():
+    environment = {**os.environ, "COLUMNS": "200"}
+    command = [sys.executable, ROOT / "main.py", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for text in (
+        "units per layer; paper and default: 128",
+        "paper and default: .5, traffic .8",
+        "paper and default: 0.01",
+        "released code and default: 500",
+        "paper and default: synthetic 20, ecg5000 84, traffic 168",
+        "python main.py --resume",
+    ):
+        assert text in done.stdout
+
+
+def test_a_mistake_ends_the_process_with_exit_code_2_and_no_traceback():
+    command = [sys.executable, ROOT / "main.py", "--device", "gpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "main.py: error: --device must be auto, cpu, cuda, cuda:1, ... or mps, got 'gpu'.\n"

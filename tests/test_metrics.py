@@ -1,0 +1,127 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metrics import dtw_tdi, evaluate_forecasts, mse
+
+
+def series(*values):
+    return np.array(values, dtype=float).reshape(1, -1, 1)
+
+
+def all_paths(k):
+    """Every warping path from (0, 0) to (k-1, k-1)."""
+
+    def extend(path):
+        i, j = path[-1]
+        if (i, j) == (k - 1, k - 1):
+            yield path
+        for step in ((1, 1), (1, 0), (0, 1)):
+            nxt = (i + step[0], j + step[1])
+            if max(nxt) < k:
+                yield from extend([*path, nxt])
+
+    return extend([(0, 0)])
+
+
+def test_mse_is_per_series_over_steps_and_variables():
+    target = np.zeros((2, 2, 2))
+    prediction = np.stack([np.full((2, 2), 3.0), [[1.0, 0.0], [0.0, 1.0]]])
+    np.testing.assert_array_equal(mse(prediction, target), [9.0, 0.5])
+
+
+def test_a_perfect_forecast_scores_zero():
+    values = np.random.default_rng(0).standard_normal((3, 7, 2))
+    np.testing.assert_array_equal(dtw_tdi(values, values), np.zeros((2, 3)))
+
+
+def test_a_ramp_one_step_late_has_no_dtw_and_the_tdi_of_its_only_free_path():
+    dtw, tdi = dtw_tdi(series(0, 0, 1, 2, 3), series(0, 1, 2, 3, 3))
+    np.testing.assert_array_equal(dtw, [0.0])
+    # (0,0) (0,1) (1,2) (2,3) (3,4) (4,4): four cells one step off the diagonal.
+    np.testing.assert_allclose(tdi, [4 / 25])
+
+
+def test_ties_are_broken_by_the_diagonal_seen_from_the_end():
+    _, tdi = dtw_tdi(series(0, 0, 0, 1), series(0, 0, 1, 1))
+    # (0,0) (0,1) (1,2) (2,3) (3,3), though entering the detour one cell later would be as cheap.
+    np.testing.assert_allclose(tdi, [3 / 16])
+
+
+def test_dtw_of_constant_series_is_the_root_of_the_summed_squares():
+    dtw, tdi = dtw_tdi(np.full((1, 5, 2), 3.0), np.zeros((1, 5, 2)))
+    np.testing.assert_allclose(dtw, [math.sqrt(5 * 2 * 9)])
+    np.testing.assert_array_equal(tdi, [0.0])
+
+
+@given(seed=st.integers(0, 1000), k=st.integers(1, 5), d=st.integers(1, 3))
+@settings(max_examples=25, deadline=None)
+def test_dtw_and_tdi_equal_the_best_of_all_paths(seed, k, d):
+    x, y = np.random.default_rng(seed).standard_normal((2, 1, k, d))
+    cost = np.square(x[0][:, None] - y[0][None]).sum(-1)
+    best = min(all_paths(k), key=lambda path: sum(cost[i, j] for i, j in path))
+    dtw, tdi = dtw_tdi(x, y)
+    np.testing.assert_allclose(dtw, [math.sqrt(sum(cost[i, j] for i, j in best))])
+    np.testing.assert_allclose(tdi, [sum((i - j) ** 2 for i, j in best) / k**2])
+
+
+def test_dtw_and_tdi_equal_tslearn_with_its_default_arguments():
+    from tslearn.metrics import dtw_path
+
+    target, prediction = np.random.default_rng(1).standard_normal((2, 5, 20, 1)).round(1)
+    dtw, tdi = dtw_tdi(prediction, target)
+    for s in range(5):
+        path, distance = dtw_path(target[s], prediction[s])
+        assert dtw[s] == distance
+        assert tdi[s] == pytest.approx(sum((i - j) ** 2 for i, j in path) / 400)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_forecast_that_is_not_finite_scores_nan_and_spares_the_others(bad):
+    target = np.zeros((3, 4, 1))
+    prediction = target + 1.0
+    prediction[1, 2:] = bad
+    dtw, tdi = dtw_tdi(prediction, target)
+    np.testing.assert_array_equal(np.isnan(dtw), [False, True, False])
+    np.testing.assert_array_equal(np.isnan(tdi), [False, True, False])
+    np.testing.assert_array_equal(mse(prediction, target)[[0, 2]], [1.0, 1.0])
+    assert math.isnan(evaluate_forecasts(prediction, target)["dtw"])
+
+
+def test_tensors_lists_and_arrays_score_alike():
+    target, prediction = np.random.default_rng(2).standard_normal((2, 4, 6, 1)).astype(np.float32)
+    expected = evaluate_forecasts(prediction, target)
+    given_tensors = evaluate_forecasts(torch.from_numpy(prediction).requires_grad_(), torch.from_numpy(target))
+    assert given_tensors == expected
+    assert evaluate_forecasts(prediction.tolist(), target.tolist()) == expected
+
+
+def test_evaluate_forecasts_is_the_mean_over_series():
+    target, prediction = np.random.default_rng(3).standard_normal((2, 5, 6, 2))
+    dtw, tdi = dtw_tdi(prediction, target)
+    scores = evaluate_forecasts(prediction, target)
+    expected = {"mse": mse(prediction, target).mean(), "dtw": dtw.mean(), "tdi": tdi.mean()}
+    assert scores == pytest.approx(expected)
+    assert all(type(value) is float for value in scores.values())
+
+
+@pytest.mark.parametrize("metric", [mse, dtw_tdi, evaluate_forecasts])
+@pytest.mark.parametrize("shapes", [((2, 4, 1), (2, 4, 2)), ((2, 4, 1), (3, 4, 1))])
+def test_series_of_different_shapes_are_refused_in_one_sentence(metric, shapes):
+    with pytest.raises(ValueError, match=r"must both be of shape .* got"):
+        metric(*map(np.zeros, shapes))
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 0, 1)])
+def test_series_without_the_three_axes_are_refused(shape):
+    with pytest.raises(ValueError, match=r"\(series, steps, variables\)"):
+        mse(np.zeros(shape), np.zeros(shape))
+
+
+def test_no_series_at_all_has_no_mean():
+    with pytest.raises(ValueError, match=r"at least one series, got shape \(0, 4, 1\)"):
+        evaluate_forecasts(np.zeros((0, 4, 1)), np.zeros((0, 4, 1)))

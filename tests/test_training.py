@@ -1,0 +1,439 @@
+import os
+import re
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from data.windows import WindowDataset
+from metrics import evaluate_forecasts
+from models import build_model
+from training import (
+    CheckpointError,
+    DivergenceError,
+    atomic_write,
+    eval_model,
+    load_checkpoint,
+    load_weights,
+    predict,
+    train_model,
+)
+
+
+class Terms(NamedTuple):
+    loss: torch.Tensor
+    shape: torch.Tensor
+    temporal: torch.Tensor
+
+
+class TwoTerms(nn.Module):
+    """A criterion with components, as DILATE has them."""
+
+    def components(self, prediction, target):
+        shape, temporal = (prediction - target).square().mean(), (prediction - target).abs().mean()
+        return Terms(0.5 * (shape + temporal), shape, temporal)
+
+    def forward(self, prediction, target):
+        return self.components(prediction, target).loss
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Train and test windows of noisy sines; 17 series leave a partial batch of 8."""
+    rng = np.random.default_rng(0)
+    phase = rng.uniform(0, 6, (30, 1, 1))
+    values = np.sin(phase + 0.5 * np.arange(9).reshape(1, 9, 1)) + 0.01 * rng.standard_normal((30, 9, 1))
+    inputs, targets = values[:, :5], values[:, 5:]
+    return WindowDataset(inputs[:17], targets[:17]), WindowDataset(inputs[17:], targets[17:])
+
+
+def fresh_net(dropout=0.0):
+    torch.manual_seed(0)
+    net = build_model("seq2seq", input_length=5, horizon=4, hidden_size=6)
+    return nn.Sequential(nn.Dropout(dropout), net) if dropout else net
+
+
+def train(net, parts, criterion=None, **options):
+    options = {"epochs": 5, "batch_size": 8, "print_every": 0, "eval_every": 2, **options}
+    return train_model(net, criterion or nn.MSELoss(), *parts, **options)
+
+
+def numbers(history):
+    """The records without the time that they took."""
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
+
+
+def weights(net):
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def assert_same_weights(net, other):
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_training_lowers_the_error(parts):
+    net = fresh_net()
+    before = eval_model(net, parts[1])
+    train(net, parts, epochs=30, learning_rate=1e-2)
+    assert eval_model(net, parts[1])["mse"] < 0.5 * before["mse"]
+
+
+def test_training_equals_adam_written_out(parts):
+    net, other = fresh_net(), fresh_net()
+    train(net, parts, epochs=2, batch_size=100, learning_rate=1e-2)
+    moments = [[torch.zeros_like(p), torch.zeros_like(p)] for p in other.parameters()]
+    inputs, targets = parts[0][list(range(17))]
+    for step in (1, 2):
+        gradients = torch.autograd.grad((other(inputs) - targets).square().mean(), list(other.parameters()))
+        with torch.no_grad():
+            for p, g, (m, v) in zip(other.parameters(), gradients, moments, strict=True):
+                m.mul_(0.9).add_(0.1 * g)
+                v.mul_(0.999).add_(0.001 * g * g)
+                p -= 1e-2 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-4, atol=1e-6)
+
+
+def test_every_epoch_sees_every_series_once_in_a_new_order(parts):
+    served = []
+
+    class Spy(WindowDataset):
+        def __getitem__(self, index):
+            served.append(list(index))
+            return super().__getitem__(index)
+
+    spy = Spy(parts[0].inputs, parts[0].targets)
+    train(fresh_net(), (spy, parts[1]), epochs=2, eval_every=0)
+    sizes = [len(batch) for batch in served]
+    first, second = [*chain(*served[:3])], [*chain(*served[3:])]
+    assert sizes == [8, 8, 1, 8, 8, 1]
+    assert sorted(first) == sorted(second) == list(range(17))
+    assert first != second
+
+
+def test_evaluations_come_at_epoch_0_every_few_epochs_and_at_the_end(parts):
+    assert [record["epoch"] for record in train(fresh_net(), parts, epochs=6, eval_every=2)] == [0, 2, 4, 5]
+    assert [record["epoch"] for record in train(fresh_net(), parts, epochs=3, eval_every=0)] == [2]
+
+
+def test_a_record_holds_the_test_scores_of_that_epoch(parts):
+    net, seen = fresh_net(), []
+    history = train(net, parts, on_eval=seen.append)
+    assert seen == history
+    last = history[-1]
+    assert list(last) == ["epoch", "train_loss", "mse", "dtw", "tdi", "seconds"]
+    prediction, target = predict(net, parts[1])
+    assert {key: last[key] for key in ("mse", "dtw", "tdi")} == evaluate_forecasts(prediction, target)
+    assert all(type(value) in (int, float) for value in last.values())
+
+
+def test_train_loss_is_the_mean_over_the_series_of_the_epoch(parts):
+    net = fresh_net()
+    history = train(net, parts, epochs=1, batch_size=100)
+    inputs, targets = parts[0][list(range(17))]
+    expected = (fresh_net()(inputs) - targets).square().mean().item()
+    assert history[0]["train_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_printed_lines_have_the_released_form_and_the_terms_of_the_criterion(parts, capsys):
+    train(fresh_net(), parts, TwoTerms(), epochs=3, print_every=2, eval_every=2)
+    lines = capsys.readouterr().out.splitlines()
+    number = r"([-+.\de]+)"
+    line = rf"epoch  (\d+)  loss  {number}  loss shape  {number}  loss temporal  {number}"
+    evaluation = rf" Eval mse=  {number} dtw=  {number} tdi=  {number}"
+    matches = [re.fullmatch(line, text) for text in lines[::2]]
+    assert [match[1] for match in matches] == ["0", "2"]
+    assert all(re.fullmatch(evaluation, text) for text in lines[1::2])
+    loss, shape, temporal = map(float, matches[0].groups()[1:])
+    assert loss == pytest.approx(0.5 * (shape + temporal), rel=1e-4)
+    assert min(shape, temporal) > 0
+
+
+def test_a_criterion_without_components_prints_zero_terms(parts, capsys):
+    train(fresh_net(), parts, epochs=1, print_every=1)
+    assert "  loss shape  0  loss temporal  0" in capsys.readouterr().out
+
+
+def test_print_every_0_prints_nothing_and_no_bar_is_drawn_off_a_terminal(parts, capsys):
+    train(fresh_net(), parts, progress="label")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_shows_label_and_loss_on_a_terminal(parts, capsys, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    train(fresh_net(), parts, progress="dilate")
+    err = capsys.readouterr().err
+    assert "dilate" in err
+    assert "loss " in err
+    assert "5/5" in err
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(parts):
+    net, again, other = fresh_net(), fresh_net(), fresh_net()
+    history = train(net, parts, seed=3)
+    torch.rand(7)
+    assert numbers(train(again, parts, seed=3)) == numbers(history)
+    assert_same_weights(net, again)
+    assert numbers(train(other, parts, seed=4)) != numbers(history)
+
+
+def test_the_callers_random_state_is_put_back(parts):
+    net = fresh_net()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(net, parts)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_denormal_numbers_count_as_0_in_training_and_evaluation_only(parts, before):
+    def denormals_are_0():
+        return bool(torch.tensor(1e-40) * 1 == 0)
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.seen = fresh_net(), set()
+
+        def forward(self, x):
+            self.seen.add((self.training, denormals_are_0()))
+            return self.net(x)
+
+    spy = Spy()
+    if not torch.set_flush_denormal(before):
+        pytest.skip("this CPU has no such mode")
+    try:
+        train(spy, parts, epochs=1)
+        assert denormals_are_0() == before
+        predict(spy, parts[1])
+        assert denormals_are_0() == before
+    finally:
+        torch.set_flush_denormal(False)
+    assert spy.seen == {(True, True), (False, True)}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_resumed_training_is_bitwise_that_of_an_uninterrupted_one(parts, tmp_path, dropout):
+    whole, broken, resumed = fresh_net(dropout), fresh_net(dropout), fresh_net(dropout)
+    history = train(whole, parts, TwoTerms(), epochs=7)
+
+    class StopError(Exception):
+        pass
+
+    class StopsInEpoch3(TwoTerms):
+        calls = 0
+
+        def forward(self, prediction, target):
+            self.calls += 1
+            if self.calls == 3 * 3 + 2:
+                raise StopError
+            return super().forward(prediction, target)
+
+    with pytest.raises(StopError):
+        train(broken, parts, StopsInEpoch3(), epochs=7, checkpoint=tmp_path / "c.pt")
+    assert load_checkpoint(tmp_path / "c.pt")["epoch"] == 2
+    continued = train(resumed, parts, TwoTerms(), epochs=7, checkpoint=tmp_path / "c.pt")
+    assert numbers(continued) == numbers(history)
+    assert_same_weights(resumed, whole)
+
+
+def test_a_finished_training_is_not_repeated(parts, tmp_path):
+    history = train(fresh_net(), parts, checkpoint=tmp_path / "c.pt")
+
+    def must_not_be_called(prediction, target):
+        raise AssertionError
+
+    net = fresh_net()
+    assert train(net, parts, must_not_be_called, checkpoint=tmp_path / "c.pt") == history
+    assert eval_model(net, parts[1]) == {key: history[-1][key] for key in ("mse", "dtw", "tdi")}
+
+
+def test_more_epochs_extend_a_finished_training(parts, tmp_path):
+    whole, extended = fresh_net(), fresh_net()
+    train(whole, parts, epochs=6)
+    train(fresh_net(), parts, epochs=3, checkpoint=tmp_path / "c.pt")
+    train(extended, parts, epochs=6, checkpoint=tmp_path / "c.pt")
+    assert_same_weights(extended, whole)
+
+
+def test_seconds_add_up_over_sessions(parts, tmp_path):
+    first = train(fresh_net(), parts, epochs=3, checkpoint=tmp_path / "c.pt")[-1]["seconds"]
+    seconds = [r["seconds"] for r in train(fresh_net(), parts, epochs=6, checkpoint=tmp_path / "c.pt")]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
+    assert seconds[-1] > first
+
+
+def test_a_checkpoint_holds_plain_values_and_tensors_only(parts, tmp_path):
+    settings = {"loss": "mse", "alpha": 0.5, "losses": ["mse"], "path": None}
+    history = train(fresh_net(), parts, checkpoint=tmp_path / "deep" / "c.pt", settings=settings)
+    state = torch.load(tmp_path / "deep" / "c.pt", weights_only=True)
+    assert state["epoch"] == 4
+    assert state["history"] == history
+    assert state["settings"] == settings
+    assert state["protocol"] == {"learning_rate": 1e-3, "batch_size": 8, "seed": 0}
+    assert os.listdir(tmp_path / "deep") == ["c.pt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 1e-2}, "was trained with learning_rate=0.001 and cannot go on with 0.01"),
+        ({"batch_size": 4}, "batch_size=8 and cannot go on with 4"),
+        ({"seed": 1}, "seed=0 and cannot go on with 1"),
+    ],
+)
+def test_a_training_cannot_go_on_with_other_numbers(parts, tmp_path, change, message):
+    train(fresh_net(), parts, epochs=1, checkpoint=tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=message):
+        train(fresh_net(), parts, checkpoint=tmp_path / "c.pt", **change)
+
+
+def test_fewer_epochs_than_the_checkpoint_has_are_refused(parts, tmp_path):
+    train(fresh_net(), parts, epochs=3, checkpoint=tmp_path / "c.pt")
+    with pytest.raises(ValueError, match=r"epochs must be at least 3, .* got 2"):
+        train(fresh_net(), parts, epochs=2, checkpoint=tmp_path / "c.pt")
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(parts, tmp_path):
+    train(fresh_net(), parts, epochs=1, checkpoint=tmp_path / "c.pt")
+    state = load_checkpoint(tmp_path / "c.pt")
+    wider = build_model("seq2seq", input_length=5, horizon=4, hidden_size=7)
+    before = weights(wider)
+    with pytest.raises(CheckpointError, match=r"of shape \(18, 1\) there and of shape \(21, 1\) here"):
+        load_weights(wider, state, "c.pt")
+    assert all(torch.equal(value, before[name]) for name, value in wider.state_dict().items())
+    with pytest.raises(CheckpointError, match=r"c\.pt belongs to another network: .* missing"):
+        load_weights(build_model("mlp", input_length=5, horizon=4), state, "c.pt")
+
+
+def test_a_bare_state_dict_is_read_as_weights_but_starts_no_training(parts, tmp_path):
+    net = fresh_net()
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    other = build_model("seq2seq", input_length=5, horizon=4, hidden_size=6)
+    load_weights(other, load_checkpoint(tmp_path / "w.pt"), "w.pt")
+    assert_same_weights(other, net)
+    with pytest.raises(CheckpointError, match="holds weights only"):
+        train(fresh_net(), parts, checkpoint=tmp_path / "w.pt")
+
+
+class NotPlain:
+    """Something that only unpickling code could bring back."""
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 damaged", {"epoch": 3}, NotPlain(), []])
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_sentence(tmp_path, content):
+    path = tmp_path / "odd.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"odd\.pt is not a checkpoint: ") as raised:
+        load_checkpoint(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_truncated_checkpoint_is_refused_in_one_sentence(parts, tmp_path):
+    path = tmp_path / "c.pt"
+    train(fresh_net(), parts, epochs=1, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        train(fresh_net(), parts, checkpoint=path)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no checkpoint .*none\.pt"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+def test_an_interrupted_write_keeps_the_old_file_and_leaves_no_draft(tmp_path):
+    path = tmp_path / "c.pt"
+    path.write_bytes(b"old")
+
+    def write_and_stop():
+        with atomic_write(path) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_stop()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["c.pt"]
+    with atomic_write(path) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(parts, tmp_path):
+    def overflow(prediction, target):
+        return (prediction * 1e38).exp().mean()
+
+    with pytest.raises(DivergenceError, match=r"became (nan|inf) in epoch 0: try a smaller learning rate"):
+        train(fresh_net(), parts, overflow, checkpoint=tmp_path / "c.pt")
+    assert not (tmp_path / "c.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"learning_rate": 0.0}, ValueError, "learning_rate must be a positive number, got 0.0"),
+        ({"learning_rate": float("nan")}, ValueError, "learning_rate must be a positive number, got nan"),
+        ({"epochs": 0}, ValueError, "epochs must be .* at least 1, given 0"),
+        ({"batch_size": 0}, ValueError, "batch_size must be .* at least 1, given 0"),
+        ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number"),
+        ({"print_every": -1}, ValueError, "print_every must be .* at least 0, given -1"),
+        ({"eval_every": -1}, ValueError, "eval_every must be .* at least 0, given -1"),
+        ({"seed": -1}, ValueError, "seed must be .* at least 0, given -1"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_in_one_sentence(parts, options, kind, message):
+    with pytest.raises(kind, match=message):
+        train(fresh_net(), parts, **options)
+
+
+def test_evaluation_records_no_gradients_and_keeps_the_mode_of_the_network(parts):
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = fresh_net()
+            self.calls = []
+
+        def forward(self, x):
+            forecast = self.net(x)
+            self.calls.append((self.training, forecast.requires_grad))
+            return forecast
+
+    spy = Spy().train()
+    scores, prediction = eval_model(spy, parts[1], 5, return_predictions=True)
+    assert spy.calls == [(False, False)] * 3
+    assert spy.training
+    assert prediction.shape == (13, 4, 1)
+    assert scores == evaluate_forecasts(prediction, parts[1].targets)
+    spy.eval()
+    predict(spy, parts[1])
+    assert not spy.training
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(parts):
+    net = fresh_net()
+    assert eval_model(net, parts[1], 5) == pytest.approx(eval_model(net, parts[1], 100), rel=1e-5)
+
+
+def test_a_float64_network_is_trained_on_float32_data(parts):
+    net = fresh_net().double()
+    train(net, parts)
+    assert predict(net, parts[1])[0].dtype == torch.float64
+
+
+def test_an_empty_dataset_cannot_be_forecast(parts):
+    empty = torch.utils.data.Subset(parts[1], [])
+    with pytest.raises(ValueError, match="at least one series"):
+        predict(fresh_net(), empty)

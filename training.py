@@ -1,0 +1,408 @@
+"""Training and evaluation: the loss is an argument, and every evaluation leaves a checkpoint behind."""
+
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from data.windows import batches, check_count
+from metrics import evaluate_forecasts
+
+__all__ = [
+    "CheckpointError",
+    "DivergenceError",
+    "atomic_write",
+    "eval_model",
+    "load_checkpoint",
+    "load_weights",
+    "predict",
+    "save_checkpoint",
+    "train_model",
+]
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+Record = dict[str, int | float]
+
+CHECKPOINT_KEYS = frozenset({"net", "optimizer", "epoch", "history", "protocol", "settings"})
+
+
+class CheckpointError(ValueError):
+    """A file is no checkpoint of ours, or one of another network or another training."""
+
+
+class DivergenceError(ArithmeticError):
+    """The training loss is nan or infinite, so the weights are lost."""
+
+
+@contextmanager
+def _flushed_denormals() -> Iterator[None]:
+    """Let the CPU count magnitudes below 1.2e-38 (float32) as 0."""
+    # Gradients that vanish over a hundred time steps end there, where CPUs are slow by an order of magnitude:
+    # a training step of 168 -> 24 took 960 ms with such numbers and 215 ms without, with the same gradients.
+    before = bool(torch.tensor(1e-40, dtype=torch.float32) * 1 == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+def train_model(
+    net: nn.Module,
+    criterion: Criterion,
+    train_set: Dataset,
+    test_set: Dataset,
+    *,
+    learning_rate: float = 1e-3,
+    epochs: int = 500,
+    batch_size: int = 100,
+    print_every: int = 50,
+    eval_every: int = 50,
+    device: torch.device | str | None = None,
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, object] | None = None,
+    on_eval: Callable[[Record], None] | None = None,
+    progress: bool | str = False,
+) -> list[Record]:
+    """Train a network with Adam, in place, and evaluate it on the way (the released code's protocol).
+
+    Epochs count from 0, as in the released code: with 500 epochs and ``eval_every=50`` the network is
+    evaluated after epochs 0, 50, ..., 450 and after the last one, 499. Every epoch shuffles the training set
+    by a generator of its own, seeded by (``seed``, epoch), and so is torch's global one for networks with
+    dropout (your global random state is put back afterwards). A training continued from a checkpoint
+    therefore gives exactly the numbers of one that was never interrupted. Denormal numbers count as 0.
+
+    Args:
+        net: Maps ``(B, N_input, input_size)`` to ``(B, N_output, output_size)``. Batches are brought to the
+            dtype and device of its parameters.
+        criterion: ``criterion(prediction, target)`` gives the scalar to minimise. If it also has
+            ``components(prediction, target) -> (loss, shape, temporal)``, these terms are printed.
+        train_set: Dataset that serves ``dataset[indices]`` as a batch ``(input, target, ...)``.
+        test_set: The same, for the evaluations.
+        learning_rate: Adam's step size.
+        epochs: Passes over the training set, those before the checkpoint included.
+        batch_size: Series per step; the last batch of an epoch holds what is left.
+        print_every: Epochs between two printed lines; 0 prints nothing.
+        eval_every: Epochs between two evaluations; 0 evaluates after the last epoch only.
+        device: Where to train; where the parameters are, if not given.
+        seed: Seeds the order of the batches, at least 0.
+        checkpoint: File to continue from, if it exists, and to write at every evaluation.
+        settings: Plain values to keep in the checkpoint, for whoever evaluates it.
+        on_eval: Called with each new record, once its checkpoint is written.
+        progress: Show a progress bar on stderr, if that is a terminal; a string labels it.
+
+    Returns:
+        A record per evaluation, earlier sessions included: ``epoch``, ``train_loss`` (mean over that epoch's
+        series), ``mse``, ``dtw``, ``tdi`` (means over the test set) and ``seconds`` (of training, without
+        evaluation, since epoch 0).
+
+    Raises:
+        TypeError: If a count is not a whole number.
+        ValueError: If a number is out of its range, or the checkpoint is beyond ``epochs``.
+        CheckpointError: If the checkpoint is unreadable, or of another network, learning rate, batch size or
+            seed.
+        DivergenceError: If the training loss becomes nan or infinite.
+        OSError: If the checkpoint cannot be read or written.
+    """
+    _check_numbers(learning_rate, epochs, batch_size, print_every, eval_every, seed)
+    if device is not None:
+        net.to(device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
+    protocol = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+    start, history = _restore(checkpoint, net, optimizer, protocol)
+    if start > epochs:
+        raise ValueError(f"epochs must be at least {start}, which {checkpoint} already has, got {epochs}.")
+    seconds = history[-1]["seconds"] if history else 0.0
+    with _flushed_denormals(), _kept_random_state(net), _bar(progress, start, epochs) as bar:
+        for epoch in range(start, epochs):
+            begun = perf_counter()
+            batch_order = _seed_epoch(seed, epoch)
+            summary = _train_epoch(net, criterion, optimizer, batches(train_set, batch_size, batch_order))
+            seconds += perf_counter() - begun
+            _check_finite(summary, epoch)
+            _advance(bar, summary)
+            last = epoch == epochs - 1
+            if print_every and _due(epoch, print_every, last):
+                tqdm.write(_training_line(epoch, summary, criterion))
+            if not _due(epoch, eval_every, last):
+                continue
+            scores = eval_model(net, test_set, batch_size)
+            history.append({"epoch": epoch, "train_loss": summary.mean, **scores, "seconds": seconds})
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, net, optimizer, epoch, history, protocol, settings)
+            if print_every:
+                tqdm.write(_evaluation_line(scores))
+            if on_eval is not None:
+                on_eval(history[-1])
+    return history
+
+
+def eval_model(
+    net: nn.Module, dataset: Dataset, batch_size: int = 100, *, return_predictions: bool = False
+) -> dict[str, float] | tuple[dict[str, float], Tensor]:
+    """Forecast a whole dataset without autograd, and measure the forecasts (section 4.1).
+
+    Args:
+        net: Maps ``(B, N_input, input_size)`` to ``(B, N_output, output_size)``.
+        dataset: Dataset that serves ``dataset[indices]`` as a batch ``(input, target, ...)``.
+        batch_size: Series per call of the network.
+        return_predictions: Also return the forecasts.
+
+    Returns:
+        ``{"mse": ..., "dtw": ..., "tdi": ...}``, means over the dataset, and on request the forecasts,
+        ``(S, N_output, output_size)``, on the CPU.
+    """
+    prediction, target = predict(net, dataset, batch_size)
+    scores = evaluate_forecasts(prediction, target)
+    return (scores, prediction) if return_predictions else scores
+
+
+@torch.no_grad()
+@_flushed_denormals()
+def predict(net: nn.Module, dataset: Dataset, batch_size: int = 100) -> tuple[Tensor, Tensor]:
+    """Forecast a whole dataset, in its order, without autograd.
+
+    Args:
+        net: Maps ``(B, N_input, input_size)`` to ``(B, N_output, output_size)``.
+        dataset: Dataset that serves ``dataset[indices]`` as a batch ``(input, target, ...)``.
+        batch_size: Series per call of the network.
+
+    Returns:
+        Forecasts and targets, both ``(S, N_output, output_size)``, on the CPU.
+
+    Raises:
+        ValueError: If the dataset is empty.
+    """
+    if not len(dataset):
+        raise ValueError("dataset must hold at least one series to forecast, got 0.")
+    like, was_training = next(net.parameters()), net.training
+    net.eval()
+    try:
+        pairs = [(net(batch[0].to(like)).cpu(), batch[1]) for batch in batches(dataset, batch_size)]
+    finally:
+        net.train(was_training)
+    predictions, targets = zip(*pairs, strict=True)
+    return torch.cat(predictions), torch.cat(targets)
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    history: list[Record],
+    protocol: Mapping[str, int | float],
+    settings: Mapping[str, object] | None = None,
+) -> None:
+    """Write a training's state, whole or not at all: state_dicts and plain values only.
+
+    Args:
+        path: File to write; its folder is made if need be.
+        net: Its ``state_dict`` is kept.
+        optimizer: Its ``state_dict`` is kept.
+        epoch: Last finished epoch, counted from 0.
+        history: Records of `train_model`.
+        protocol: What a continued training must agree with: learning rate, batch size, seed.
+        settings: More plain values to keep.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    state = {
+        "net": net.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": epoch,
+        "history": history,
+        "protocol": dict(protocol),
+        "settings": dict(settings or {}),
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        torch.save(state, file)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict:
+    """Read what `save_checkpoint` wrote, with all tensors on the CPU, running no code from the file.
+
+    A file that holds nothing but a network's state_dict, such as the released code's weights, is read as a
+    checkpoint with only the key ``net``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        OSError: If it cannot be read.
+        CheckpointError: If it holds something else.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no checkpoint {path}.")
+    content = path.read_bytes()
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:
+        # torch raises half a dozen kinds of errors here, and none of their texts says what to do.
+        raise CheckpointError(f"{path} is not a checkpoint: it is damaged or holds other things.") from None
+    if isinstance(state, dict) and state.keys() >= CHECKPOINT_KEYS:
+        return state
+    if isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values()):
+        return {"net": state}
+    raise CheckpointError(f"{path} is not a checkpoint: it holds neither a training nor a network's weights.")
+
+
+def load_weights(net: nn.Module, checkpoint: Mapping, path: str | os.PathLike[str]) -> None:
+    """Copy a checkpoint's weights into a network.
+
+    Args:
+        net: The network.
+        checkpoint: As read by `load_checkpoint`.
+        path: The file that it came from, for the message.
+
+    Raises:
+        CheckpointError: If names or shapes of the parameters differ; the network is then unchanged.
+    """
+    own, given = net.state_dict(), checkpoint["net"]
+    odd = sorted(own.keys() ^ given.keys()) or [n for n in own if own[n].shape != given[n].shape]
+    if odd:
+        raise CheckpointError(
+            f"{path} belongs to another network: {odd[0]} is {_shape_of(given, odd[0])} there and "
+            f"{_shape_of(own, odd[0])} here."
+        )
+    net.load_state_dict(given)
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes the place of ``path`` once it is complete, and never before."""
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            yield file
+            file.flush()
+            # Otherwise a power cut may leave the new name on a file without content.
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+class _EpochSummary(NamedTuple):
+    mean: float  # over the epoch's series
+    last: float  # of the last batch, which is what the released code prints
+    prediction: Tensor  # of the last batch, before its step
+    target: Tensor
+
+
+def _train_epoch(
+    net: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer, loader: DataLoader
+) -> _EpochSummary:
+    net.train()
+    like = next(net.parameters())
+    total, count = 0.0, 0
+    for batch in loader:
+        inputs, target = batch[0].to(like), batch[1].to(like)
+        optimizer.zero_grad()
+        prediction = net(inputs)
+        loss = criterion(prediction, target)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(inputs)
+        count += len(inputs)
+    return _EpochSummary(float(total) / count, float(loss.detach()), prediction.detach(), target)
+
+
+def _seed_epoch(seed: int, epoch: int) -> torch.Generator:
+    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
+    torch.manual_seed(mixed)
+    return torch.Generator().manual_seed(mixed)
+
+
+@contextmanager
+def _kept_random_state(net: nn.Module) -> Iterator[None]:
+    devices = {parameter.device for parameter in net.parameters() if parameter.is_cuda}
+    with torch.random.fork_rng(devices=sorted(device.index for device in devices)):
+        yield
+
+
+def _restore(
+    checkpoint: str | os.PathLike[str] | None,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    protocol: Mapping[str, int | float],
+) -> tuple[int, list[Record]]:
+    if checkpoint is None or not Path(checkpoint).exists():
+        return 0, []
+    state = load_checkpoint(checkpoint)
+    if not state.keys() >= CHECKPOINT_KEYS:
+        raise CheckpointError(f"{checkpoint} holds weights only, so no training can be continued from it.")
+    for name, value in protocol.items():
+        before = state["protocol"].get(name)
+        if before != value:
+            raise CheckpointError(f"{checkpoint} was trained with {name}={before} and cannot go on with {value}.")
+    load_weights(net, state, checkpoint)
+    optimizer.load_state_dict(state["optimizer"])
+    return state["epoch"] + 1, state["history"]
+
+
+def _check_numbers(
+    learning_rate: float, epochs: int, batch_size: int, print_every: int, eval_every: int, seed: int
+) -> None:
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate must be a positive number, got {learning_rate}.")
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
+    for name, value in {"print_every": print_every, "eval_every": eval_every, "seed": seed}.items():
+        check_count(name, value, at_least=0)
+
+
+def _check_finite(summary: _EpochSummary, epoch: int) -> None:
+    if not np.isfinite(summary.mean):
+        raise DivergenceError(
+            f"The training loss became {summary.mean} in epoch {epoch}: try a smaller learning rate, "
+            "a larger gamma, or standardised data."
+        )
+
+
+def _advance(bar: tqdm, summary: _EpochSummary) -> None:
+    bar.set_postfix_str(f"loss {summary.mean:.4g}", refresh=False)
+    bar.update()
+
+
+def _due(epoch: int, every: int, last: bool) -> bool:
+    return last or (every > 0 and epoch % every == 0)
+
+
+def _bar(progress: bool | str, start: int, epochs: int) -> tqdm:
+    label = progress if isinstance(progress, str) else None
+    # disable=None is tqdm's way to say: only where stderr is a terminal.
+    return tqdm(desc=label, initial=start, total=epochs, unit="epoch", disable=None if progress else True)
+
+
+def _training_line(epoch: int, summary: _EpochSummary, criterion: Criterion) -> str:
+    shape = temporal = 0.0
+    if hasattr(criterion, "components"):
+        with torch.no_grad():
+            _, shape, temporal = criterion.components(summary.prediction, summary.target)
+    return (
+        f"epoch  {epoch}  loss  {summary.last:.6g}  loss shape  {float(shape):.6g}  "
+        f"loss temporal  {float(temporal):.6g}"
+    )
+
+
+def _evaluation_line(scores: Mapping[str, float]) -> str:
+    return f" Eval mse=  {scores['mse']:.6g} dtw=  {scores['dtw']:.6g} tdi=  {scores['tdi']:.6g}"
+
+
+def _shape_of(state: Mapping[str, Tensor], name: str) -> str:
+    return f"of shape {tuple(state[name].shape)}" if name in state else "missing"
