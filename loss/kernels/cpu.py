@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from .simd import SLACK, exp2, log2, row_loop
+from .simd import SLACK, exp2, flush_denormals, log2, restore_denormals, row_loop
 
 _JIT = {"nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -49,10 +49,10 @@ _LEAST = 2.0**-126  # weights below this are zero
 
 @row_loop
 def _square_differences(arrays, at, numbers):
-    """Cost += scale * (x - y)**2, in float64: nothing is lost for series far away from zero."""
-    x, y, cost = arrays
+    """Cost = what other variables cost + scale * (x - y)**2; float64 keeps the digits of series far from zero."""
+    x, y, others, cost = arrays
     difference = x.load(at[0]).double() - y.load(at[1]).double()
-    cost.store(at[2], cost.load(at[2]) + difference * difference * numbers[0])
+    cost.store(at[2], others.load(at[2]) + difference * difference * numbers[0])
 
 
 @row_loop
@@ -63,21 +63,47 @@ def _add_omega(arrays, at, numbers):
 
 
 @row_loop
+def _fill(arrays, at, numbers):
+    """Write one number."""
+    arrays[0].store(at[0], numbers[0])
+
+
+@row_loop
+def _blank(arrays, at, numbers):
+    """Write zeros into each of the five parts of the table of weights."""
+    (T,) = arrays
+    for offset in at:
+        T.store(offset, numbers[0])
+
+
+@row_loop
 def _soft_minimum(arrays, at, numbers):
-    """V = cost + softmin of the three predecessors, and the weights q of each."""
+    """V = cost + softmin of the three predecessors, and the weights q of each.
+
+    Two powers are enough: one for left against up, one for the smaller of these against the diagonal.
+    """
     V, cost, T = arrays
     here, left, diagonal, up, at_cost, q_left, q_diagonal, q_up = at
-    predecessors = [V.load(o) for o in (left, diagonal, up)]
-    least = predecessors[0].least(predecessors[2]).least(predecessors[1])
-    powers = []
-    for V_p in predecessors:
-        exponent = (least - V_p).at_least(-126.0)
-        powers.append(exp2(exponent.to(T.vector.element)) - _LEAST)
-    total = powers[0] + powers[1] + powers[2]
+    V_left, V_diagonal, V_up = V.load(left), V.load(diagonal), V.load(up)
+    straight = V_left.least(V_up)
+    number = T.vector.element
+    sideways, across = (V_left - V_up).to(number), (V_diagonal - straight).to(number)
+    lesser = _power(sideways)  # of left and up, the weight of the larger V; the other one's is 1
+    behind = _power(across)  # likewise for the diagonal and the better of left and up
+    diagonal_weight, straight_weight = across.where_positive(behind, 1.0), across.where_positive(1.0, behind)
+    total = straight_weight * (lesser + 1.0) + diagonal_weight
     inverse = 1.0 / total
-    for o, power in zip((q_left, q_diagonal, q_up), powers, strict=True):
-        T.store(o, power * inverse)
-    V.store(here, cost.load(at_cost) + least - log2(total).double())
+    best = straight_weight * inverse
+    other = best * lesser
+    T.store(q_left, sideways.where_positive(other, best))
+    T.store(q_up, sideways.where_positive(best, other))
+    T.store(q_diagonal, diagonal_weight * inverse)
+    V.store(here, cost.load(at_cost) + straight.least(V_diagonal) - log2(total).double())
+
+
+def _power(difference):
+    """``2**-|difference|``, and zero where that is nothing at all; NaN for NaN."""
+    return exp2(difference.minus_abs().at_least(-126.0)) - _LEAST
 
 
 @row_loop
@@ -89,11 +115,12 @@ def _dual_part(arrays, at, numbers):
     """
     V_dot, omega, T = arrays
     here, left, diagonal, up, at_omega, q_left, q_diagonal, q_up, q_dot_left, q_dot_up = at
-    (inverse_gamma,) = numbers
+    number = T.vector.element
+    inverse_gamma = numbers[0].to(number)
     base = V_dot.load(diagonal)
-    u_left, u_up = V_dot.load(left) - base, V_dot.load(up) - base
-    w_left, w_diagonal, w_up = T.load(q_left).double(), T.load(q_diagonal).double(), T.load(q_up).double()
-    V_dot.store(here, omega.load(at_omega) + base + (w_left * u_left + w_up * u_up))
+    u_left, u_up = (V_dot.load(left) - base).to(number), (V_dot.load(up) - base).to(number)
+    w_left, w_diagonal, w_up = T.load(q_left), T.load(q_diagonal), T.load(q_up)
+    V_dot.store(here, omega.load(at_omega) + base + (w_left * u_left + w_up * u_up).double())
     between = u_up - u_left
     T.store(q_dot_left, w_left * inverse_gamma * (w_up * between - w_diagonal * u_left))
     T.store(q_dot_up, w_up * inverse_gamma * (0.0 - (w_left * between + w_diagonal * u_up)))
@@ -102,10 +129,24 @@ def _dual_part(arrays, at, numbers):
 @row_loop
 def _restore_mass(arrays, at, numbers):
     """E / (sum of q), to second order: rounded weights must not lose or make paths along thousands of steps."""
-    E, mass, T = arrays
+    T, E, mass = arrays
     here, q_left, q_diagonal, q_up = at
-    total = T.load(q_left).double() + T.load(q_diagonal).double() + T.load(q_up).double()
-    mass.store(here, E.load(here) * (2.0 - total))
+    mass.store(here, E.load(here) * _correction(T, q_left, q_diagonal, q_up))
+
+
+@row_loop
+def _restore_mass_dual(arrays, at, numbers):
+    """The same for E and E_dot."""
+    T, E, mass, E_dot, mass_dot = arrays
+    here, q_left, q_diagonal, q_up = at
+    correction = _correction(T, q_left, q_diagonal, q_up)
+    mass.store(here, E.load(here) * correction)
+    mass_dot.store(here, E_dot.load(here) * correction)
+
+
+def _correction(T, q_left, q_diagonal, q_up):
+    """About ``1 / (sum of q)``; the sum's distance from one is exact, for it is summed in float64."""
+    return 2.0 - (T.load(q_left).double() + T.load(q_diagonal).double() + T.load(q_up).double())
 
 
 @row_loop
@@ -118,11 +159,13 @@ def _pull(arrays, at, numbers):
 
 
 @row_loop
-def _pull_dot(arrays, at, numbers):
-    """E_dot of row d - 1, likewise."""
-    T, E, mass_dot, carried_dot, E_dot_next = arrays
+def _pull_dual(arrays, at, numbers):
+    """The same for E and E_dot."""
+    T, mass, carried, E_next, E, mass_dot, carried_dot, E_dot_next = arrays
     here, beyond, q_left, q_up, q_dot_left, q_dot_up = at
-    straight = T.load(q_left).double() * mass_dot.load(here) + T.load(q_up).double() * mass_dot.load(beyond)
+    w_left, w_up = T.load(q_left).double(), T.load(q_up).double()
+    E_next.store(here, carried.load(here) + (w_left * mass.load(here) + w_up * mass.load(beyond)))
+    straight = w_left * mass_dot.load(here) + w_up * mass_dot.load(beyond)
     turned = T.load(q_dot_left).double() * E.load(here) + T.load(q_dot_up).double() * E.load(beyond)
     E_dot_next.store(here, carried_dot.load(here) + straight + turned)
 
@@ -136,12 +179,14 @@ def _carry(arrays, at, numbers):
 
 
 @row_loop
-def _carry_dot(arrays, at, numbers):
-    """The same for E_dot; the derivative of q_diagonal is minus those of q_left and q_up."""
-    T, E, mass_dot, carried_dot = arrays
+def _carry_dual(arrays, at, numbers):
+    """The same for E and E_dot; the derivative of q_diagonal is minus those of q_left and q_up."""
+    T, mass, carried, E, mass_dot, carried_dot = arrays
     here, beyond, q_diagonal, q_dot_left, q_dot_up = at
-    turned = (T.load(q_dot_left).double() + T.load(q_dot_up).double()) * E.load(beyond)
-    carried_dot.store(here, T.load(q_diagonal).double() * mass_dot.load(beyond) - turned)
+    weight = T.load(q_diagonal).double()
+    carried.store(here, weight * mass.load(beyond))
+    turned = (T.load(q_dot_left) + T.load(q_dot_up)).double() * E.load(beyond)
+    carried_dot.store(here, weight * mass_dot.load(beyond) - turned)
 
 
 @row_loop
@@ -151,6 +196,16 @@ def _add_to_series(arrays, at, numbers):
     at_x, at_y, here, to = at
     difference = x.load(at_x).double() - y.load(at_y).double()
     out.store(to, out.load(to) + E.load(here) * difference)
+
+
+@row_loop
+def _add_to_series_dual(arrays, at, numbers):
+    """The same for E and E_dot."""
+    x, y, E, out, E_dot, out_dot = arrays
+    at_x, at_y, here, to = at
+    difference = x.load(at_x).double() - y.load(at_y).double()
+    out.store(to, out.load(to) + E.load(here) * difference)
+    out_dot.store(to, out_dot.load(to) + E_dot.load(here) * difference)
 
 
 # ----------------------------------------------------------------------- one tile of the batch
@@ -182,6 +237,7 @@ class Problem(NamedTuple):
     want_y: bool
     want_D: bool
     want_gamma: bool
+    backward: bool  # any of these
 
 
 class Results(NamedTuple):
@@ -205,6 +261,7 @@ class Tile(NamedTuple):
     first: int
     size: int
     stride: int
+    first_end: int  # the row on which the shortest of the tile's pairs ends
     x: np.ndarray  # (C * N * size,) the tile's series, time first
     y: np.ndarray  # (C * M * size,) backwards in time, so that along a row it is read forwards
     spread: np.ndarray  # a Toeplitz Omega: its even and its odd entries, each repeated over the tile
@@ -212,6 +269,7 @@ class Tile(NamedTuple):
     V_dot: np.ndarray
     saved: np.ndarray  # (segments, 2, 3 * stride): V and V_dot at the start of each segment
     T: np.ndarray  # weights left, diagonal, up and the derivatives of left and up, for the rows of one segment
+    nothing: np.ndarray  # zeros
     cost: np.ndarray
     omega: np.ndarray
 
@@ -253,82 +311,97 @@ def _spread_toeplitz(toeplitz, scale, first, size):
 
 
 @njit(**_JIT)
-def _gather(matrix, scale, first, size, d, lo, hi, n, m, out):
-    """Row d of given costs or of a given Omega, zero beyond a pair's true lengths."""
-    last = matrix.shape[0] - 1
-    for i in range(lo, hi + 1):
-        for b in range(first, first + size):
-            inside = i < n[b] and d - i < m[b]
-            out[(i - lo) * size + b - first] = scale[b] * matrix[min(b, last), i, d - i] if inside else 0.0
-
-
-@njit(**_JIT)
-def _fill(a, begin, n, number):
-    for p in range(begin, begin + n):
-        a[p] = number
-
-
-@njit(**_JIT)
-def _surround(a, here, n, size, number):
-    """Write the cells just before and after a row: they lie outside of the lattice."""
-    _fill(a, here - size, size, number)
-    _fill(a, here + n, size, number)
-
-
-@njit(**_JIT)
-def _weights(problem, tile, d):
-    """Offsets in ``tile.T`` of row d's weights (left, diagonal, up) and their derivatives (left, up)."""
-    table = tile.T.size // 5
-    o = (problem.start[d] - problem.start[d - d % problem.rows] + 1) * tile.size
+def _weights(start, rows, table, size, d):
+    """Offsets of row d's weights (left, diagonal, up) and their derivatives (left, up) in the table."""
+    o = (start[d] - start[d - d % rows] + 1) * size
     return o, table + o, 2 * table + o, 3 * table + o, 4 * table + o
 
 
 @njit(**_JIT)
-def _advance(problem, tile, begin, end):
-    """V, q and, if asked for, V_dot and the derivatives of q, on the rows from ``begin`` to ``end``."""
-    N, M, size = problem.N, problem.M, tile.size
-    scale = 1.0 / (problem.gamma * _LN2)
-    ones = np.full(problem.n.size, scale * problem.cost_scale)
+def _shifted(offsets, by):
+    a, b, c, d, e = offsets
+    return a + by, b + by, c + by, d + by, e + by
+
+
+@njit(**_JIT)
+def _advance(problem, results, tile, begin, end, first_time):
+    """V, q and, if asked for, V_dot and the derivatives of q, on the rows from ``begin`` to ``end``.
+
+    The first time through, keep at the start of each segment what a second sweep needs, and read off the values.
+    """
+    N, M, size, stride, rows = problem.N, problem.M, tile.size, tile.stride, problem.rows
+    lo, hi, start, dual, saved = problem.lo, problem.hi, problem.start, problem.dual, tile.saved
+    V, V_dot, T, cost, table = tile.V, tile.V_dot, tile.T, tile.cost, tile.T.size // 5
+    x, y, variables, cost_scale = tile.x, tile.y, problem.x.shape[2], problem.cost_scale / (problem.gamma * _LN2)
+    omega_in_cost, inverse_gamma = problem.omega_in_cost / (problem.gamma * _LN2), 1.0 / problem.gamma
+    uses_omega, half = dual or omega_in_cost != 0.0, problem.toeplitz.size // 2 + 1
     for d in range(begin, end + 1):
-        lo = problem.lo[d]
-        n = (problem.hi[d] - lo + 1) * size
-        here = (d % 3) * tile.stride + (lo + 1) * size
-        left = ((d + 2) % 3) * tile.stride + (lo + 1) * size
-        diagonal = ((d + 1) % 3) * tile.stride + lo * size
-        q_left, q_diagonal, q_up, q_dot_left, q_dot_up = _weights(problem, tile, d)
+        if first_time and saved.shape[0] > 0 and d % rows == 0:
+            saved[d // rows, 0, :] = V
+            if dual:
+                saved[d // rows, 1, :] = V_dot
+        n = (hi[d] - lo[d] + 1) * size
+        here = (d % 3) * stride + (lo[d] + 1) * size
+        left = ((d + 2) % 3) * stride + (lo[d] + 1) * size
+        diagonal = ((d + 1) % 3) * stride + lo[d] * size
+        weights = _weights(start, rows, table, size, d)
+        q_left, q_diagonal, q_up, q_dot_left, q_dot_up = weights
 
         if problem.of_series:
-            _fill(tile.cost, 0, n, 0.0)
-            for c in range(problem.x.shape[2]):
-                at = ((c * N + lo) * size, (c * M + M - 1 - d + lo) * size, 0)
-                _square_differences((tile.x, tile.y, tile.cost), at, (scale * problem.cost_scale,), n)
+            others = tile.nothing
+            for c in range(variables):
+                at = ((c * N + lo[d]) * size, (c * M + M - 1 - d + lo[d]) * size, 0)
+                _square_differences((x, y, others, cost), at, (cost_scale,), n)
+                others = cost
         else:
-            _gather(problem.D, ones, tile.first, size, d, lo, problem.hi[d], problem.n, problem.m, tile.cost)
+            _gather_costs(problem, tile, d, cost_scale)
         omega, at_omega = tile.omega, 0
-        if problem.dual or problem.omega_in_cost != 0.0:
+        if uses_omega:
             if problem.toeplitz.size > 0:
-                t = 2 * lo - d + M - 1
-                omega, at_omega = tile.spread, ((t % 2) * (problem.toeplitz.size // 2 + 1) + t // 2) * size
+                t = 2 * lo[d] - d + M - 1
+                omega, at_omega = tile.spread, ((t % 2) * half + t // 2) * size
             else:
-                _gather(
-                    problem.Omega, problem.omega_scale, tile.first, size, d, lo, problem.hi[d], problem.n, problem.m,
-                    tile.omega,
-                )  # fmt: skip
-            if problem.omega_in_cost != 0.0:
-                _add_omega((omega, tile.cost), (at_omega, 0), (scale * problem.omega_in_cost,), n)
+                _gather_omega(problem, tile, d)
+            if omega_in_cost != 0.0:
+                _add_omega((omega, cost), (at_omega, 0), (omega_in_cost,), n)
 
+        # Each loop writes a little beyond its end, so what lies before a row is written before it, and so on.
+        _fill((V,), (here - size,), (UNREACHABLE,), size)
+        _blank((T,), _shifted(weights, -size), (0.0,), size)
         at = (here, left, diagonal, left - size, 0, q_left, q_diagonal, q_up)
-        _soft_minimum((tile.V, tile.cost, tile.T), at, (), n)
-        _surround(tile.V, here, n, size, UNREACHABLE)
-        if problem.dual:
+        _soft_minimum((V, cost, T), at, (), n)
+        _fill((V,), (here + n,), (UNREACHABLE,), size)
+        if dual:
+            _fill((V_dot,), (here - size,), (0.0,), size)
             at = (here, left, diagonal, left - size, at_omega, q_left, q_diagonal, q_up, q_dot_left, q_dot_up)
-            _dual_part((tile.V_dot, omega, tile.T), at, (1.0 / problem.gamma,), n)
-            _surround(tile.V_dot, here, n, size, 0.0)
-            _surround(tile.T, q_dot_left, n, size, 0.0)
-            _surround(tile.T, q_dot_up, n, size, 0.0)
-        _surround(tile.T, q_left, n, size, 0.0)
-        _surround(tile.T, q_diagonal, n, size, 0.0)
-        _surround(tile.T, q_up, n, size, 0.0)
+            _dual_part((V_dot, omega, T), at, (inverse_gamma,), n)
+            _fill((V_dot,), (here + n,), (0.0,), size)
+        _blank((T,), _shifted(weights, n), (0.0,), size)
+        if first_time and d >= tile.first_end:
+            _store_values(problem, results, tile, d)
+
+
+@njit(**_JIT)
+def _gather(matrix, scale, problem, tile, d, out):
+    """Row d of given costs or of a given Omega, zero beyond a pair's true lengths."""
+    last = matrix.shape[0] - 1
+    for i in range(problem.lo[d], problem.hi[d] + 1):
+        for b in range(tile.first, tile.first + tile.size):
+            inside = i < problem.n[b] and d - i < problem.m[b]
+            p = (i - problem.lo[d]) * tile.size + b - tile.first
+            out[p] = scale * matrix[min(b, last), i, d - i] if inside else 0.0
+
+
+@njit(**_JIT)
+def _gather_costs(problem, tile, d, scale):
+    _gather(problem.D, scale, problem, tile, d, tile.cost)
+
+
+@njit(**_JIT)
+def _gather_omega(problem, tile, d):
+    _gather(problem.Omega, 1.0, problem, tile, d, tile.omega)
+    for p in range((problem.hi[d] - problem.lo[d] + 1) * tile.size):
+        tile.omega[p] *= problem.omega_scale[tile.first + p % tile.size]
 
 
 @njit(**_JIT)
@@ -341,21 +414,6 @@ def _store_values(problem, results, tile, d):
             results.value[b] = tile.V[p] * problem.gamma * _LN2 if valid else np.nan
             if problem.dual:
                 results.value_dot[b] = tile.V_dot[p] if valid else np.nan
-
-
-@njit(**_JIT)
-def _forward(problem, results, tile, end):
-    """Sweep from the first row to the last; at the start of each segment keep what a second sweep needs."""
-    _fill(tile.V, 0, tile.V.size, UNREACHABLE)
-    _fill(tile.V_dot, 0, tile.V_dot.size, 0.0)
-    _fill(tile.V, tile.stride, tile.size, 0.0)  # the path starts at (-1, -1), on row -2
-    for d in range(end + 1):
-        if tile.saved.shape[0] > 1 and d % problem.rows == 0:
-            tile.saved[d // problem.rows, 0, :] = tile.V
-            if problem.dual:
-                tile.saved[d // problem.rows, 1, :] = tile.V_dot
-        _advance(problem, tile, d, d)
-        _store_values(problem, results, tile, d)
 
 
 @njit(**_JIT)
@@ -390,15 +448,21 @@ def _store_row(E, here, tile, d, lo, hi, out):
 
 
 @njit(**_JIT)
+def _zeros_if(wanted, n):
+    return np.zeros(n + SLACK if wanted else 0)
+
+
+@njit(**_JIT)
 def _backward(problem, results, tile, end):
     """E and E_dot from the last row to the first, and what the caller wants of them."""
     N, M, C, size, dual, T = problem.N, problem.M, problem.x.shape[2], tile.size, problem.dual, tile.T
+    all_lo, all_hi, start, x_tile, y_tile = problem.lo, problem.hi, problem.start, tile.x, tile.y
     E, E_dot = np.zeros(tile.stride), np.zeros(tile.stride)
     E_next, E_dot_next = np.zeros(tile.stride), np.zeros(tile.stride)
     carried, carried_dot = np.zeros(tile.stride), np.zeros(tile.stride)
     mass, mass_dot = np.zeros(tile.stride), np.zeros(tile.stride)
-    by_x = np.zeros((2, C * N * size + SLACK if problem.want_x else 0))
-    by_y = np.zeros((2, C * M * size + SLACK if problem.want_y else 0))
+    by_x, by_x_dot = _zeros_if(problem.want_x, C * N * size), _zeros_if(problem.want_x, C * N * size)
+    by_y, by_y_dot = _zeros_if(problem.want_y, C * M * size), _zeros_if(problem.want_y, C * M * size)
 
     for d in range(end, -1, -1):
         if d % problem.rows == problem.rows - 1 and d < end:
@@ -406,28 +470,29 @@ def _backward(problem, results, tile, end):
             tile.V[:] = tile.saved[begin // problem.rows, 0]
             if dual:
                 tile.V_dot[:] = tile.saved[begin // problem.rows, 1]
-            _advance(problem, tile, begin, d)
+            _advance(problem, results, tile, begin, d, False)
 
-        lo, hi = problem.lo[d], problem.hi[d]
+        lo, hi = all_lo[d], all_hi[d]
         here, n = (lo + 1) * size, (hi - lo + 1) * size
-        weights = _weights(problem, tile, d)
+        weights = _weights(start, problem.rows, T.size // 5, size, d)
         q_left, q_diagonal, q_up, q_dot_left, q_dot_up = weights
-        for b in range(size):
-            if problem.n[tile.first + b] + problem.m[tile.first + b] - 2 == d:
-                E[problem.n[tile.first + b] * size + b] = 1.0
+        if d >= tile.first_end:
+            for b in range(tile.first, tile.first + size):
+                if problem.n[b] + problem.m[b] - 2 == d:
+                    E[problem.n[b] * size + b - tile.first] = 1.0
 
-        _fill(E, here + n, SLACK, 0.0)  # loops run on to there, and sums over series must not notice
-        _fill(E_dot, here + n, SLACK, 0.0)
+        _fill((E,), (here + n,), (0.0,), SLACK)  # loops run on to there, and sums over series must not notice
+        _fill((E_dot,), (here + n,), (0.0,), SLACK)
         for c in range(C):
             x, y = (c * N + lo) * size, (c * M + M - 1 - d + lo) * size
-            if problem.want_x:
-                _add_to_series((tile.x, tile.y, E, by_x[0]), (x, y, here, x), (), n)
-                if dual:
-                    _add_to_series((tile.x, tile.y, E_dot, by_x[1]), (x, y, here, x), (), n)
-            if problem.want_y:
-                _add_to_series((tile.x, tile.y, E, by_y[0]), (x, y, here, y), (), n)
-                if dual:
-                    _add_to_series((tile.x, tile.y, E_dot, by_y[1]), (x, y, here, y), (), n)
+            if problem.want_x and dual:
+                _add_to_series_dual((x_tile, y_tile, E, by_x, E_dot, by_x_dot), (x, y, here, x), (), n)
+            elif problem.want_x:
+                _add_to_series((x_tile, y_tile, E, by_x), (x, y, here, x), (), n)
+            if problem.want_y and dual:
+                _add_to_series_dual((x_tile, y_tile, E, by_y, E_dot, by_y_dot), (x, y, here, y), (), n)
+            elif problem.want_y:
+                _add_to_series((x_tile, y_tile, E, by_y), (x, y, here, y), (), n)
         if problem.want_D:
             _store_row(E, here, tile, d, lo, hi, results.E)
             if dual:
@@ -435,37 +500,41 @@ def _backward(problem, results, tile, end):
         if problem.want_gamma:
             _add_entropies(tile, results.d_gamma, results.d_gamma_dot, weights, E, E_dot, here, n)
 
-        _restore_mass((E, mass, T), (here, q_left, q_diagonal, q_up), (), n)
+        at = (here, q_left, q_diagonal, q_up)
         if dual:
-            _restore_mass((E_dot, mass_dot, T), (here, q_left, q_diagonal, q_up), (), n)
+            _restore_mass_dual((T, E, mass, E_dot, mass_dot), at, (), n)
+        else:
+            _restore_mass((T, E, mass), at, (), n)
         if d > 0:
-            shift = (problem.lo[d - 1] - lo) * size
-            to, n = here + shift, (problem.hi[d - 1] - problem.lo[d - 1] + 1) * size
+            shift = (all_lo[d - 1] - lo) * size
+            to, n = here + shift, (all_hi[d - 1] - all_lo[d - 1] + 1) * size
             left, up = q_left + shift, q_up + shift + size
-            _pull((T, mass, carried, E_next), (to, to + size, left, up), (), n)
             if dual:
                 at = (to, to + size, left, up, q_dot_left + shift, q_dot_up + shift + size)
-                _pull_dot((T, E, mass_dot, carried_dot, E_dot_next), at, (), n)
+                _pull_dual((T, mass, carried, E_next, E, mass_dot, carried_dot, E_dot_next), at, (), n)
+            else:
+                _pull((T, mass, carried, E_next), (to, to + size, left, up), (), n)
         if d > 1:
-            shift = (problem.lo[d - 2] - lo) * size
-            to, n = here + shift, (problem.hi[d - 2] - problem.lo[d - 2] + 1) * size
+            shift = (all_lo[d - 2] - lo) * size
+            to, n = here + shift, (all_hi[d - 2] - all_lo[d - 2] + 1) * size
             diagonal = q_diagonal + shift + size
-            _carry((T, mass, carried), (to, to + size, diagonal), (), n)
             if dual:
                 at = (to, to + size, diagonal, q_dot_left + shift + size, q_dot_up + shift + size)
-                _carry_dot((T, E, mass_dot, carried_dot), at, (), n)
+                _carry_dual((T, mass, carried, E, mass_dot, carried_dot), at, (), n)
+            else:
+                _carry((T, mass, carried), (to, to + size, diagonal), (), n)
         E, E_next = E_next, E
         E_dot, E_dot_next = E_dot_next, E_dot
 
     factor = 2.0 * problem.cost_scale
     if problem.want_x:
-        _store_series(by_x[0], tile.first, size, False, factor, results.value, results.d_x)
+        _store_series(by_x, tile.first, size, False, factor, results.value, results.d_x)
         if dual:
-            _store_series(by_x[1], tile.first, size, False, factor, results.value, results.d_x_dot)
+            _store_series(by_x_dot, tile.first, size, False, factor, results.value, results.d_x_dot)
     if problem.want_y:
-        _store_series(by_y[0], tile.first, size, True, -factor, results.value, results.d_y)
+        _store_series(by_y, tile.first, size, True, -factor, results.value, results.d_y)
         if dual:
-            _store_series(by_y[1], tile.first, size, True, -factor, results.value, results.d_y_dot)
+            _store_series(by_y_dot, tile.first, size, True, -factor, results.value, results.d_y_dot)
     for b in range(tile.first, tile.first + size):
         if np.isnan(results.value[b]):
             results.E[b : b + 1] = np.nan
@@ -475,36 +544,54 @@ def _backward(problem, results, tile, end):
 
 
 @njit(**_JIT)
-def _sweep_tile(problem, results, first, size, number):
-    """Both sweeps for the pairs ``first`` to ``first + size``; ``number`` is the type that keeps the weights."""
-    N, M = problem.N, problem.M
-    backward = problem.want_x or problem.want_y or problem.want_D or problem.want_gamma
-    end = 0
-    for b in range(first, first + size):
-        end = max(end, problem.n[b] + problem.m[b] - 2)
+def _room(problem, size, end):
+    """Numbers that the table of weights and the saved rows of a tile need."""
     segments = end // problem.rows + 1
     cells = 0
     for s in range(segments):
-        last = min((s + 1) * problem.rows, N + M - 1)
+        last = min((s + 1) * problem.rows, problem.N + problem.M - 1)
         cells = max(cells, problem.start[last] - problem.start[s * problem.rows])
-    stride, longest = (N + 2) * size + SLACK, min(N, M) * size + SLACK
+    saved = segments * 6 * ((problem.N + 3) * size + 2 * SLACK) if segments > 1 and problem.backward else 0
+    return 5 * (cells * size + 2 * SLACK), saved
+
+
+@njit(**_JIT)
+def _sweep_tile(problem, results, first, size, table, saved):
+    """Both sweeps for the pairs ``first`` to ``first + size``; ``table`` and ``saved`` are memory to work in."""
+    N, M = problem.N, problem.M
+    end, first_end = 0, N + M - 2
+    for b in range(first, first + size):
+        end = max(end, problem.n[b] + problem.m[b] - 2)
+        first_end = min(first_end, problem.n[b] + problem.m[b] - 2)
+    stride, longest = (N + 3) * size + 2 * SLACK, min(N, M) * size + SLACK
+    for_weights, for_rows = _room(problem, size, end)
     tile = Tile(
         first,
         size,
         stride,
+        first_end,
         _load_series(problem.x, problem.n, first, size, False),
         _load_series(problem.y, problem.m, first, size, True),
         _spread_toeplitz(problem.toeplitz, problem.omega_scale, first, size),
-        np.empty(3 * stride),
-        np.empty(3 * stride if problem.dual else 0),
-        np.empty((segments if backward else 0, 2, 3 * stride)),
-        np.zeros(5 * (cells * size + SLACK), number),
+        np.full(3 * stride, UNREACHABLE),
+        np.zeros(3 * stride if problem.dual else 0),
+        saved[:for_rows].reshape((-1, 2, 3 * stride)),
+        table[:for_weights],
+        np.zeros(longest),
         np.zeros(longest),
         np.zeros(longest),
     )
-    _forward(problem, results, tile, end)
-    if backward:
+    # Far from the likely paths E falls below the smallest normal number, where a CPU is fifty times slower.
+    state = flush_denormals()
+    tile.V[stride : stride + size] = 0.0  # the path starts at (-1, -1), on row -2
+    _advance(problem, results, tile, 0, end, True)
+    if problem.backward:
         _backward(problem, results, tile, end)
+    restore_denormals(state)
+    for b in range(first, first + size):
+        if np.isnan(results.value[b]):
+            table[:] = 0.0  # the next tile must not meet a NaN in it
+            break
 
 
 # ----------------------------------------------------------------------- the batch, in tiles, over threads
@@ -537,6 +624,27 @@ class _Pool:
 _pool = _Pool()
 
 
+class _Memory(threading.local):
+    """Arrays that each thread keeps from call to call: fresh memory costs a page fault every 4 kB."""
+
+    largest = 1 << 22  # bytes; more than that is given back after use
+
+    def __init__(self):
+        self._kept = {}
+
+    def take(self, purpose, size, dtype):
+        """An array of at least ``size`` numbers, with finite ones in it, that serves one purpose."""
+        array = self._kept.get((purpose, dtype))
+        if array is None or array.size < size:
+            array = np.zeros(size, dtype)
+            if array.nbytes <= self.largest:
+                self._kept[purpose, dtype] = array
+        return array
+
+
+_memory = _Memory()
+
+
 def _row_bounds(N, M, band):
     """First and last cell of each row, and where the row's weights begin in a table with a cell around each."""
     d = np.arange(N + M - 1)
@@ -566,9 +674,9 @@ def _run(problem, results, dtype):
     batch = len(problem.n)
     cells = batch * int(problem.start[-1])
     threads = min(torch.get_num_threads(), batch) if cells >= _PARALLEL_CELLS else 1
-    backward = problem.want_x or problem.want_y or problem.want_D or problem.want_gamma
     tile, rows = _split(problem, batch, dtype.itemsize, threads)
-    problem = problem._replace(rows=rows if backward else 1)
+    problem = problem._replace(rows=rows if problem.backward else 1)
+    for_weights, for_rows = _room(problem, tile, len(problem.lo) - 1)
     starts = iter(range(0, batch, tile))
     lock = threading.Lock()
 
@@ -578,7 +686,9 @@ def _run(problem, results, dtype):
                 first = next(starts, None)
             if first is None:
                 return
-            _sweep_tile(problem, results, first, min(tile, batch - first), dtype)
+            table = _memory.take("weights", for_weights, dtype)
+            saved = _memory.take("rows", for_rows, np.dtype(np.float64))
+            _sweep_tile(problem, results, first, min(tile, batch - first), table, saved)
 
     helpers = _pool.submit(threads - 1, work) if threads > 1 else []
     work()
@@ -601,7 +711,7 @@ def _omega_arrays(omega):
 
 
 def _sweep(x, y, D, gamma, omega, omega_scale, n, m, band, scales, dual, wants):
-    """Pack the arguments, allocate the results, run; ``wants`` says which of x, y, D and gamma to differentiate by."""
+    """Pack the arguments, allocate the results, run; ``wants``: differentiate by x, by y, by D, by gamma."""
     of_series = D.numel() == 0
     batch, N, M = (x.shape[0], x.shape[1], y.shape[1]) if of_series else D.shape
     like = x if of_series else D
@@ -609,7 +719,7 @@ def _sweep(x, y, D, gamma, omega, omega_scale, n, m, band, scales, dual, wants):
     lo, hi, start = _row_bounds(N, M, band)
     problem = Problem(
         N, M, _array(x), _array(y), _array(D), of_series, *scales, toeplitz, Omega, _array(omega_scale), _array(n),
-        _array(m), lo, hi, start, 1, gamma.item(), dual, *wants,
+        _array(m), lo, hi, start, 1, gamma.item(), dual, *wants, any(wants),
     )  # fmt: skip
 
     def pair(wanted, shape, dtype=like.dtype):

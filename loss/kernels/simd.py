@@ -10,6 +10,7 @@ A loop runs on to the next multiple of sixteen cells, so rows have room for :dat
 """
 
 import math
+import platform
 
 import numpy as np
 from llvmlite import ir
@@ -70,6 +71,15 @@ class Vector:
         """The larger of an entry and a number; NaN stays NaN."""
         bound = self._constant(number)
         return self._new(self.builder.select(self.builder.fcmp_ordered("<", self.value, bound), bound, self.value))
+
+    def minus_abs(self):
+        """Minus the absolute value."""
+        return self.least(0.0 - self)
+
+    def where_positive(self, then, otherwise):
+        """``then`` where an entry is above zero, else ``otherwise``; both may be vectors or numbers."""
+        condition = self.builder.fcmp_ordered(">", self.value, self._constant(0.0))
+        return self._new(self.builder.select(condition, self._coerce(then), self._coerce(otherwise)))
 
     def to(self, scalar):
         """The same numbers in another precision."""
@@ -151,6 +161,62 @@ def _spread(builder, number):
     return Vector(builder, vector)
 
 
+# ----------------------------------------------------------------------- denormal numbers
+# The control register of the floating-point unit, per thread, has a bit that makes results below the smallest
+# normal number zero, and on x86 another one that reads such operands as zero.
+
+_X86, _ARM = platform.machine() in ("x86_64", "AMD64"), platform.machine() in ("arm64", "aarch64")
+_FLUSH = 0x8040 if _X86 else 1 << 24
+
+
+def _intrinsic(builder, name, result, arguments):
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(result, [a.type for a in arguments]), name
+    )
+    return builder.call(function, arguments)
+
+
+def _read_state(builder):
+    if _ARM:
+        return _intrinsic(builder, "llvm.aarch64.get.fpcr", _INDEX, [])
+    if not _X86:
+        return ir.Constant(_INDEX, 0)
+    slot = cgutils.alloca_once(builder, ir.IntType(32))
+    _intrinsic(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), [builder.bitcast(slot, cgutils.voidptr_t)])
+    return builder.zext(builder.load(slot), _INDEX)
+
+
+def _write_state(builder, state):
+    if _ARM:
+        _intrinsic(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [state])
+    if _X86:
+        slot = cgutils.alloca_once_value(builder, builder.trunc(state, ir.IntType(32)))
+        _intrinsic(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [builder.bitcast(slot, cgutils.voidptr_t)])
+
+
+@intrinsic
+def flush_denormals(typing_context):
+    """Make this thread treat denormal numbers as zero; returns what :func:`restore_denormals` takes."""
+
+    def generate(context, builder, signature, arguments):
+        state = _read_state(builder)
+        _write_state(builder, builder.or_(state, ir.Constant(_INDEX, _FLUSH)))
+        return state
+
+    return types.int64(), generate
+
+
+@intrinsic
+def restore_denormals(typing_context, state):
+    """Undo :func:`flush_denormals`."""
+
+    def generate(context, builder, signature, arguments):
+        _write_state(builder, arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
 # ----------------------------------------------------------------------- powers and logarithms of two
 # float32: the Chebyshev interpolants of 2**r on [-1/2, 1/2] and of log2(2 + u) / (1 + u) on [-1, 1] of the lowest
 # degree that reaches float32's precision. float64: the Taylor series of 2**r, and a Newton step from the float32
@@ -188,7 +254,7 @@ _EXP2 = {  # coefficients, 1.5 * 2**mantissa bits, mantissa bits, exponent bias,
 
 
 def exp2(x):
-    """2**x for x in [-126, 0]; NaN for NaN."""
+    """Two to the power of x in [-126, 0]; NaN for NaN."""
     coefficients, shift, mantissa, bias, integer = _EXP2[x.scalar]
     builder, integers = x.builder, ir.VectorType(integer, LANES)
     shifted = x + shift  # its last bits are x, rounded to an integer
@@ -199,7 +265,7 @@ def exp2(x):
 
 
 def log2(s):
-    """log2(s) for s in [1, 3]; NaN for NaN."""
+    """The logarithm to base 2 of s in [1, 3]; NaN for NaN."""
     if isinstance(s.scalar, ir.FloatType):
         return (s - 2.0).polynomial(_LOG2_32) * (s - 1.0)
     first = log2(s.to(ir.FloatType())).double()
