@@ -1,15 +1,21 @@
 """DILATE and soft-DTW as PyTorch losses; installed on its own it is the package ``dilate_loss``."""
 
-from .dilate_loss import DilateLoss, DilateTerms, dilate_loss, squared_omega
+from . import vmap
+from .dilate_loss import DilateLoss, DilateTerms, TangledDilateLoss, dilate_loss
+from .omega import AsymmetricOmega, squared_omega
 from .path_soft_dtw import PathDTWBatch, soft_path
 from .soft_dtw import SoftDTWBatch, SoftDTWLoss, pairwise_distances, soft_dtw
 
+vmap.register()
+
 __all__ = [
+    "AsymmetricOmega",
     "DilateLoss",
     "DilateTerms",
     "PathDTWBatch",
     "SoftDTWBatch",
     "SoftDTWLoss",
+    "TangledDilateLoss",
     "dilate_loss",
     "pairwise_distances",
     "soft_dtw",

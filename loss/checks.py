@@ -2,33 +2,56 @@
 
 import math
 import numbers
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 REDUCTIONS = ("mean", "sum", "none")
 _HALF = (torch.float16, torch.bfloat16)
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def check_gamma(gamma: float | Tensor, like: Tensor | None = None) -> Tensor:
-    """Return gamma, a positive number or a 0-d tensor that may require grad, as a 0-d float64 tensor."""
+    """Return gamma, a positive number or a tensor with one that may require grad, as a 0-d float64 tensor.
+
+    The value of a tensor is not read, which would make the host wait for a GPU: where it is not positive and finite,
+    the result is NaN, and so is every loss made with it.
+    """
+    device = None if like is None else like.device
     if isinstance(gamma, Tensor):
-        if gamma.numel() != 1 or not gamma.is_floating_point():
-            raise ValueError(
-                f"gamma must be one positive number, but it is a tensor of shape {tuple(gamma.shape)} and type "
-                f"{gamma.dtype}."
-            )
-        return gamma.reshape(()).to(device=like.device if like is not None else None, dtype=torch.float64)
-    if isinstance(gamma, bool) or not isinstance(gamma, numbers.Real):
+        gamma = _check_scalar(gamma).reshape(()).to(device=device, dtype=torch.float64)
+        return torch.where((gamma > 0) & (gamma < math.inf), gamma, math.nan)
+    if not _is_number(gamma):
         raise TypeError(f"gamma must be a positive number or a tensor with one, but it is {gamma!r}.")
-    if not (gamma > 0 and math.isfinite(gamma)):
+    if not 0 < gamma < math.inf:
         raise ValueError(f"gamma must be a positive finite number, but it is {gamma!r}.")
-    return torch.tensor(float(gamma), dtype=torch.float64, device=like.device if like is not None else None)
+    return torch.full((), float(gamma), dtype=torch.float64, device=device)
+
+
+def _check_scalar(gamma: Tensor) -> Tensor:
+    if not gamma.is_floating_point():
+        raise TypeError(f"gamma must be a number or a floating-point tensor, but it is a tensor of {gamma.dtype}.")
+    if gamma.numel() != 1:
+        raise ValueError(f"gamma must be one positive number, but it is a tensor of shape {tuple(gamma.shape)}.")
+    return gamma
+
+
+def check_new_gamma(gamma: float | Tensor) -> float | Tensor:
+    """Return gamma as given to a module; here, once, the value of a tensor is looked at as well."""
+    checked = check_gamma(gamma)
+    if isinstance(gamma, Tensor) and not gamma.is_meta and checked.isnan():
+        raise ValueError(f"gamma must be a positive finite number, but it is a tensor with {gamma.item()}.")
+    return gamma
 
 
 def check_alpha(alpha: float) -> float:
     """Return alpha, a number in [0, 1]."""
-    if isinstance(alpha, bool) or not isinstance(alpha, numbers.Real):
+    if not _is_number(alpha):
         raise TypeError(f"alpha must be a number from 0 to 1, but it is {alpha!r}.")
     if not 0 <= alpha <= 1:
         raise ValueError(
@@ -37,11 +60,38 @@ def check_alpha(alpha: float) -> float:
     return float(alpha)
 
 
+def check_weight(name: str, weight: float) -> float:
+    """Return a finite number that is not negative."""
+    if not _is_number(weight):
+        raise TypeError(f"{name} must be a number of at least 0, but it is {weight!r}.")
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"{name} must be a finite number of at least 0, but it is {weight!r}.")
+    return float(weight)
+
+
+def check_flag(name: str, flag: bool) -> bool:
+    """Return a truth value."""
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} must be True or False, but it is {flag!r}.")
+    return flag
+
+
 def check_reduction(reduction: str) -> str:
     """Return reduction, one of 'mean', 'sum' and 'none'."""
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, but it is {reduction!r}.")
     return reduction
+
+
+def check_band(band: int | None) -> int | None:
+    """Return band, None or a number of steps."""
+    if band is None:
+        return None
+    if isinstance(band, bool) or not isinstance(band, numbers.Integral):
+        raise TypeError(f"band must be None or a whole number of steps, but it is {band!r}.")
+    if band < 0:
+        raise ValueError(f"band must be None or a number of steps of at least 0, but it is {band}.")
+    return int(band)
 
 
 def check_tensor(name: str, tensor: Tensor, allowed: str, dimensions: tuple[int, ...]) -> Tensor:
@@ -57,26 +107,65 @@ def check_tensor(name: str, tensor: Tensor, allowed: str, dimensions: tuple[int,
     return tensor.float() if tensor.dtype in _HALF else tensor
 
 
+def check_alike(names: tuple[str, str], x: Tensor, y: Tensor, axes: dict[int, str]) -> None:
+    """Demand as many dimensions, the same sizes along ``axes`` (axis -> what it is), one device, one precision."""
+    both = " and ".join(names)
+    shapes = f"but their shapes are {tuple(x.shape)} and {tuple(y.shape)}."
+    if x.dim() != y.dim():
+        raise ValueError(f"{both} must have the same number of dimensions, {shapes}")
+    for axis, what in axes.items():
+        if x.shape[axis] != y.shape[axis]:
+            raise ValueError(f"{both} must have the same {what}, {shapes}")
+    for attribute in ("device", "dtype"):
+        ours, theirs = getattr(x, attribute), getattr(y, attribute)
+        if ours != theirs:
+            raise ValueError(f"{both} must share one {attribute}, but they have {ours} and {theirs}.")
+
+
 def check_series(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return prediction (B, N, d) and target (B, M, d) in one precision; (B, N) is read as (B, N, 1)."""
     allowed = "(batch, horizon) or (batch, horizon, variables)"
     prediction = check_tensor("prediction", prediction, allowed, (2, 3))
     target = check_tensor("target", target, allowed, (2, 3))
-    if prediction.dim() != target.dim():
-        raise ValueError(
-            "prediction and target must have the same number of dimensions, but their shapes are "
-            f"{tuple(prediction.shape)} and {tuple(target.shape)}."
-        )
-    if prediction.dim() == 2:
+    if prediction.dim() == target.dim() == 2:
         prediction, target = prediction.unsqueeze(-1), target.unsqueeze(-1)
-    for axis, name in ((0, "batch size"), (2, "number of variables")):
-        if prediction.shape[axis] != target.shape[axis]:
-            raise ValueError(
-                f"prediction and target must have the same {name}, but their shapes are {tuple(prediction.shape)} "
-                f"and {tuple(target.shape)}."
-            )
-    for attribute in ("device", "dtype"):
-        ours, theirs = getattr(prediction, attribute), getattr(target, attribute)
-        if ours != theirs:
-            raise ValueError(f"prediction and target must share one {attribute}, but they have {ours} and {theirs}.")
+    axes = {0: "batch size", 2: "number of variables"}
+    check_alike(("prediction", "target"), prediction, target, axes)
     return prediction, target
+
+
+def demand(condition: Tensor, error: Callable[[], ValueError], in_short: str) -> None:
+    """Raise where a condition on values fails; a compiled graph does so when it runs, with the short sentence."""
+    if torch.compiler.is_compiling():
+        torch._assert_async(condition.all(), in_short)
+    elif not condition.is_meta and not condition.all():
+        raise error()
+
+
+def check_lengths(
+    name: str, lengths: Tensor | Sequence[int] | None, batch: int, longest: int, device: torch.device
+) -> Tensor:
+    """Return true lengths, one for each pair, as a (batch,) int64 tensor on ``device``."""
+    if lengths is None:
+        return torch.full((batch,), longest, dtype=torch.int64, device=device)
+    lengths = _whole_numbers(name, lengths)
+    if lengths.shape != (batch,):
+        raise ValueError(f"{name} must have shape ({batch},), one for each pair, but its shape is "
+                         f"{tuple(lengths.shape)}.")  # fmt: skip
+
+    def error() -> ValueError:
+        return ValueError(f"{name} must lie between 1 and {longest}, but they range from {lengths.min().item()} to "
+                          f"{lengths.max().item()}.")  # fmt: skip
+
+    demand((lengths >= 1) & (lengths <= longest), error, f"{name} must lie between 1 and {longest}.")
+    return lengths.to(device=device, dtype=torch.int64)
+
+
+def _whole_numbers(name: str, numbers: Tensor | Sequence[int]) -> Tensor:
+    try:
+        tensor = torch.as_tensor(numbers)
+    except (TypeError, ValueError, RuntimeError) as reason:
+        raise TypeError(f"{name} must be a tensor or a sequence of whole numbers, but it is {numbers!r}.") from reason
+    if tensor.dtype not in _WHOLE:
+        raise TypeError(f"{name} must be whole numbers, but their type is {tensor.dtype}.")
+    return tensor

@@ -2,10 +2,11 @@
 
 The page to read beside the paper::
 
-    Omega(h, j)   = (h - j)**2 / k**2                                   time distortion      squared_omega
+    Omega(h, j)   = (h - j)**2 / k**2                                   time distortion      loss.omega
     L_shape       = DTW_gamma(Delta)                                    Eq. 2                loss.soft_dtw
     L_temporal    = <A*_gamma, Omega>                                   Eq. 4                loss.path_soft_dtw
     L_DILATE      = alpha * L_shape + (1 - alpha) * L_temporal          Eq. 1                DilateLoss
+    L_DILATE^t    = DTW_gamma(alpha * Delta + (1 - alpha) * Omega)      Eq. 5                TangledDilateLoss
 
 Both terms come out of one sweep over each pair of series (:mod:`loss.series`), so that the code of Eq. 2 and Eq. 4
 for given cost matrices, :func:`soft_dtw` and :func:`soft_path`, is not called here.
@@ -14,11 +15,13 @@ for given cost matrices, :func:`soft_dtw` and :func:`soft_path`, is not called h
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .checks import check_alpha, check_gamma, check_reduction, check_series
+from .checks import check_alpha, check_gamma
+from .criterion import AlignmentLoss, keep
+from .omega import Omega, check_omega, penalty
+from .pairs import Lengths, Pairs, check_pairs
 from .series import sweep_series
-from .soft_dtw import reduce
 
 
 class DilateTerms(NamedTuple):
@@ -29,26 +32,7 @@ class DilateTerms(NamedTuple):
     temporal: Tensor
 
 
-def squared_omega(N: int, M: int, device: torch.device | None = None) -> Tensor:
-    """Omega of Eq. 3, ``(h - j)**2 / k**2`` (with N * M for k**2 where the lengths differ).
-
-    Args:
-        N: length of the prediction.
-        M: length of the target.
-        device: where the result is wanted.
-
-    Returns:
-        (N + M - 1,) float64: Omega depends on h - j alone, and this is its value at ``h - j + M - 1``.
-    """
-    lag = torch.arange(1 - M, N, dtype=torch.float64, device=device)
-    return lag.square() / (N * M)
-
-
-def _terms(prediction: Tensor, target: Tensor, alpha: float, gamma: float | Tensor, reduction: str) -> DilateTerms:
-    prediction, target = check_series(prediction, target)
-    omega = squared_omega(prediction.shape[1], target.shape[1], prediction.device)
-    shape, temporal = sweep_series(prediction, target, check_gamma(gamma, prediction), omega)  # Eq. 2, Eq. 4
-    shape, temporal = reduce(shape, reduction), reduce(temporal, reduction)
+def _weighted(alpha: float, shape: Tensor, temporal: Tensor) -> DilateTerms:
     return DilateTerms(alpha * shape + (1 - alpha) * temporal, shape, temporal)  # Eq. 1
 
 
@@ -56,19 +40,20 @@ def dilate_loss(
     outputs: Tensor,
     targets: Tensor,
     alpha: float = 0.5,
-    gamma: float = 0.01,
+    gamma: float | Tensor = 0.01,
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The released code's function: DILATE (Eq. 1) and its two terms, as batch means.
 
     The released ``main.py`` calls it as ``dilate_loss(target, outputs, ...)``; the value and the gradients are the
-    same either way, because Omega is symmetric.
+    same either way, because Omega is symmetric here. For another Omega use :class:`DilateLoss`, which takes the
+    prediction first.
 
     Args:
         outputs: (B, k, d) one of the two series.
         targets: (B, k, d) the other one.
         alpha: weight of the shape term, from 0 to 1.
-        gamma: smoothing, in squared units of the data, > 0.
+        gamma: smoothing, in squared units of the data, > 0; a 0-d tensor may require grad.
         device: ignored; the loss is computed where the series are.
 
     Returns:
@@ -77,38 +62,142 @@ def dilate_loss(
     Raises:
         TypeError, ValueError: for arguments that are none of these.
     """
-    return _terms(outputs, targets, check_alpha(alpha), gamma, "mean")
+    alpha, pairs = check_alpha(alpha), check_pairs(outputs, targets)
+    shape, temporal = sweep_series(pairs, check_gamma(gamma, outputs), penalty("squared", pairs))  # Eq. 2, Eq. 4
+    return _weighted(alpha, shape.mean(), temporal.mean())
 
 
-class DilateLoss(nn.Module):
+class DilateLoss(AlignmentLoss):
     """DILATE as a training criterion, ``alpha * shape + (1 - alpha) * temporal`` (Eq. 1).
 
     Shapes: prediction (B, N, d) or (B, N), target (B, M, d) or (B, M), float32 or float64 (half precision is
     computed in float32); the result is a scalar, or (B,) with ``reduction="none"``. The gradient is that of the
-    value returned. The shape term, and so the loss, may be negative: see the README's questions and answers.
+    value returned. The shape term, and so the loss, may be negative: see ``divergence`` and the README's questions
+    and answers.
 
     Args:
         alpha: weight of the shape term, from 0 to 1; 0.5 in the paper, 0.8 for its Traffic data.
-        gamma: smoothing, in squared units of the data, > 0; the paper uses 0.01 for series of about unit scale.
+        gamma: smoothing, in squared units of the data, > 0; the paper uses 0.01 for series of about unit scale. A
+            tensor or a parameter with one number may require grad: see :class:`loss.criterion.AlignmentLoss`.
         reduction: "mean", "sum" or "none", over the batch.
+        omega: what time distortion costs: "squared" (the paper), "absolute", an :class:`AsymmetricOmega`, or an
+            (N, M) tensor, entry (h, j) for step h of the prediction and step j of the target. A tensor is a buffer,
+            a parameter is learned (its gradient is ``(1 - alpha) A*_gamma``); neither is divided by anything.
+        band: Sakoe-Chiba band: step h is aligned with step j only where ``|h - j| <= band``; None for no band.
+        per_channel: align each variable on its own and take the mean over the variables. By default all variables
+            are aligned together, by the squared Euclidean distance of their vectors.
+        divergence: make the loss zero where prediction equals target, and nowhere negative. With
+            ``D[f] = f(x, y) - (f(x, x) + f(y, y)) / 2`` the shape term is ``max(0, D[Eq. 2])``, the soft-DTW
+            divergence (:mod:`loss.divergence` tells why it needs the maximum), and the temporal term
+            ``max(0, D[Eq. 4])``, time distortion beyond what smoothing alone does to either series. Proof: both
+            maxima are at least 0, and D is 0 for ``x = y``. The reverse fails: within about ``sqrt(gamma)`` of its
+            target a prediction may have loss 0 too. It costs three sweeps instead of one.
 
     Raises:
-        ValueError, TypeError: for bad settings here, and for bad series when called.
+        ValueError, TypeError: for bad settings here, and for bad series or lengths when called.
     """
 
-    def __init__(self, alpha: float = 0.5, gamma: float = 0.01, reduction: str = "mean"):
-        super().__init__()
-        check_gamma(gamma)
-        self.alpha, self.gamma, self.reduction = check_alpha(alpha), gamma, check_reduction(reduction)
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        gamma: float | Tensor = 0.01,
+        reduction: str = "mean",
+        *,
+        omega: Omega = "squared",
+        band: int | None = None,
+        per_channel: bool = False,
+        divergence: bool = False,
+    ):
+        super().__init__(gamma, reduction, band, per_channel, divergence)
+        self.alpha = check_alpha(alpha)
+        keep(self, "omega", check_omega(omega, divergence))
 
-    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return the reduced loss."""
-        return self.components(prediction, target).loss
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        prediction_lengths: Lengths = None,
+        target_lengths: Lengths = None,
+    ) -> Tensor:
+        """Return the reduced loss.
 
-    def components(self, prediction: Tensor, target: Tensor) -> DilateTerms:
+        Args:
+            prediction: (B, N, d) or (B, N).
+            target: (B, M, d) or (B, M).
+            prediction_lengths: (B,) true lengths, a sequence or a tensor; the padding beyond has no influence, and
+                a named Omega is divided by the true lengths. Lengths on a GPU make the host wait: keep them off it.
+            target_lengths: the same for the target.
+        """
+        return self.components(prediction, target, prediction_lengths, target_lengths).loss
+
+    def components(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        prediction_lengths: Lengths = None,
+        target_lengths: Lengths = None,
+    ) -> DilateTerms:
         """Return the loss together with its shape and its temporal term, all reduced, from the same sweep."""
-        return _terms(prediction, target, self.alpha, self.gamma, self.reduction)
+        return _weighted(self.alpha, *self._evaluate(prediction, target, prediction_lengths, target_lengths))
 
-    def extra_repr(self) -> str:
-        """Show the settings."""
-        return f"alpha={self.alpha}, gamma={self.gamma}, reduction={self.reduction!r}"
+    def _sweep(self, pairs: Pairs) -> tuple[Tensor, ...]:
+        return sweep_series(pairs, check_gamma(self.gamma, pairs.x), penalty(self.omega, pairs))  # Eq. 2, Eq. 4
+
+    def _terms(self, pairs: Pairs) -> tuple[Tensor, ...]:
+        terms = super()._terms(pairs)
+        return tuple(term.relu() for term in terms) if self.divergence else terms
+
+
+class TangledDilateLoss(AlignmentLoss):
+    """DILATE^t, soft-DTW of the cost ``alpha * Delta + (1 - alpha) * Omega`` (Eq. 5).
+
+    The paper's two versions: *weighted* (DILATE^t-W), with an Omega that grows with ``|h - j|``, and *band*
+    (DILATE^t-BC), ``TangledDilateLoss(omega=None, band=T)``: Omega is 0 where ``|h - j| <= T``, else infinite. Both
+    at once are possible. Shapes and the sign of the value are as for :class:`SoftDTWLoss`.
+
+    Args:
+        alpha: weight of Delta in the cost, from 0 to 1; what the paper used is not said there.
+        gamma: as for :class:`DilateLoss`.
+        reduction: "mean", "sum" or "none", over the batch.
+        omega: as for :class:`DilateLoss`, or None for the band alone. A parameter is learned here too.
+        band: Sakoe-Chiba band, T in the paper.
+        per_channel: align each variable on its own and take the mean over the variables.
+        divergence: subtract half of the loss of each series with itself (:mod:`loss.divergence`), so that it is zero
+            where prediction equals target. With ``omega="squared"`` this is the soft-DTW divergence of series that
+            carry the scaled time as one more variable, since the cost is their squared distance. It may be slightly
+            negative, as all soft-DTW divergences of that cost.
+
+    Raises:
+        ValueError, TypeError: for bad settings here, and for bad series or lengths when called.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        gamma: float | Tensor = 0.01,
+        reduction: str = "mean",
+        *,
+        omega: Omega | None = "squared",
+        band: int | None = None,
+        per_channel: bool = False,
+        divergence: bool = False,
+    ):
+        super().__init__(gamma, reduction, band, per_channel, divergence)
+        if omega is None and band is None:
+            raise ValueError("omega may be None only beside a band, but band is None too: see SoftDTWLoss.")
+        self.alpha = check_alpha(alpha)
+        keep(self, "omega", None if omega is None else check_omega(omega, divergence))
+
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        prediction_lengths: Lengths = None,
+        target_lengths: Lengths = None,
+    ) -> Tensor:
+        """Return the reduced loss; the arguments are those of :class:`DilateLoss`."""
+        return self._evaluate(prediction, target, prediction_lengths, target_lengths)[0]
+
+    def _sweep(self, pairs: Pairs) -> tuple[Tensor, ...]:
+        omega = None if self.omega is None else penalty(self.omega, pairs)
+        return sweep_series(pairs, check_gamma(self.gamma, pairs.x), omega, self.alpha)[:1]  # Eq. 5

@@ -10,20 +10,25 @@ from torch import Tensor
 
 from . import kernels
 from .kernels import reference
+from .omega import Penalty, crop, omega_matrix
+from .pairs import Pairs, without_padding
 
 
 class SeriesSweep(torch.autograd.Function):
     """The eight results of :func:`loss.kernels.series`, of which the two values are differentiable."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(x, y, gamma, *arguments):
-        """Run the sweeps."""
-        return kernels.series(x, y, gamma, *arguments)
+    def forward(x, y, gamma, omega, omega_scale, n, m, settings):
+        """Run the sweeps; no ``*arguments``, for torch.compile counts the parameters."""
+        return kernels.series(x, y, gamma, omega, omega_scale, n, m, *settings)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         """Keep the derivatives, and what is needed to make them again."""
-        ctx.arguments = inputs[7:]
+        ctx.settings = inputs[7]
+        ctx.band, ctx.cost_scale, ctx.omega_in_cost, ctx.dual = ctx.settings[:4]
         ctx.save_for_backward(*inputs[:7], *output[2:])
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
@@ -31,9 +36,13 @@ class SeriesSweep(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g, g_dot, *_):
         """Scale the derivatives; where somebody will differentiate them, make them again as a function."""
-        inputs, derivatives = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+        g_dot = g_dot if ctx.dual else None
+        if g is None and g_dot is None:
+            return (None,) * 8
+        saved = ctx.saved_tensors
+        inputs, derivatives = saved[:7], saved[7:]
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            derivatives = SeriesDerivatives.apply(*inputs, *ctx.arguments)
+            derivatives = SeriesDerivatives.apply(*inputs, ctx.settings)
         d_x, d_x_dot, d_y, d_y_dot, d_gamma, d_gamma_dot = derivatives
         pairs = ((d_x, d_x_dot), (d_y, d_y_dot), (d_gamma, d_gamma_dot))
         grads = [
@@ -41,7 +50,8 @@ class SeriesSweep(torch.autograd.Function):
             for wanted, (d, d_dot) in zip(ctx.needs_input_grad[:3], pairs, strict=True)
         ]
         grads[2] = None if grads[2] is None else grads[2].sum()
-        return (*grads, *(None,) * 11)
+        d_omega = _derivative_by_omega(ctx, inputs, g, g_dot) if ctx.needs_input_grad[3] else None
+        return (*grads, d_omega, *(None,) * 4)
 
 
 class SeriesDerivatives(torch.autograd.Function):
@@ -51,22 +61,26 @@ class SeriesDerivatives(torch.autograd.Function):
     soft-DTW, is refused.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(x, y, gamma, *arguments):
+    def forward(x, y, gamma, omega, omega_scale, n, m, settings):
         """Run the sweeps."""
-        return kernels.series(x, y, gamma, *arguments)[2:]
+        return kernels.series(x, y, gamma, omega, omega_scale, n, m, *settings)[2:]
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         """Keep the inputs."""
-        ctx.band, ctx.cost_scale, ctx.omega_in_cost = inputs[7:10]
+        ctx.band, ctx.cost_scale, ctx.omega_in_cost = inputs[7][:3]
         ctx.save_for_backward(*inputs[:7])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, *g_derivatives):
         """The Hessian of Eq. 2 along the incoming gradients."""
-        return (*_second_derivative(ctx, ctx.saved_tensors, g_derivatives), *(None,) * 11)
+        if ctx.needs_input_grad[3]:
+            raise NotImplementedError("A loss with an Omega that is learned can be differentiated once only.")
+        return (*_second_derivative(ctx, ctx.saved_tensors, g_derivatives), *(None,) * 5)
 
 
 def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -80,9 +94,30 @@ def _combine(g: Tensor | None, d: Tensor, g_dot: Tensor | None, d_dot: Tensor) -
     return _add(shape_part, None if g_dot is None else g_dot.reshape(shape) * d_dot)
 
 
+def _costs(ctx, inputs) -> tuple[Tensor, Tensor]:
+    """The costs (B, N, M) that the sweep made as it went, and the differences (B, N, M, d) they are made of."""
+    x, y, _, omega, omega_scale, n, m = inputs
+    difference = without_padding(x, n).unsqueeze(2) - without_padding(y, m).unsqueeze(1)
+    D = ctx.cost_scale * difference.square().sum(-1)
+    if ctx.omega_in_cost:
+        D = D + ctx.omega_in_cost * omega_matrix(Penalty(omega, omega_scale), *D.shape[1:]).to(D.dtype)
+    return D, difference
+
+
+def _derivative_by_omega(ctx, inputs, g: Tensor | None, g_dot: Tensor | None) -> Tensor:
+    """``d L_temporal / d Omega = A*_gamma``; in Eq. 5 ``1 - alpha`` times that, for Omega is a part of the cost."""
+    from .path_soft_dtw import SoftPath
+
+    D, _ = _costs(ctx, inputs)
+    _, _, gamma, omega, omega_scale, n, m = inputs
+    path = SoftPath.apply(D, gamma, n, m, ctx.band)
+    weight = _add(None if g is None else ctx.omega_in_cost * g, g_dot) * omega_scale
+    return (weight.reshape(-1, 1, 1) * path).sum(0, keepdim=True).to(omega.dtype)
+
+
 def _second_derivative(ctx, inputs, g_derivatives):
     """Gradient of ``<z_x, d value / d x> + <z_y, d value / d y>``: the Hessian of Eq. 2 along (z_x, z_y)."""
-    x, y, gamma, omega, omega_scale, n, m = inputs
+    gamma, n, m = inputs[2], *inputs[5:]
     z_x, z_x_dot, z_y, z_y_dot, z_gamma, z_gamma_dot = g_derivatives
     if any(z is not None for z in (z_x_dot, z_y_dot, z_gamma, z_gamma_dot)):
         raise NotImplementedError(
@@ -92,12 +127,8 @@ def _second_derivative(ctx, inputs, g_derivatives):
     if z_x is None and z_y is None:
         return None, None, None
     scale = ctx.cost_scale
-    x, y = _without_padding(x, n), _without_padding(y, m)
-    difference = x.unsqueeze(2) - y.unsqueeze(1)  # (B, N, M, C)
+    D, difference = _costs(ctx, inputs)
     direction = _add(None if z_x is None else z_x.unsqueeze(2), None if z_y is None else -z_y.unsqueeze(1))
-    D = scale * difference.square().sum(-1)
-    if ctx.omega_in_cost:
-        D = D + ctx.omega_in_cost * omega_matrix(omega, omega_scale, *D.shape[1:]).to(D.dtype)
     Z = (2 * scale * (difference * direction).sum(-1)).double()
     want_gamma = ctx.needs_input_grad[2]
     _, _, E, E_dot, _, d_gamma = kernels.matrix(D, gamma, Z, n, m, ctx.band, True, True, want_gamma)
@@ -105,47 +136,58 @@ def _second_derivative(ctx, inputs, g_derivatives):
     return by_difference.sum(2), -by_difference.sum(1), d_gamma.sum() if want_gamma else None
 
 
-def _without_padding(series: Tensor, lengths: Tensor) -> Tensor:
-    inside = torch.arange(series.shape[1], device=series.device) < lengths.unsqueeze(1)
-    return torch.where(inside.unsqueeze(-1), series, 0.0)
+def _unused_penalty(pairs: Pairs) -> Penalty:
+    kind = {"dtype": torch.float64, "device": pairs.x.device}
+    return Penalty(torch.zeros(0, **kind), torch.ones(pairs.x.shape[0], **kind))
 
 
-def omega_matrix(omega: Tensor, omega_scale: Tensor, N: int, M: int) -> Tensor:
-    """Omega as (1 or B, N, M), from either of its two forms and its factors."""
-    if omega.dim() == 1:
-        offsets = torch.arange(N, device=omega.device)[:, None] - torch.arange(M, device=omega.device) + M - 1
-        omega = omega[offsets].unsqueeze(0)
-    return omega * omega_scale.reshape(-1, 1, 1)
+def _cropped(pairs: Pairs, omega: Penalty) -> tuple[Pairs, Penalty]:
+    """Leave out padding that no path inside of the band can reach."""
+    old = pairs.x.shape[1], pairs.y.shape[1]
+    new = pairs.lattice.reachable(*old)
+    if new == old:
+        return pairs, omega
+    pairs = pairs._replace(x=pairs.x[:, : new[0]], y=pairs.y[:, : new[1]])
+    return pairs, omega._replace(values=crop(omega.values, old, new)) if omega.values.numel() else omega
 
 
 def sweep_series(
-    x: Tensor,
-    y: Tensor,
-    gamma: Tensor,
-    omega: Tensor | None = None,
-    omega_scale: Tensor | None = None,
+    pairs: Pairs, gamma: Tensor, omega: Penalty | None = None, alpha: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Shape and temporal term of each pair of series.
+    """Shape and temporal term of each pair of series, or with ``alpha`` the tangled value of Eq. 5.
 
     Args:
-        x: (B, N, d) predictions.
-        y: (B, M, d) targets, same type and device.
+        pairs: the series, their true lengths and their band.
         gamma: 0-d float64 tensor, the smoothing.
-        omega: (N + M - 1,) float64, Omega(h, j) at h - j + M - 1; None leaves the temporal term out.
-        omega_scale: (B,) float64, a factor of Omega for each pair; ones by default.
+        omega: Omega; None leaves the temporal term out.
+        alpha: where given, the cost of a cell is ``alpha * Delta + (1 - alpha) * Omega``, without Omega
+            ``alpha * Delta``, and there is no temporal term.
 
     Returns:
-        Eq. 2 and Eq. 4, each (B,); without Omega the second one is zero.
+        Eq. 2 (or 5) and Eq. 4, each (B,); the second one is zero where there is no temporal term.
     """
-    (B, N, _), M = x.shape, y.shape[1]
-    dual = omega is not None
-    long, double = {"dtype": torch.int64, "device": x.device}, {"dtype": torch.float64, "device": x.device}
-    n, m = torch.full((B,), N, **long), torch.full((B,), M, **long)
-    omega = torch.zeros(0, **double) if omega is None else omega
-    omega_scale = torch.ones(B, **double) if omega_scale is None else omega_scale
+    dual = omega is not None and alpha is None
+    cost_scale = 1.0 if alpha is None else alpha
+    omega_in_cost = 0.0 if alpha is None or omega is None else 1.0 - alpha
+    pairs, omega = _cropped(pairs, _unused_penalty(pairs) if omega is None else omega)
+    x, y, (n, m, band) = pairs
     if not kernels.has_kernels(x.device):
-        D = (x.unsqueeze(2) - y.unsqueeze(1)).square().sum(-1)
-        Omega = omega_matrix(omega, omega_scale, N, M).to(D.dtype) if dual else torch.zeros_like(D)
-        return reference.dilate(D, Omega, gamma.to(D.dtype))
+        return _sweep_in_torch(pairs, gamma, omega, cost_scale, omega_in_cost, dual)
+    if torch.compiler.is_compiling():  # it takes no tensor twice: a series beside itself comes as a view
+        y, m = y.view_as(y), m.view_as(m)
     wants = [torch.is_grad_enabled() and t.requires_grad for t in (x, y, gamma)]
-    return SeriesSweep.apply(x, y, gamma, omega, omega_scale, n, m, -1, 1.0, 0.0, dual, *wants)[:2]
+    settings = (band, cost_scale, omega_in_cost, dual, *wants)
+    return SeriesSweep.apply(x, y, gamma, *omega, n, m, settings)[:2]
+
+
+def _sweep_in_torch(
+    pairs: Pairs, gamma: Tensor, omega: Penalty, cost_scale: float, omega_in_cost: float, dual: bool
+) -> tuple[Tensor, Tensor]:
+    """The same by the readable reference."""
+    n, m, band = pairs.lattice
+    x, y = without_padding(pairs.x, n), without_padding(pairs.y, m)
+    D = cost_scale * (x.unsqueeze(2) - y.unsqueeze(1)).square().sum(-1)
+    Omega = omega_matrix(omega, *D.shape[1:]).to(D.dtype) if omega.values.numel() else torch.zeros_like(D)
+    if omega_in_cost:
+        D = D + omega_in_cost * Omega
+    return reference.dilate(D, Omega if dual else torch.zeros_like(D), gamma.to(D.dtype), band, n, m)

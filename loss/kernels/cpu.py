@@ -597,7 +597,7 @@ def _sweep_tile(problem, results, first, size, table, saved):
 # ----------------------------------------------------------------------- the batch, in tiles, over threads
 
 _TABLE_BYTES = 1 << 20  # weights of a tile that stay in the cache between its two sweeps
-_PARALLEL_CELLS = 1 << 14  # below this a second thread costs more than it brings
+_PARALLEL_CELLS = 1 << 16  # below this a second thread costs more than it brings
 
 
 class _Pool:

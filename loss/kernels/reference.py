@@ -21,12 +21,30 @@ def _rows(D: Tensor, band: int) -> tuple[Tensor, Tensor]:
     return D[:, i, j.clamp(0, M - 1)], inside
 
 
+def _without_padding(D: Tensor, n: Tensor, m: Tensor) -> Tensor:
+    """Zero beyond the true sizes: padding may hold anything, and no path of its pair goes there."""
+    i, j = torch.arange(D.shape[1], device=D.device), torch.arange(D.shape[2], device=D.device)
+    return torch.where((i < n[:, None])[:, :, None] & (j < m[:, None])[:, None], D, 0.0)
+
+
+def _at(row: Tensor, i: Tensor) -> Tensor:
+    """Entry i[b] of each row b."""
+    return row.gather(1, i.unsqueeze(1)).squeeze(1)
+
+
 def _shift(row: Tensor, first: float) -> Tensor:
     """Entry i - 1 at place i."""
     return torch.cat([torch.full_like(row[:, :1], first), row[:, :-1]], dim=1)
 
 
-def dilate(D: Tensor, Omega: Tensor, gamma: float | Tensor, band: int = -1) -> tuple[Tensor, Tensor]:
+def dilate(
+    D: Tensor,
+    Omega: Tensor,
+    gamma: float | Tensor,
+    band: int = -1,
+    n: Tensor | None = None,
+    m: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Soft-DTW on dual numbers ``D + eps * Omega``: the value (Eq. 2) and its derivative along Omega (Eq. 4).
 
     Args:
@@ -34,10 +52,17 @@ def dilate(D: Tensor, Omega: Tensor, gamma: float | Tensor, band: int = -1) -> t
         Omega: (N, M) or (B, N, M) time penalties.
         gamma: smoothing, a number or a 0-d tensor.
         band: cells with ``|i - j| > band`` are left out; -1 for none.
+        n: (B,) true numbers of rows; all by default.
+        m: (B,) true numbers of columns; all by default.
 
     Returns:
         ``V`` (B,), soft-DTW; ``V_dot`` (B,), the temporal term ``<A*_gamma, Omega>``.
     """
+    B, N, M = D.shape
+    n = torch.full((B,), N, device=D.device) if n is None else n
+    m = torch.full((B,), M, device=D.device) if m is None else m
+    D = _without_padding(D, n, m)
+    value, value_dot = torch.zeros_like(D[:, 0, 0]), torch.zeros_like(D[:, 0, 0])
     D_rows, inside = _rows(D, band)
     Omega_rows, _ = _rows(Omega.expand(D.shape), band)
     nowhere = torch.full_like(D_rows[:, 0], UNREACHABLE)
@@ -56,17 +81,25 @@ def dilate(D: Tensor, Omega: Tensor, gamma: float | Tensor, band: int = -1) -> t
         before_last, before_last_dot = last, last_dot
         last = torch.where(inside[d], V, UNREACHABLE)
         last_dot = torch.where(inside[d], V_dot, 0.0)
-    return last[:, -1], last_dot[:, -1]
+        ends = n + m - 2 == d
+        value = torch.where(ends, _at(last, n - 1), value)
+        value_dot = torch.where(ends, _at(last_dot, n - 1), value_dot)
+    return value, value_dot
 
 
-def soft_dtw(D: Tensor, gamma: float | Tensor, band: int = -1) -> Tensor:
-    """Eq. 2: (B, N, M) costs -> (B,) values."""
-    return dilate(D, torch.zeros_like(D), gamma, band)[0]
+def soft_dtw(
+    D: Tensor, gamma: float | Tensor, band: int = -1, n: Tensor | None = None, m: Tensor | None = None
+) -> Tensor:
+    """Eq. 2: (B, N, M) costs -> (B,) values; the rest as for :func:`dilate`."""
+    return dilate(D, torch.zeros_like(D), gamma, band, n, m)[0]
 
 
-def soft_path(D: Tensor, gamma: float | Tensor, band: int = -1) -> Tensor:
+def soft_path(
+    D: Tensor, gamma: float | Tensor, band: int = -1, n: Tensor | None = None, m: Tensor | None = None
+) -> Tensor:
     """A*_gamma, the derivative of Eq. 2 by the costs: (B, N, M) -> (B, N, M)."""
     with torch.enable_grad():
         leaf = D if D.requires_grad else D.detach().requires_grad_()
-        (path,) = torch.autograd.grad(soft_dtw(leaf, gamma, band).sum(), leaf, create_graph=D.requires_grad)
+        value = soft_dtw(leaf, gamma, band, n, m).sum()
+        (path,) = torch.autograd.grad(value, leaf, create_graph=D.requires_grad)
     return path

@@ -1,0 +1,126 @@
+"""Omega of Eq. 3: what it costs to align step h of a prediction with step j of its target.
+
+``h < j`` is *early*: what happens in the target at j happens in the prediction before. ``h > j`` is *late*.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .checks import check_weight
+from .pairs import Pairs
+
+
+@dataclass(frozen=True)
+class AsymmetricOmega:
+    """``Omega(h, j) = weight * (|h - j| / k)**power`` with a weight for early and another one for late steps.
+
+    The paper proposes it in section 3.2: where a late warning is worse than an early one, let it cost more. With two
+    lengths N and M, ``k`` is ``sqrt(N * M)``; in a padded batch the true lengths of the pair count. The prediction
+    comes first: exchanging prediction and target exchanges ``early`` and ``late``.
+
+    Args:
+        early: weight where h < j: the prediction is ahead of its target. At least 0.
+        late: weight where h > j: the prediction lags behind. At least 0.
+        power: how the cost grows with the distance in time, at least 0; the paper's Omega has 2.
+
+    Raises:
+        TypeError, ValueError: for weights that are no such numbers.
+    """
+
+    early: float = 1.0
+    late: float = 1.0
+    power: float = 2.0
+
+    def __post_init__(self):
+        for name in ("early", "late", "power"):
+            check_weight(name, getattr(self, name))
+
+    def by_lag(self, N: int, M: int, device: torch.device | None = None) -> Tensor:
+        """``weight * |h - j|**power`` at ``h - j + M - 1``, (N + M - 1,) float64, not yet divided by ``k**power``."""
+        lag = torch.arange(1 - M, N, dtype=torch.float64, device=device)
+        if self.early == self.late:
+            return self.early * lag.abs() ** self.power
+        return torch.where(lag < 0, self.early, self.late) * lag.abs() ** self.power
+
+
+NAMED = {"squared": AsymmetricOmega(), "absolute": AsymmetricOmega(power=1.0)}
+Omega = str | AsymmetricOmega | Tensor
+
+
+def squared_omega(N: int, M: int, device: torch.device | None = None) -> Tensor:
+    """Omega of Eq. 3, ``(h - j)**2 / k**2`` (with N * M for k**2 where the lengths differ).
+
+    Args:
+        N: length of the prediction.
+        M: length of the target.
+        device: where the result is wanted.
+
+    Returns:
+        (N + M - 1,) float64: Omega depends on h - j alone, and this is its value at ``h - j + M - 1``.
+    """
+    return NAMED["squared"].by_lag(N, M, device) / (N * M)
+
+
+class Penalty(NamedTuple):
+    """Omega in the form that the sweeps take."""
+
+    values: Tensor  # (N + M - 1,), Omega at h - j + M - 1, or (1, N, M); float64
+    scale: Tensor  # (B,) float64, its factor for each pair
+
+
+def check_omega(omega: Omega, divergence: bool) -> Omega:
+    """Return what a user gave as Omega: a name, a formula, or the matrix itself."""
+    if isinstance(omega, AsymmetricOmega) or (isinstance(omega, str) and omega in NAMED):
+        return omega
+    if not isinstance(omega, Tensor):
+        allowed = f"one of {', '.join(map(repr, NAMED))}, an AsymmetricOmega or an (N, M) tensor"
+        raise (ValueError if isinstance(omega, str) else TypeError)(f"omega must be {allowed}, but it is {omega!r}.")
+    if not omega.is_floating_point():
+        raise TypeError(f"omega must be a floating-point tensor, but its type is {omega.dtype}.")
+    if omega.dim() != 2 or omega.numel() == 0:
+        raise ValueError(f"omega must have shape (N, M), but its shape is {tuple(omega.shape)}.")
+    if divergence and omega.shape[0] != omega.shape[1]:
+        raise ValueError(
+            "omega must be square where divergence=True, which aligns each series with itself, but its shape is "
+            f"{tuple(omega.shape)}."
+        )
+    if not omega.is_meta and not omega.isfinite().all():
+        raise ValueError("omega must be finite, but it holds inf or NaN; to forbid cells use band.")
+    return omega
+
+
+def penalty(omega: Omega, pairs: Pairs) -> Penalty:
+    """Omega for these pairs; a formula is divided by the true lengths of each pair, a matrix is taken as it is."""
+    N, M = pairs.x.shape[1], pairs.y.shape[1]
+    device = pairs.x.device
+    omega = NAMED[omega] if isinstance(omega, str) else omega
+    if isinstance(omega, AsymmetricOmega):
+        cells = (pairs.lattice.n * pairs.lattice.m).double()
+        return Penalty(omega.by_lag(N, M, device), cells ** (-omega.power / 2))
+    if omega.shape != (N, M):
+        raise ValueError(
+            f"omega has shape {tuple(omega.shape)}, but to compare series of {N} and {M} steps it must have "
+            f"({N}, {M})."
+        )
+    if omega.device != device:
+        raise ValueError(f"omega is on {omega.device}, but the series are on {device}: move the loss with .to().")
+    return Penalty(omega.double().unsqueeze(0), torch.ones(pairs.x.shape[0], dtype=torch.float64, device=device))
+
+
+def crop(values: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Omega of the first cells ``new = (N, M)`` from one of ``old`` cells."""
+    if values.dim() == 3:
+        return values[:, : new[0], : new[1]]
+    return values[old[1] - new[1] : old[1] + new[0] - 1]
+
+
+def omega_matrix(omega: Penalty, N: int, M: int) -> Tensor:
+    """Omega as (B, N, M), from either of its two forms and its factors."""
+    values = omega.values
+    if values.dim() == 1:
+        offsets = torch.arange(N, device=values.device)[:, None] - torch.arange(M, device=values.device) + M - 1
+        values = values[offsets].unsqueeze(0)
+    return values * omega.scale.reshape(-1, 1, 1)

@@ -1,0 +1,98 @@
+"""Which cells of an alignment lattice count: true lengths and the Sakoe-Chiba band; and the pairs of series."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .checks import check_lengths, check_series, demand
+
+Lengths = Tensor | Sequence[int] | None
+
+
+class Lattice(NamedTuple):
+    """The cells (h, j) with h < n, j < m and |h - j| <= band of each pair; ``band`` is -1 where there is none."""
+
+    n: Tensor  # (B,) int64
+    m: Tensor  # (B,) int64
+    band: int
+
+    def reachable(self, N: int, M: int) -> tuple[int, int]:
+        """How much of N x M cells a path can visit: padding far outside of the band is worth no sweep."""
+        return (N, M) if self.band < 0 else (min(N, M + self.band), min(M, N + self.band))
+
+
+class Pairs(NamedTuple):
+    """Predictions x (B, N, d) and targets y (B, M, d), of one type and device, and their lattice."""
+
+    x: Tensor
+    y: Tensor
+    lattice: Lattice
+
+    def of_predictions(self) -> "Pairs":
+        """Each prediction beside itself."""
+        return Pairs(self.x, self.x, Lattice(self.lattice.n, self.lattice.n, self.lattice.band))
+
+    def of_targets(self) -> "Pairs":
+        """Each target beside itself."""
+        return Pairs(self.y, self.y, Lattice(self.lattice.m, self.lattice.m, self.lattice.band))
+
+    def by_variable(self) -> "Pairs":
+        """(B, N, d) -> (B * d, N, 1): each variable is a pair of its own."""
+        x, y = (s.transpose(1, 2).reshape(-1, s.shape[1], 1) for s in (self.x, self.y))
+        n, m, band = self.lattice
+        d = self.x.shape[2]
+        return Pairs(x, y, Lattice(n.repeat_interleave(d), m.repeat_interleave(d), band))
+
+
+def check_lattice(
+    shape: tuple[int, int, int],
+    device: torch.device,
+    prediction_lengths: Lengths,
+    target_lengths: Lengths,
+    band: int | None,
+) -> Lattice:
+    """Check the lengths, and that the band leaves every pair of the (B, N, M) lattices a path."""
+    B, N, M = shape
+    n = check_lengths("prediction_lengths", prediction_lengths, B, N, device)
+    m = check_lengths("target_lengths", target_lengths, B, M, device)
+    if band is None:
+        return Lattice(n, m, -1)
+    padded = prediction_lengths is not None or target_lengths is not None
+    if not padded and abs(N - M) > band:
+        raise _infeasible(band, N, M)
+    if padded:
+
+        def error() -> ValueError:
+            worst = (n - m).abs().argmax()
+            return _infeasible(band, n[worst].item(), m[worst].item())
+
+        demand((n - m).abs() <= band, error, f"band is {band}, but the lengths of a pair differ by more.")
+    return Lattice(n, m, band)
+
+
+def _infeasible(band: int, n: int, m: int) -> ValueError:
+    return ValueError(
+        f"band is {band}, but to align a prediction of {n} steps with a target of {m} it must be at least "
+        f"{abs(n - m)}."
+    )
+
+
+def check_pairs(
+    prediction: Tensor,
+    target: Tensor,
+    prediction_lengths: Lengths = None,
+    target_lengths: Lengths = None,
+    band: int | None = None,
+) -> Pairs:
+    """Check series and lengths as a user gives them."""
+    x, y = check_series(prediction, target)
+    shape = (x.shape[0], x.shape[1], y.shape[1])
+    return Pairs(x, y, check_lattice(shape, x.device, prediction_lengths, target_lengths, band))
+
+
+def without_padding(series: Tensor, lengths: Tensor) -> Tensor:
+    """(B, N, d) with zeros beyond the true lengths, and no gradient there."""
+    inside = torch.arange(series.shape[1], device=series.device) < lengths.unsqueeze(1)
+    return torch.where(inside.unsqueeze(-1), series, 0.0)

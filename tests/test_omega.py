@@ -1,0 +1,171 @@
+"""Omega of Eq. 3 in all its forms, against its formula written out and against all paths."""
+
+import io
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.autograd import gradcheck
+
+from loss import AsymmetricOmega, DilateLoss, TangledDilateLoss, dilate_loss, kernels, squared_omega
+from tests.paths import alignment, shape_term, square_omega, squared_distances, temporal_term
+from tests.test_soft_dtw import series
+
+LOSSES = [DilateLoss, TangledDilateLoss]
+
+
+@pytest.fixture(params=["kernels", "reference"])
+def room(request, monkeypatch):
+    """The kernels, and the plain PyTorch code that stands in for them on other devices."""
+    if request.param == "reference":
+        monkeypatch.setattr(kernels, "has_kernels", lambda device: False)
+    return request.param
+
+
+def assert_same_gradients(ours, theirs, x, y):
+    grads = (torch.autograd.grad(v.sum(), (x, y), retain_graph=True) for v in (ours, theirs))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def written_out(N, M, early=1.0, late=1.0, power=2.0):
+    k = (N * M) ** 0.5
+    rows = [[(early if h < j else late) * (abs(h - j) / k) ** power for j in range(M)] for h in range(N)]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+FORMS = [
+    ("squared", {}),
+    ("absolute", {"power": 1.0}),
+    (AsymmetricOmega(1, 3), {"late": 3.0}),
+    (AsymmetricOmega(early=0.5, late=0.0, power=1.5), {"early": 0.5, "late": 0.0, "power": 1.5}),
+]
+
+
+@pytest.mark.parametrize(("N", "M"), [(5, 5), (4, 6), (6, 3), (1, 5)])
+@pytest.mark.parametrize(("omega", "weights"), FORMS)
+def test_forms_equal_their_formula(room, omega, weights, N, M):
+    x, y = series(3, N, M, d=2)
+    D, Omega = squared_distances(x, y), written_out(N, M, **weights)
+    terms = DilateLoss(0.3, 0.2, "none", omega=omega).components(x, y)
+    shape, temporal = shape_term(D, 0.2), temporal_term(D, 0.2, Omega)
+    torch.testing.assert_close(terms.temporal, temporal, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(terms.loss, 0.3 * shape + 0.7 * temporal, rtol=1e-10, atol=1e-12)
+    tangled = TangledDilateLoss(0.3, 0.2, "none", omega=omega)(x, y)
+    torch.testing.assert_close(tangled, shape_term(0.3 * D + 0.7 * Omega, 0.2), rtol=1e-10, atol=1e-12)
+
+
+def test_squared_is_the_default_and_the_papers():
+    x, y = series(3, 6, 6)
+    for loss in LOSSES:
+        assert loss(0.3, 0.2)(x, y) == loss(0.3, 0.2, omega="squared")(x, y)
+    torch.testing.assert_close(written_out(6, 6), square_omega(6, 6))
+    lag = torch.arange(-5, 6, dtype=torch.float64)
+    torch.testing.assert_close(squared_omega(6, 6), lag.square() / 36)
+
+
+@settings(max_examples=20, deadline=None)
+@given(N=st.integers(1, 6), M=st.integers(1, 6), gamma=st.floats(0.02, 5), seed=st.integers(0, 99))
+def test_any_matrix_equals_enumeration(N, M, gamma, seed):
+    x, y = (s.requires_grad_() for s in series(3, N, M, seed=seed))
+    Omega = torch.randn(N, M, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    D = squared_distances(x, y)
+    dilate = 0.4 * shape_term(D, gamma) + 0.6 * temporal_term(D, gamma, Omega)
+    pairs = (
+        (DilateLoss(0.4, gamma, "none", omega=Omega)(x, y), dilate),
+        (TangledDilateLoss(0.4, gamma, "none", omega=Omega)(x, y), shape_term(0.4 * D + 0.6 * Omega, gamma)),
+    )
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+        for a, b in zip(
+            *(torch.autograd.grad(v.mean(), (x, y), retain_graph=True) for v in (ours, theirs)), strict=True
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def step(at, k=20):
+    return (torch.arange(k) >= at).double().reshape(1, k, 1)
+
+
+def test_early_weighs_predictions_ahead_of_their_target_and_late_those_behind():
+    target, ahead, behind = step(10), step(6), step(14)
+
+    def temporal(early, late, prediction):
+        omega = AsymmetricOmega(early, late)
+        return DilateLoss(0.5, 0.01, omega=omega).components(prediction, target).temporal.item()
+
+    for prediction, early, late in ((ahead, 1, 0), (behind, 0, 1)):
+        whole = temporal(1, 1, prediction)
+        assert temporal(early, late, prediction) > 0.9 * whole
+        assert temporal(late, early, prediction) < 0.1 * whole
+        assert temporal(early, late, prediction) + temporal(late, early, prediction) == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_exchanging_the_series_exchanges_early_and_late(loss):
+    x, y = series(4, 7, 5)
+    there, back = AsymmetricOmega(1, 3), AsymmetricOmega(3, 1)
+    torch.testing.assert_close(loss(omega=there)(x, y), loss(omega=back)(y, x))
+    assert (loss(omega=there)(x, y) - loss(omega=there)(y, x)).abs() > 1e-4
+
+
+def test_order_does_not_matter_to_a_symmetric_omega_nor_to_the_released_function():
+    x, y = (s.requires_grad_() for s in series(4, 6, 6))
+    for function in (DilateLoss(omega="absolute"), TangledDilateLoss(), lambda a, b: dilate_loss(a, b)[0]):
+        values = function(x, y), function(y, x)
+        torch.testing.assert_close(*values)
+        torch.testing.assert_close(*(torch.autograd.grad(v, x)[0] for v in values))
+    torch.testing.assert_close(dilate_loss(y, x)[0], DilateLoss()(x, y))
+
+
+def test_gradient_by_a_learned_omega_is_the_expected_path(room):
+    x, y = series(3, 5, 4, d=2)
+    Omega = nn.Parameter(torch.rand(5, 4, dtype=torch.float64))
+    D = squared_distances(x, y)
+    (ours,) = torch.autograd.grad(DilateLoss(0.3, 0.2, "sum", omega=Omega)(x, y), Omega)
+    torch.testing.assert_close(ours, 0.7 * alignment(D, 0.2).sum(0))
+    (ours,) = torch.autograd.grad(TangledDilateLoss(0.3, 0.2, "sum", omega=Omega)(x, y), Omega)
+    torch.testing.assert_close(ours, 0.7 * alignment(0.3 * D + 0.7 * Omega.detach(), 0.2).sum(0))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradcheck_by_omega_and_the_series(loss):
+    x, y = (s.requires_grad_() for s in series(2, 4, 5))
+    Omega = torch.rand(4, 5, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda o, x, y: loss(0.3, 0.5, omega=o, band=2)(x, y, [4, 3], [5, 2]), (Omega, x, y))
+
+
+def test_learned_omega_cannot_be_differentiated_twice():
+    x, y = (s.requires_grad_() for s in series(2, 4, 4))
+    criterion = TangledDilateLoss(omega=nn.Parameter(torch.rand(4, 4, dtype=torch.float64)))
+    (first,) = torch.autograd.grad(criterion(x, y), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="learned can be differentiated once"):
+        torch.autograd.grad(first.sum(), x)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_matrix_is_a_buffer_and_a_parameter_is_learned(loss):
+    x, y = series(2, 4, 4)
+    criterion, twin = loss(omega=torch.rand(4, 4)), loss(omega=torch.zeros(4, 4))
+    assert list(criterion.state_dict()) == ["omega"]
+    buffer = io.BytesIO()
+    torch.save(criterion.state_dict(), buffer)
+    buffer.seek(0)
+    twin.load_state_dict(torch.load(buffer))
+    assert torch.equal(twin(x, y), criterion(x, y))
+    assert criterion.to("meta").omega.is_meta
+    learned = loss(omega=nn.Parameter(torch.ones(4, 4)))
+    optimizer = torch.optim.SGD(learned.parameters(), lr=1.0)
+    learned(x, y).backward()
+    optimizer.step()
+    assert (learned.omega < 1).any()
+    assert "omega=Parameter(4, 4)" in repr(learned)
+
+
+def test_named_omega_is_shown():
+    assert (
+        repr(DilateLoss(omega="absolute")) == "DilateLoss(alpha=0.5, gamma=0.01, reduction='mean', omega='absolute')"
+    )
+    assert "AsymmetricOmega(early=1, late=3, power=2.0)" in repr(DilateLoss(omega=AsymmetricOmega(1, 3)))
