@@ -102,9 +102,7 @@ def plot_forecasts(
     """
     inputs, targets = _array("inputs", inputs, INPUTS), _array("targets", targets, FUTURES)
     if len(inputs) != len(targets):
-        raise ValueError(
-            f"inputs and targets must hold the same samples, not {len(inputs)} and {len(targets)}."
-        )
+        raise ValueError(f"inputs and targets must hold the same samples, not {len(inputs)} and {len(targets)}.")
     forecasts = _forecast_arrays(forecasts, targets.shape)
     ids = _check_sample_ids(sample_ids, len(targets))
     pages = [ids[first : first + ROWS_PER_FIGURE] for first in range(0, len(ids), ROWS_PER_FIGURE)]
@@ -264,9 +262,7 @@ def _learning_curve_figure(history: Sequence[Mapping[str, object]]) -> Figure:
         _scale_values(axes, metric, np.concatenate([values for _, values in curves.values()]))
     panels[0].set_ylabel("mean over the test set")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=min(len(labels), 6), title="training loss"
-    )
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6), title="training loss")
     return figure
 
 
@@ -449,14 +445,10 @@ def _forecast_arrays(
     forecasts: Mapping[str, ArrayLike | torch.Tensor], shape: tuple[int, ...]
 ) -> dict[str, NDArray[np.float64]]:
     if not isinstance(forecasts, Mapping):
-        raise TypeError(
-            f"forecasts must map training losses to forecasts, not be a {type(forecasts).__name__}."
-        )
+        raise TypeError(f"forecasts must map training losses to forecasts, not be a {type(forecasts).__name__}.")
     if not forecasts:
         raise ValueError("forecasts must hold the forecasts of at least one training loss, but it is empty.")
-    arrays = {
-        str(loss): _array(f"forecasts[{loss!r}]", series, FUTURES) for loss, series in forecasts.items()
-    }
+    arrays = {str(loss): _array(f"forecasts[{loss!r}]", series, FUTURES) for loss, series in forecasts.items()}
     for loss, array in arrays.items():
         if array.shape != shape:
             raise ValueError(f"forecasts[{loss!r}] must be shaped like targets, {shape}, not {array.shape}.")
@@ -480,9 +472,7 @@ def _check_history(history: Sequence[Mapping[str, object]]) -> None:
     for number, record in enumerate(history):
         for key in ("loss", "epoch"):
             if key not in record:
-                raise ValueError(
-                    f"history[{number}] must have the key {key!r}, but has only {sorted(record)}."
-                )
+                raise ValueError(f"history[{number}] must have the key {key!r}, but has only {sorted(record)}.")
 
 
 def _finish(figure: Figure, path: str | os.PathLike[str], show: bool) -> Path:

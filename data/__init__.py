@@ -43,7 +43,5 @@ def load(name: str, **options: Any) -> ForecastData:
             raise TypeError(f"dataset {name!r} does not take {option!r}; its options are {', '.join(known)}")
     for option, parameter in known.items():
         if parameter.default is parameter.empty and option not in options:
-            raise TypeError(
-                f"dataset {name!r} needs the option {option!r}; its options are {', '.join(known)}"
-            )
+            raise TypeError(f"dataset {name!r} needs the option {option!r}; its options are {', '.join(known)}")
     return DATASETS[name](**options)

@@ -89,9 +89,7 @@ def _wanted(columns: Column | Sequence[Column] | None, names: list[str], numeric
     return _positions("columns", columns, names)
 
 
-def _target_columns(
-    targets: Column | Sequence[Column] | None, names: list[str], chosen: list[int]
-) -> list[int]:
+def _target_columns(targets: Column | Sequence[Column] | None, names: list[str], chosen: list[int]) -> list[int]:
     """Return where the targets stand among the chosen columns."""
     if targets is None:
         return list(range(len(chosen)))

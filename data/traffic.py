@@ -58,9 +58,7 @@ def _find(path: Path) -> Path:
             if (folder / name).is_file():
                 return folder / name
     wanted = ", ".join(_FILE_NAMES)
-    raise FileNotFoundError(
-        f"Traffic was looked for as {wanted} in {path} and {path / 'traffic'}; {_HOW_TO_GET}"
-    )
+    raise FileNotFoundError(f"Traffic was looked for as {wanted} in {path} and {path / 'traffic'}; {_HOW_TO_GET}")
 
 
 def _checked_maximum(file: Path, occupancy: np.ndarray) -> float:

@@ -64,9 +64,7 @@ class WindowDataset(Dataset):
         for name, windows in (("inputs", self.inputs), ("targets", self.targets)):
             if windows.ndim != 3 or 0 in windows.shape:
                 shape = tuple(windows.shape)
-                raise ValueError(
-                    f"{name} must have shape (windows, time steps, variables) >= 1, given {shape}"
-                )
+                raise ValueError(f"{name} must have shape (windows, time steps, variables) >= 1, given {shape}")
         if len(self.inputs) != len(self.targets):
             counts = f"{len(self.inputs)} inputs and {len(self.targets)} targets"
             raise ValueError(f"inputs and targets must be equally many windows, given {counts}")

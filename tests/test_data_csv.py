@@ -21,9 +21,7 @@ def values() -> np.ndarray:
 
 def dated(values: np.ndarray, header: str = "date,a,b,c\n") -> str:
     days = np.datetime64("2016-07-01") + np.arange(len(values))
-    return header + "".join(
-        f"{day},{','.join(map(str, row))}\n" for day, row in zip(days, values, strict=True)
-    )
+    return header + "".join(f"{day},{','.join(map(str, row))}\n" for day, row in zip(days, values, strict=True))
 
 
 @pytest.fixture
@@ -249,9 +247,7 @@ def test_a_header_without_rows_is_refused(tmp_path):
 
 
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"the CSV file was looked for at .*absent\.csv, but there is no"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"the CSV file was looked for at .*absent\.csv, but there is no"):
         load("csv", path=tmp_path / "absent.csv")
 
 
@@ -277,9 +273,7 @@ def test_the_oil_temperature_of_etth1_has_its_known_range():
     raw = np.genfromtxt(REAL, delimiter=",", skip_header=1, usecols=7)
     assert raw.shape == (17_420,)
     assert raw.min() == pytest.approx(-4.08, abs=1e-3)
-    np.testing.assert_allclose(
-        task.train.inputs[:, 0, 0], standardised(raw, 10_452)[: len(task.train)], rtol=1e-4
-    )
+    np.testing.assert_allclose(task.train.inputs[:, 0, 0], standardised(raw, 10_452)[: len(task.train)], rtol=1e-4)
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason="the real file is not there")

@@ -128,9 +128,7 @@ def test_noise_is_uniform_between_zero_and_sigma():
 
 def test_peaks_up_to_position_18_set_the_shortest_series():
     create_synthetic_dataset(20, 10, 9, 0.01, random.Random(0))
-    with pytest.raises(
-        ValueError, match=r"needs at least 19 steps, given input_length \+ horizon = 10 \+ 8 = 18"
-    ):
+    with pytest.raises(ValueError, match=r"needs at least 19 steps, given input_length \+ horizon = 10 \+ 8 = 18"):
         create_synthetic_dataset(20, 10, 8, 0.01)
 
 
@@ -149,9 +147,7 @@ def test_load_names_the_option_that_is_out_of_range(options, error, sentence):
 
 
 def test_an_item_is_input_target_and_breakpoint(released):
-    dataset = SyntheticDataset(
-        released["train_input"], released["train_target"], released["train_breakpoints"]
-    )
+    dataset = SyntheticDataset(released["train_input"], released["train_target"], released["train_breakpoints"])
     observed, target, breakpoint_ = dataset[2]
     assert observed.shape == target.shape == (20, 1)
     assert observed.dtype == target.dtype == torch.float32

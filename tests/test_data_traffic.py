@@ -24,10 +24,7 @@ def one_column(values) -> str:
 
 def with_dates(values) -> str:
     hours = np.datetime64("2015-01-01T00") + np.arange(len(values))
-    rows = [
-        f"{str(hour).replace('T', ' ')}:00:00,{value:.4f}\n"
-        for hour, value in zip(hours, values, strict=True)
-    ]
+    rows = [f"{str(hour).replace('T', ' ')}:00:00,{value:.4f}\n" for hour, value in zip(hours, values, strict=True)]
     return "".join(rows)
 
 

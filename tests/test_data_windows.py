@@ -255,22 +255,16 @@ def test_load_passes_its_options_on():
 
 
 def test_load_lists_the_datasets_when_the_name_is_unknown():
-    with pytest.raises(
-        ValueError, match="dataset must be one of synthetic, ecg5000, traffic, csv, given 'ecg'"
-    ):
+    with pytest.raises(ValueError, match="dataset must be one of synthetic, ecg5000, traffic, csv, given 'ecg'"):
         load("ecg")
 
 
 @pytest.mark.parametrize("name", list(DATASETS))
 def test_load_lists_the_options_when_one_is_unknown(name):
-    with pytest.raises(
-        TypeError, match=rf"dataset '{name}' does not take 'colour'; its options are \w+, \w+"
-    ):
+    with pytest.raises(TypeError, match=rf"dataset '{name}' does not take 'colour'; its options are \w+, \w+"):
         load(name, colour="red")
 
 
 def test_load_names_the_option_that_is_missing():
-    with pytest.raises(
-        TypeError, match="dataset 'csv' needs the option 'path'; its options are path, columns"
-    ):
+    with pytest.raises(TypeError, match="dataset 'csv' needs the option 'path'; its options are path, columns"):
         load("csv", horizon=3)

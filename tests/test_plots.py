@@ -99,9 +99,7 @@ def test_each_panel_shows_its_sample_and_loss(rng):
 
 
 def test_columns_are_headed_by_the_losses_in_the_given_order_and_rows_by_the_samples(rng):
-    inputs, targets, forecasts = forecast_task(
-        rng, samples=2, losses=("dilate", "my_loss", "soft-DTW", "mse")
-    )
+    inputs, targets, forecasts = forecast_task(rng, samples=2, losses=("dilate", "my_loss", "soft-DTW", "mse"))
     panels = panels_of(plots._forecast_figure(inputs, targets, forecasts, [4, 7]))
     assert [axes.texts[0].get_text() for axes in panels[:4]] == ["DILATE", "my_loss", "soft-DTW", "MSE"]
     assert [axes.get_ylabel() for axes in panels[::4]] == ["test sample 4", "test sample 7"]
@@ -448,9 +446,7 @@ def test_with_a_display_nothing_is_shown_unless_asked_for(draw_everything, monke
     draw_everything(show=False)
 
 
-def test_with_a_display_each_figure_is_shown_once_after_it_was_written(
-    draw_everything, monkeypatch, tmp_path
-):
+def test_with_a_display_each_figure_is_shown_once_after_it_was_written(draw_everything, monkeypatch, tmp_path):
     seen = []
 
     def show():
@@ -506,9 +502,7 @@ def test_figures_are_freed_once_written(monkeypatch, tmp_path):
         ("macosx", "darwin", None, True),
     ],
 )
-def test_showing_needs_a_backend_with_windows_and_a_display(
-    monkeypatch, backend, platform, display, available
-):
+def test_showing_needs_a_backend_with_windows_and_a_display(monkeypatch, backend, platform, display, available):
     monkeypatch.setattr(matplotlib, "get_backend", lambda: backend)
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
