@@ -1,0 +1,117 @@
+"""The README's commands run, its code runs, and what its tables name exists."""
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def main_commands():
+    lines = [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("python main.py")]
+
+
+def run(command, folder):
+    """Run a ``python main.py`` command with this interpreter, in the clone but writing elsewhere."""
+    words = shlex.split(command)[2:]
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *words], cwd=folder, capture_output=True, text=True, timeout=500
+    )
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    """One epoch of the default experiment, which the commands on earlier runs start from."""
+    folder = tmp_path_factory.mktemp("readme")
+    finished = run("python main.py --epochs 1 --output run", folder)
+    assert finished.returncode == 0, finished.stderr
+    return folder / "run", finished.stdout
+
+
+def test_the_default_experiment_prints_the_readmes_table(short_run):
+    folder, printed = short_run
+    ours, theirs = printed.splitlines(), README.splitlines()
+    (header,) = [line for line in ours if line.startswith("loss  ") and "paper's TDI" in line]
+    assert header.split() in [line.split() for line in theirs]
+    assert (folder / "figures" / "forecasts.png").is_file()
+
+
+@pytest.mark.parametrize("command", main_commands())
+def test_command(command, short_run, tmp_path):
+    rng = np.random.default_rng(0)
+    csv = tmp_path / "ETTh1.csv"
+    np.savetxt(csv, rng.random((700, 2)), delimiter=",", header="HUFL,OT", comments="")
+    traffic = tmp_path / "traffic.csv"
+    np.savetxt(traffic, rng.random(1200), header="0", comments="")
+    replaced = {"ETTh1.csv": csv, "FILE": traffic, "runs/RUN": short_run[0], "FOLDER": SHARED / "ecg5000"}
+    if "ecg5000" in command and not (SHARED / "ecg5000").is_dir():
+        pytest.skip("the real ECG5000 files are not here, and the loader takes no others")
+    for placeholder, path in replaced.items():
+        command = command.replace(placeholder, str(path))
+    if not any(flag in command for flag in ("--help", "--evaluate")):
+        command = re.sub(r"--epochs \d+", "", command) + " --epochs 1 --no-plots"
+    finished = run(command, tmp_path)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_make_run_and_make_test_are_targets():
+    for target, last in (("run", "main.py"), ("test", "pytest")):
+        planned = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert last in planned.stdout.splitlines()[-1]
+        assert f"make {target} " in README
+
+
+def test_python_examples_run_one_after_the_other():
+    names = {"prediction": torch.randn(4, 20, 2, requires_grad=True), "target": torch.randn(4, 20, 2)}
+    for code in blocks("python"):
+        exec(code, names)
+    assert names["prediction"].grad is not None
+
+
+def equation_table():
+    rows = re.findall(r"^\|([^|]*)\|([^|]*)\|([^|]*)\|$", README, flags=re.MULTILINE)
+    return [
+        (name, file)
+        for _, code, where in rows
+        for name, file in zip_cells(re.findall(r"`([^`]+)`", code), re.findall(r"`([^`]+\.py)`", where))
+    ]
+
+
+def zip_cells(names, files):
+    return zip(names, files * len(names) if len(files) == 1 else files, strict=False)
+
+
+@pytest.mark.parametrize(("name", "file"), equation_table())
+def test_equation_table_names_what_exists(name, file):
+    assert (ROOT / file).is_file()
+    thing = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    if name == file:
+        return
+    for part in name.split("."):
+        thing = getattr(thing, part)
+
+
+def test_equation_table_covers_the_equations():
+    assert len(equation_table()) >= 15
+    for equation in ("Eq. 1", "Eq. 2", "Eq. 3", "Eq. 4"):
+        assert f"| {equation}" in README
+
+
+def test_linked_files_exist():
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        if not link.startswith("http"):
+            assert (ROOT / link).exists(), link
