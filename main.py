@@ -594,7 +594,7 @@ def draw(
     plot_learning_curves(_flattened(histories), folder.figures / "learning_curves.png", show=args.show)
     first = samples[0]
     for loss, forecast in forecasts.items():
-        path, title = folder.figures / f"alignment_{loss}.png", f"{loss}, test series {first}"
+        path, title = folder.figures / f"alignment_{loss}.png", f"{loss}, test sample {first}"
         plot_alignment(targets[first], forecast[first], args.gamma, path, title=title, show=args.show)
 
 

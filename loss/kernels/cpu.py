@@ -29,6 +29,7 @@ import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -645,12 +646,14 @@ class _Memory(threading.local):
 _memory = _Memory()
 
 
+@lru_cache(maxsize=64)
 def _row_bounds(N, M, band):
     """First and last cell of each row, and where the row's weights begin in a table with a cell around each."""
     d = np.arange(N + M - 1)
     lo, hi = np.maximum(0, d - M + 1), np.minimum(N - 1, d)
     if band >= 0:
-        lo, hi = np.maximum(lo, -((band - d) // 2)), np.minimum(hi, (d + band) // 2)
+        lo = np.maximum(lo, -((band - d) // 2))
+        hi = np.maximum(np.minimum(hi, (d + band) // 2), lo - 1)  # a row may have no cells, but no fewer
     start = np.concatenate([[0], np.cumsum(hi - lo + 3)])
     return lo, hi, start
 
