@@ -52,5 +52,5 @@ def _matrix_rule(info, in_dims, D, gamma, omega, n, m, *settings):
 
 def register() -> None:
     """Teach both operators vmap."""
-    torch.library.register_vmap("dilate::series", _series_rule)
-    torch.library.register_vmap("dilate::matrix", _matrix_rule)
+    torch.library.register_vmap(kernels.series, _series_rule)
+    torch.library.register_vmap(kernels.matrix, _matrix_rule)

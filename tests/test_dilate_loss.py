@@ -2,7 +2,11 @@
 
 import copy
 import io
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -234,3 +238,16 @@ def test_gradient_descent_on_the_loss_finds_the_targets_shape():
         DilateLoss(0.5, 0.01)(prediction, target).backward()
         optimizer.step()
     assert (prediction - target).abs().max() < 0.15
+
+
+def test_the_package_works_under_two_names_in_one_process(tmp_path):
+    (tmp_path / "dilate_loss").symlink_to(Path(__file__).parent.parent / "loss", target_is_directory=True)
+    code = (
+        "import torch, dilate_loss, loss\n"
+        "x, y = torch.rand(2, 6, requires_grad=True), torch.rand(2, 6)\n"
+        "values = [package.DilateLoss()(x, y) for package in (dilate_loss, loss)]\n"
+        "assert values[0] == values[1]\n"
+        "sum(values).backward()\n"
+    )
+    folders = {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, Path(__file__).parent.parent)))}
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **folders}, timeout=500)

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from . import cpu
 
+# The package may be imported under two names, as `loss` in the clone and as `dilate_loss`; each has its operators.
+_NAMESPACE = __package__.rpartition(".")[0].replace(".", "_")
+
 _Eight = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 _Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-@torch.library.custom_op("dilate::series", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(f"{_NAMESPACE}::series", mutates_args=(), device_types="cpu")
 def series(
     x: Tensor,
     y: Tensor,
@@ -66,7 +69,7 @@ def _(x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, du
     return value, torch.empty_like(value), *by_x, *by_y, *_by_gamma(value, want_gamma)
 
 
-@torch.library.custom_op("dilate::matrix", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(f"{_NAMESPACE}::matrix", mutates_args=(), device_types="cpu")
 def matrix(
     D: Tensor,
     gamma: Tensor,
