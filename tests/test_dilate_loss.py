@@ -240,14 +240,17 @@ def test_gradient_descent_on_the_loss_finds_the_targets_shape():
     assert (prediction - target).abs().max() < 0.15
 
 
-def test_the_package_works_under_two_names_in_one_process(tmp_path):
-    (tmp_path / "dilate_loss").symlink_to(Path(__file__).parent.parent / "loss", target_is_directory=True)
+def test_the_package_works_under_two_names(tmp_path):
+    """As `loss` in the clone and as `dilate_loss` once installed: together, and one after the other."""
+    root = Path(__file__).parent.parent
+    (tmp_path / "dilate_loss").symlink_to(root / "loss", target_is_directory=True)
     code = (
-        "import torch, dilate_loss, loss\n"
+        "import importlib, sys, torch\n"
         "x, y = torch.rand(2, 6, requires_grad=True), torch.rand(2, 6)\n"
-        "values = [package.DilateLoss()(x, y) for package in (dilate_loss, loss)]\n"
-        "assert values[0] == values[1]\n"
+        "values = [importlib.import_module(name).DilateLoss()(x, y) for name in sys.argv[1:]]\n"
+        "assert len(set(value.item() for value in values)) == 1\n"
         "sum(values).backward()\n"
     )
-    folders = {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, Path(__file__).parent.parent)))}
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **folders}, timeout=500)
+    for names, folders in ((["dilate_loss", "loss"], [tmp_path, root]), (["loss"], [root])):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
+        subprocess.run([sys.executable, "-c", code, *names], check=True, cwd=tmp_path, env=environment, timeout=500)

@@ -38,7 +38,15 @@ from numba import njit
 
 from .simd import SLACK, exp2, flush_denormals, log2, restore_denormals, row_loop
 
-_JIT = {"nogil": True, "cache": True, "error_model": "numpy"}
+_PACKAGE = __package__.replace(".", "_")
+
+
+def _jit(function):
+    """Compile, and cache on disk."""
+    # numba names its files after the function, and what is in them refers to this package by the name it goes by
+    function.__qualname__ = f"{_PACKAGE}_{function.__name__}"
+    return njit(nogil=True, cache=True, error_model="numpy")(function)
+
 
 UNREACHABLE = 1e300  # V of cells outside of the lattice: far above any cost, yet finite, so that it makes no NaN
 _LN2 = math.log(2.0)
@@ -275,7 +283,7 @@ class Tile(NamedTuple):
     omega: np.ndarray
 
 
-@njit(**_JIT)
+@_jit
 def _load_series(series, lengths, first, size, backwards):
     """(B, N, C) -> flat (C, N, size), with zeros beyond a series' true length: padding may hold anything."""
     _, N, C = series.shape
@@ -288,7 +296,7 @@ def _load_series(series, lengths, first, size, backwards):
     return out
 
 
-@njit(**_JIT)
+@_jit
 def _store_series(by, first, size, backwards, factor, value, out):
     """Flat (C, N, size) -> (B, N, C); NaN where the value is NaN."""
     _, N, C = out.shape
@@ -300,7 +308,7 @@ def _store_series(by, first, size, backwards, factor, value, out):
                 out[first + b, i, c] = np.nan if spoilt else factor * by[(c * N + row) * size + b]
 
 
-@njit(**_JIT)
+@_jit
 def _spread_toeplitz(toeplitz, scale, first, size):
     """Entry k of half r is Omega at index 2 * k + r: along a row, h - j grows in steps of two."""
     half = toeplitz.size // 2 + 1
@@ -311,20 +319,20 @@ def _spread_toeplitz(toeplitz, scale, first, size):
     return out
 
 
-@njit(**_JIT)
+@_jit
 def _weights(start, rows, table, size, d):
     """Offsets of row d's weights (left, diagonal, up) and their derivatives (left, up) in the table."""
     o = (start[d] - start[d - d % rows] + 1) * size
     return o, table + o, 2 * table + o, 3 * table + o, 4 * table + o
 
 
-@njit(**_JIT)
+@_jit
 def _shifted(offsets, by):
     a, b, c, d, e = offsets
     return a + by, b + by, c + by, d + by, e + by
 
 
-@njit(**_JIT)
+@_jit
 def _advance(problem, results, tile, begin, end, first_time):
     """V, q and, if asked for, V_dot and the derivatives of q, on the rows from ``begin`` to ``end``.
 
@@ -382,7 +390,7 @@ def _advance(problem, results, tile, begin, end, first_time):
             _store_values(problem, results, tile, d)
 
 
-@njit(**_JIT)
+@_jit
 def _gather(matrix, scale, problem, tile, d, out):
     """Row d of given costs or of a given Omega, zero beyond a pair's true lengths."""
     last = matrix.shape[0] - 1
@@ -393,19 +401,19 @@ def _gather(matrix, scale, problem, tile, d, out):
             out[p] = scale * matrix[min(b, last), i, d - i] if inside else 0.0
 
 
-@njit(**_JIT)
+@_jit
 def _gather_costs(problem, tile, d, scale):
     _gather(problem.D, scale, problem, tile, d, tile.cost)
 
 
-@njit(**_JIT)
+@_jit
 def _gather_omega(problem, tile, d):
     _gather(problem.Omega, 1.0, problem, tile, d, tile.omega)
     for p in range((problem.hi[d] - problem.lo[d] + 1) * tile.size):
         tile.omega[p] *= problem.omega_scale[tile.first + p % tile.size]
 
 
-@njit(**_JIT)
+@_jit
 def _store_values(problem, results, tile, d):
     """Read off the values of the pairs whose last cell lies on row d."""
     for b in range(tile.first, tile.first + tile.size):
@@ -417,7 +425,7 @@ def _store_values(problem, results, tile, d):
                 results.value_dot[b] = tile.V_dot[p] if valid else np.nan
 
 
-@njit(**_JIT)
+@_jit
 def _add_entropies(tile, d_gamma, d_gamma_dot, weights, E, E_dot, here, n):
     """Derivatives of V and V_dot by gamma: minus the entropy of the steps, weighted by how often each is taken."""
     left, diagonal, up, left_dot, up_dot = weights
@@ -441,19 +449,19 @@ def _add_entropies(tile, d_gamma, d_gamma_dot, weights, E, E_dot, here, n):
         d_gamma_dot[b] -= E_dot[here + p] * entropy + E[here + p] * entropy_dot
 
 
-@njit(**_JIT)
+@_jit
 def _store_row(E, here, tile, d, lo, hi, out):
     for i in range(lo, hi + 1):
         for b in range(tile.size):
             out[tile.first + b, i, d - i] = E[here + (i - lo) * tile.size + b]
 
 
-@njit(**_JIT)
+@_jit
 def _zeros_if(wanted, n):
     return np.zeros(n + SLACK if wanted else 0)
 
 
-@njit(**_JIT)
+@_jit
 def _backward(problem, results, tile, end):
     """E and E_dot from the last row to the first, and what the caller wants of them."""
     N, M, C, size, dual, T = problem.N, problem.M, problem.x.shape[2], tile.size, problem.dual, tile.T
@@ -544,7 +552,7 @@ def _backward(problem, results, tile, end):
             results.d_gamma_dot[b : b + 1] = np.nan
 
 
-@njit(**_JIT)
+@_jit
 def _room(problem, size, end):
     """Numbers that the table of weights and the saved rows of a tile need."""
     segments = end // problem.rows + 1
@@ -556,7 +564,7 @@ def _room(problem, size, end):
     return 5 * (cells * size + 2 * SLACK), saved
 
 
-@njit(**_JIT)
+@_jit
 def _sweep_tile(problem, results, first, size, table, saved):
     """Both sweeps for the pairs ``first`` to ``first + size``; ``table`` and ``saved`` are memory to work in."""
     N, M = problem.N, problem.M

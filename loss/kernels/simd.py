@@ -6,6 +6,8 @@ beyond what it finds by itself. So the formula of a cell is written once, in Pyt
 and :func:`row_loop` turns it into a numba function whose instructions work on sixteen cells at a time. It is plain
 LLVM vector code: the compiler maps it onto AVX-512, AVX2, SSE or NEON registers.
 
+numba's cache on disk watches cpu.py alone: after a change here, touch that file.
+
 A loop runs on to the next multiple of sixteen cells, so rows have room for :data:`SLACK` cells more than they use.
 """
 
