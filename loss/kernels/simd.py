@@ -1,7 +1,7 @@
 """Loops over the cells of a row, sixteen at a time, written as formulas.
 
 LLVM vectorises a loop only if it can tell that its arrays do not overlap, that its body has no calls, and that
-the effort pays; a soft-DTW cell, with three exponentials, a logarithm and a dozen arrays of two precisions, is
+the effort pays; a soft-DTW cell, with two exponentials, a logarithm and a dozen arrays of two precisions, is
 beyond what it finds by itself. So the formula of a cell is written once, in Python, on :class:`Vector` operands,
 and :func:`row_loop` turns it into a numba function whose instructions work on sixteen cells at a time. It is plain
 LLVM vector code: the compiler maps it onto AVX-512, AVX2, SSE or NEON registers.
