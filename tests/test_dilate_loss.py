@@ -254,3 +254,13 @@ def test_the_package_works_under_two_names(tmp_path):
     for names, folders in ((["dilate_loss", "loss"], [tmp_path, root]), (["loss"], [root])):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
         subprocess.run([sys.executable, "-c", code, *names], check=True, cwd=tmp_path, env=environment, timeout=500)
+
+
+def test_importing_the_loss_brings_no_plots_no_metrics_and_compiles_nothing():
+    code = (
+        "import sys, loss\n"
+        "from loss.kernels import cpu\n"
+        "assert not {'matplotlib', 'tslearn', 'sklearn', 'pandas'} & sys.modules.keys()\n"
+        "assert not cpu._sweep_tile.signatures\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent, timeout=300)
