@@ -76,7 +76,7 @@ def plot_lines(
     import numpy as np
     from matplotlib.figure import Figure
 
-    axes = (figure := Figure(figsize=(7, 4.5), layout="constrained")).add_subplot()
+    axes = (figure := Figure(figsize=(9, 4.5), layout="constrained")).add_subplot()
     for name, points in lines.items():
         x, y = np.array(sorted(points)).T
         slope = f" (slope {np.polyfit(np.log(x), np.log(y), 1)[0]:.2f})" if log and len(x) > 1 else ""
@@ -86,5 +86,5 @@ def plot_lines(
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_title(title, fontsize=9)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=100)
