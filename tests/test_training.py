@@ -225,7 +225,7 @@ def test_a_resumed_training_is_bitwise_that_of_an_uninterrupted_one(parts, tmp_p
     history = train(whole, parts, TwoTerms(), epochs=7)
 
     class StopError(Exception):
-        pass
+        """What interrupts the training."""
 
     class StopsInEpoch3(TwoTerms):
         calls = 0
