@@ -145,9 +145,9 @@ def demand(condition: Tensor, error: Callable[[], ValueError], in_short: str) ->
 def check_lengths(
     name: str, lengths: Tensor | Sequence[int] | None, batch: int, longest: int, device: torch.device
 ) -> Tensor:
-    """Return true lengths, one for each pair, as a (batch,) int64 tensor on ``device``."""
+    """Return true lengths, one for each pair, as a (batch,) int64 tensor on ``device``; an empty one for None."""
     if lengths is None:
-        return torch.full((batch,), longest, dtype=torch.int64, device=device)
+        return torch.empty(0, dtype=torch.int64, device=device)
     lengths = _whole_numbers(name, lengths)
     if lengths.shape != (batch,):
         raise ValueError(f"{name} must have shape ({batch},), one for each pair, but its shape is "

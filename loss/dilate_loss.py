@@ -33,7 +33,8 @@ class DilateTerms(NamedTuple):
 
 
 def _weighted(alpha: float, shape: Tensor, temporal: Tensor) -> DilateTerms:
-    return DilateTerms(alpha * shape + (1 - alpha) * temporal, shape, temporal)  # Eq. 1
+    """Eq. 1, ``alpha * shape + (1 - alpha) * temporal``, as one operation."""
+    return DilateTerms(torch.lerp(temporal, shape, alpha), shape, temporal)
 
 
 def dilate_loss(

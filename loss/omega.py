@@ -4,8 +4,10 @@
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,7 +70,7 @@ class Penalty(NamedTuple):
     """Omega in the form that the sweeps take."""
 
     values: Tensor  # (N + M - 1,), Omega at h - j + M - 1, or (1, N, M); float64
-    scale: Tensor  # (B,) float64, its factor for each pair
+    scale: Tensor  # (B,) float64, its factor for each pair; (0,) where that is one
 
 
 def check_omega(omega: Omega, divergence: bool) -> Omega:
@@ -97,9 +99,13 @@ def penalty(omega: Omega, pairs: Pairs) -> Penalty:
     N, M = pairs.x.shape[1], pairs.y.shape[1]
     device = pairs.x.device
     omega = NAMED[omega] if isinstance(omega, str) else omega
+    no_scale = torch.empty(0, dtype=torch.float64, device=device)
     if isinstance(omega, AsymmetricOmega):
-        cells = (pairs.lattice.n * pairs.lattice.m).double()
-        return Penalty(omega.by_lag(N, M, device), cells ** (-omega.power / 2))
+        n, m, _ = pairs.lattice
+        if not n.numel() and not m.numel():
+            return Penalty(_by_lag(omega, N, M, device), no_scale)
+        cells = (n if n.numel() else N) * (m if m.numel() else M)
+        return Penalty(omega.by_lag(N, M, device), cells.double() ** (-omega.power / 2))
     if omega.shape != (N, M):
         raise ValueError(
             f"omega has shape {tuple(omega.shape)}, but to compare series of {N} and {M} steps it must have "
@@ -107,7 +113,20 @@ def penalty(omega: Omega, pairs: Pairs) -> Penalty:
         )
     if omega.device != device:
         raise ValueError(f"omega is on {omega.device}, but the series are on {device}: move the loss with .to().")
-    return Penalty(omega.double().unsqueeze(0), torch.ones(pairs.x.shape[0], dtype=torch.float64, device=device))
+    return Penalty(omega.double().unsqueeze(0), no_scale)
+
+
+def _by_lag(omega: AsymmetricOmega, N: int, M: int, device: torch.device) -> Tensor:
+    """``omega.by_lag`` divided by ``k**power``; on the CPU it is made once, for that takes longer than a sweep."""
+    if device.type == "cpu" and not torch.compiler.is_compiling():
+        return torch.from_numpy(_by_lag_on_cpu(omega, N, M))
+    return omega.by_lag(N, M, device) * (N * M) ** (-omega.power / 2)
+
+
+@lru_cache(maxsize=64)
+def _by_lag_on_cpu(omega: AsymmetricOmega, N: int, M: int) -> np.ndarray:
+    # an array, since a tensor would remember the mode it was made in
+    return (omega.by_lag(N, M) * (N * M) ** (-omega.power / 2)).numpy()
 
 
 def crop(values: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -123,4 +142,4 @@ def omega_matrix(omega: Penalty, N: int, M: int) -> Tensor:
     if values.dim() == 1:
         offsets = torch.arange(N, device=values.device)[:, None] - torch.arange(M, device=values.device) + M - 1
         values = values[offsets].unsqueeze(0)
-    return values * omega.scale.reshape(-1, 1, 1)
+    return values * omega.scale.reshape(-1, 1, 1) if omega.scale.numel() else values

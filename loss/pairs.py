@@ -14,8 +14,8 @@ Lengths = Tensor | Sequence[int] | None
 class Lattice(NamedTuple):
     """The cells (h, j) with h < n, j < m and |h - j| <= band of each pair; ``band`` is -1 where there is none."""
 
-    n: Tensor  # (B,) int64
-    m: Tensor  # (B,) int64
+    n: Tensor  # (B,) int64; (0,) where all pairs have the full length
+    m: Tensor
     band: int
 
     def reachable(self, N: int, M: int) -> tuple[int, int]:
@@ -59,16 +59,16 @@ def check_lattice(
     m = check_lengths("target_lengths", target_lengths, B, M, device)
     if band is None:
         return Lattice(n, m, -1)
-    padded = prediction_lengths is not None or target_lengths is not None
-    if not padded and abs(N - M) > band:
-        raise _infeasible(band, N, M)
-    if padded:
+    if n.numel() or m.numel():
+        longer = (n if n.numel() else N) - (m if m.numel() else M)
 
         def error() -> ValueError:
-            worst = (n - m).abs().argmax()
-            return _infeasible(band, n[worst].item(), m[worst].item())
+            worst = longer.abs().argmax()
+            return _infeasible(band, *(k[worst].item() if k.numel() else K for k, K in ((n, N), (m, M))))
 
-        demand((n - m).abs() <= band, error, f"band is {band}, but the lengths of a pair differ by more.")
+        demand(longer.abs() <= band, error, f"band is {band}, but the lengths of a pair differ by more.")
+    elif abs(N - M) > band:
+        raise _infeasible(band, N, M)
     return Lattice(n, m, band)
 
 
@@ -94,5 +94,7 @@ def check_pairs(
 
 def without_padding(series: Tensor, lengths: Tensor) -> Tensor:
     """(B, N, d) with zeros beyond the true lengths, and no gradient there."""
+    if not lengths.numel():
+        return series
     inside = torch.arange(series.shape[1], device=series.device) < lengths.unsqueeze(1)
     return torch.where(inside.unsqueeze(-1), series, 0.0)

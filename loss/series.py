@@ -118,7 +118,8 @@ def _derivative_by_omega(ctx, inputs, g: Tensor | None, g_dot: Tensor | None) ->
     D, _ = _costs(ctx, inputs)
     _, _, gamma, omega, omega_scale, n, m = inputs
     path = SoftPath.apply(D, gamma, n, m, ctx.band)
-    weight = _add(None if g is None else ctx.omega_in_cost * g, g_dot) * omega_scale
+    weight = _add(None if g is None else ctx.omega_in_cost * g, g_dot)
+    weight = weight * omega_scale if omega_scale.numel() else weight
     return (weight.reshape(-1, 1, 1) * path).sum(0, keepdim=True).to(omega.dtype)
 
 
@@ -145,7 +146,7 @@ def _second_derivative(ctx, inputs, g_derivatives):
 
 def _unused_penalty(pairs: Pairs) -> Penalty:
     kind = {"dtype": torch.float64, "device": pairs.x.device}
-    return Penalty(torch.zeros(0, **kind), torch.ones(pairs.x.shape[0], **kind))
+    return Penalty(torch.empty(0, **kind), torch.empty(0, **kind))
 
 
 def _cropped(pairs: Pairs, omega: Penalty) -> tuple[Pairs, Penalty]:

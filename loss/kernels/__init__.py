@@ -44,9 +44,9 @@ def series(
         y: (B, M, C) targets of the same type.
         gamma: 0-d float64, the smoothing.
         omega: float64: (N + M - 1,), Omega at h - j + M - 1; or (1 or B, N, M); or (0,) if it is not used.
-        omega_scale: (B,) float64, a factor of Omega for each pair.
-        n: (B,) int64, true lengths of x.
-        m: (B,) int64, true lengths of y.
+        omega_scale: (B,) float64, a factor of Omega for each pair; (0,) for one.
+        n: (B,) int64, true lengths of x; (0,) where all are N.
+        m: (B,) int64, true lengths of y; (0,) where all are M.
         band: cells with ``|i - j| > band`` are left out; -1 for none.
         cost_scale: see above.
         omega_in_cost: see above.
@@ -88,8 +88,8 @@ def matrix(
         gamma: 0-d float64, the smoothing.
         omega: as for :func:`series`; here any cotangent may stand for it, and ``E_dot`` is then the product of
             the Hessian with it.
-        n: (B,) int64, true numbers of rows.
-        m: (B,) int64, true numbers of columns.
+        n: (B,) int64, true numbers of rows; (0,) where all are N.
+        m: (B,) int64, true numbers of columns; (0,) where all are M.
         band: cells with ``|i - j| > band`` are left out; -1 for none.
         dual: sweep the dual part too.
         want_path: return E and, with ``dual``, E_dot.

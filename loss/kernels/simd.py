@@ -6,7 +6,8 @@ beyond what it finds by itself. So the formula of a cell is written once, in Pyt
 and :func:`row_loop` turns it into a numba function whose instructions work on sixteen cells at a time. It is plain
 LLVM vector code: the compiler maps it onto AVX-512, AVX2, SSE or NEON registers.
 
-numba's cache on disk watches cpu.py alone: after a change here, touch that file.
+Rows are given by typed pointers (:func:`pointer`), for numba counts the references to an array around every use of
+it, and a row is short. So whoever makes the pointers keeps the arrays.
 
 A loop runs on to the next multiple of sixteen cells, so rows have room for :data:`SLACK` cells more than they use.
 """
@@ -25,6 +26,7 @@ SLACK = LANES
 
 _INDEX = ir.IntType(64)
 _SCALARS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+_INTEGERS = {ir.FloatType(): ir.IntType(32), ir.DoubleType(): ir.IntType(64)}
 # A product and a sum may become one fused instruction; nothing else is allowed to change.
 _FLAGS = ("contract",)
 
@@ -76,7 +78,10 @@ class Vector:
 
     def minus_abs(self):
         """Minus the absolute value."""
-        return self.least(0.0 - self)
+        bits = ir.VectorType(_INTEGERS[self.scalar], LANES)
+        sign = ir.Constant(bits, [1 << (bits.element.width - 1)] * LANES)
+        negative = self.builder.or_(self.builder.bitcast(self.value, bits), sign)
+        return self._new(self.builder.bitcast(negative, self.value.type))
 
     def where_positive(self, then, otherwise):
         """``then`` where an entry is above zero, else ``otherwise``; both may be vectors or numbers."""
@@ -103,12 +108,22 @@ class Vector:
         return terms[0]
 
 
-class Row:
-    """An array within a loop: offsets are counted from its first entry."""
+@intrinsic
+def pointer(typing_context, array, offset):
+    """The address of an entry of an array, with its type; it may be indexed, and does not keep the array alive."""
 
-    def __init__(self, builder, array, scalar):
+    def generate(context, builder, signature, arguments):
+        return builder.gep(context.make_array(array)(context, builder, arguments[0]).data, [arguments[1]])
+
+    return types.CPointer(array.dtype)(array, offset), generate
+
+
+class Row:
+    """A pointer within a loop: offsets are counted from where it points."""
+
+    def __init__(self, builder, pointer, scalar):
         self.builder, self.vector = builder, ir.VectorType(scalar, LANES)
-        self.pointer, self.align = array, 4 if isinstance(scalar, ir.FloatType) else 8
+        self.pointer, self.align = pointer, 4 if isinstance(scalar, ir.FloatType) else 8
 
     def _address(self, offset):
         return self.builder.bitcast(self.builder.gep(self.pointer, [offset]), self.vector.as_pointer())
@@ -123,24 +138,24 @@ class Row:
 
 
 def row_loop(formula):
-    """Make ``formula(arrays, offsets, numbers)`` a numba function ``(arrays, offsets, numbers, n)`` over n cells.
+    """Make ``formula(rows, offsets, numbers)`` a numba function ``(pointers, offsets, numbers, n)`` over n cells.
 
-    ``arrays`` is a tuple of 1-D arrays, which the formula sees as :class:`Row`; ``offsets`` is a tuple of integers,
-    which it sees advanced to the current cell; ``numbers`` is a tuple of float64 scalars, which it sees as
-    :class:`Vector`. ``numbers`` may be empty.
+    ``pointers`` is a tuple, which the formula sees as :class:`Row`; ``offsets`` is a tuple of integers, which it sees
+    advanced to the current cell; ``numbers`` is a tuple of float64 scalars, which it sees as :class:`Vector`.
+    ``numbers`` may be empty.
     """
 
     @intrinsic
-    def loop(typing_context, arrays, offsets, numbers, n):
-        signature = types.void(arrays, offsets, numbers, n)
+    def loop(typing_context, pointers, offsets, numbers, n):
+        signature = types.void(pointers, offsets, numbers, n)
 
         def generate(context, builder, signature, arguments):
-            array_values, offset_values, number_values = (
+            pointer_values, offset_values, number_values = (
                 cgutils.unpack_tuple(builder, value) for value in arguments[:3]
             )
             rows = [
-                Row(builder, context.make_array(kind)(context, builder, value).data, _SCALARS[kind.dtype])
-                for kind, value in zip(arrays.types, array_values, strict=True)
+                Row(builder, value, _SCALARS[kind.dtype])
+                for kind, value in zip(pointers.types, pointer_values, strict=True)
             ]
             constants = [_spread(builder, value) for value in number_values]
             step = ir.Constant(_INDEX, LANES)
@@ -219,6 +234,19 @@ def restore_denormals(typing_context, state):
     return types.void(types.int64), generate
 
 
+# ----------------------------------------------------------------------- threads
+
+
+@intrinsic
+def take_ticket(typing_context, counter):
+    """The number at a pointer to int64, which is one more for the next who asks, on whatever thread."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.atomic_rmw("add", arguments[0], ir.Constant(_INDEX, 1), "monotonic")
+
+    return types.int64(counter), generate
+
+
 # ----------------------------------------------------------------------- powers and logarithms of two
 # float32: the Chebyshev interpolants of 2**r on [-1/2, 1/2] and of log2(2 + u) / (1 + u) on [-1, 1] of the lowest
 # degree that reaches float32's precision. float64: the Taylor series of 2**r, and a Newton step from the float32
@@ -237,28 +265,27 @@ def _log2_ratio(u):
 
 
 _LOG2_32 = [float(np.float32(c)) for c in _chebyshev(_log2_ratio, 12, 1.0)]
-_EXP2 = {  # coefficients, 1.5 * 2**mantissa bits, mantissa bits, exponent bias, integer type
+_EXP2 = {  # coefficients, 1.5 * 2**mantissa bits, mantissa bits, exponent bias
     ir.FloatType(): (
         [float(np.float32(c)) for c in _chebyshev(np.exp2, 6, 0.5)],
         1.5 * 2**23,
         23,
         127,
-        ir.IntType(32),
     ),
     ir.DoubleType(): (
         [_LN2**k / math.factorial(k) for k in range(13, -1, -1)],
         1.5 * 2**52,
         52,
         1023,
-        _INDEX,
     ),
 }
 
 
 def exp2(x):
-    """Two to the power of x in [-126, 0]; NaN for NaN."""
-    coefficients, shift, mantissa, bias, integer = _EXP2[x.scalar]
-    builder, integers = x.builder, ir.VectorType(integer, LANES)
+    """Two to the power of x <= 0, and zero where that is no normal number; NaN for NaN."""
+    coefficients, shift, mantissa, bias = _EXP2[x.scalar]
+    builder, integers = x.builder, ir.VectorType(_INTEGERS[x.scalar], LANES)
+    x = x.at_least(-float(bias))  # the exponent of -bias is that of zero
     shifted = x + shift  # its last bits are x, rounded to an integer
     r = x - (shifted - shift)
     exponent = builder.shl(builder.bitcast(shifted.value, integers), ir.Constant(integers, [mantissa] * LANES))

@@ -1,0 +1,140 @@
+"""The formulas of a cell of the sweeps, each a loop over one row; what the letters mean is said in :mod:`.cpu`."""
+
+from .simd import exp2, log2, row_loop
+
+# ----------------------------------------------------------------------- forward: costs, values, weights
+
+
+@row_loop
+def fill(rows, at, numbers):
+    """Write one number."""
+    rows[0].store(at[0], numbers[0])
+
+
+@row_loop
+def square_differences(rows, at, numbers):
+    """Cost = what other variables cost + scale * (x - y)**2; float64 keeps the digits of series far from zero."""
+    x, y, others, cost = rows
+    difference = x.load(at[0]).double() - y.load(at[1]).double()
+    cost.store(at[2], others.load(at[2]) + difference * difference * numbers[0])
+
+
+@row_loop
+def add_omega(rows, at, numbers):
+    """Cost += scale * Omega (the tangled variant, Eq. 5)."""
+    omega, cost = rows
+    cost.store(at[1], cost.load(at[1]) + omega.load(at[0]) * numbers[0])
+
+
+@row_loop
+def blank(rows, at, numbers):
+    """Write zeros into each of the five parts of the table of weights."""
+    (T,) = rows
+    for offset in at:
+        T.store(offset, numbers[0])
+
+
+@row_loop
+def soft_minimum(rows, at, numbers):
+    """V = cost + softmin of the three predecessors, and the weights q of each.
+
+    Two powers are enough: one for left against up, one for the smaller of these against the diagonal.
+    """
+    V, cost, T = rows
+    here, left, diagonal, up, at_cost, q_left, q_diagonal, q_up = at
+    V_left, V_diagonal, V_up = V.load(left), V.load(diagonal), V.load(up)
+    straight = V_left.least(V_up)
+    number = T.vector.element
+    sideways, across = (V_left - V_up).to(number), (V_diagonal - straight).to(number)
+    lesser = exp2(sideways.minus_abs())  # of left and up, the weight of the larger V; the other one's is 1
+    behind = exp2(across.minus_abs())  # likewise for the diagonal and the better of left and up
+    diagonal_weight, straight_weight = across.where_positive(behind, 1.0), across.where_positive(1.0, behind)
+    total = straight_weight * (lesser + 1.0) + diagonal_weight
+    inverse = 1.0 / total
+    best = straight_weight * inverse
+    other = best * lesser
+    T.store(q_left, sideways.where_positive(other, best))
+    T.store(q_up, sideways.where_positive(best, other))
+    T.store(q_diagonal, diagonal_weight * inverse)
+    V.store(here, cost.load(at_cost) + straight.least(V_diagonal) - log2(total).double())
+
+
+@row_loop
+def dual_part(rows, at, numbers):
+    """V_dot = Omega + mean of V_dot over the predecessors, and the derivatives of the weights q_left and q_up.
+
+    ``q_dot_p = -q_p (V_dot_p - mean) / gamma`` is written with the differences to the other two predecessors,
+    each times the other one's weight: where q_p rounds to one, they still tell how far from one it is.
+    """
+    V_dot, omega, T = rows
+    here, left, diagonal, up, at_omega, q_left, q_diagonal, q_up, q_dot_left, q_dot_up = at
+    number = T.vector.element
+    inverse_gamma = numbers[0].to(number)
+    base = V_dot.load(diagonal)
+    u_left, u_up = (V_dot.load(left) - base).to(number), (V_dot.load(up) - base).to(number)
+    w_left, w_diagonal, w_up = T.load(q_left), T.load(q_diagonal), T.load(q_up)
+    V_dot.store(here, omega.load(at_omega) + base + (w_left * u_left + w_up * u_up).double())
+    between = u_up - u_left
+    T.store(q_dot_left, w_left * inverse_gamma * (w_up * between - w_diagonal * u_left))
+    T.store(q_dot_up, w_up * inverse_gamma * (0.0 - (w_left * between + w_diagonal * u_up)))
+
+
+# ----------------------------------------------------------------------- backward: the ways that paths came
+
+
+def _correction(T, q_left, q_diagonal, q_up):
+    """About ``1 / (sum of q)``: rounded weights must not lose or make paths along thousands of steps.
+
+    Right to second order, for the distance of the sum from one, summed in float64, is exact.
+    """
+    return 2.0 - (T.load(q_left).double() + T.load(q_diagonal).double() + T.load(q_up).double())
+
+
+def _sent_back(T, weights, origins):
+    """Sum of the weights of the steps that lead to a cell, each times what its origin holds."""
+    left, up, diagonal = (T.load(w).double() * value for w, value in zip(weights, origins, strict=True))
+    return left + up + diagonal
+
+
+@row_loop
+def pull(rows, at, numbers):
+    """E of a row: what the next row sends back over left and up steps, and the one after it over diagonal steps."""
+    T, E = rows
+    here, origins, weights, own = at[0], at[1:4], at[4:7], at[7:10]
+    E.store(here, _sent_back(T, weights, [E.load(o) for o in origins]) * _correction(T, *own))
+
+
+@row_loop
+def pull_dual(rows, at, numbers):
+    """The same for E and E_dot; the derivative of q_diagonal is minus those of q_left and q_up."""
+    T, E, E_dot = rows
+    here, origins, weights, own = at[0], at[1:4], at[4:7], at[7:10]
+    dot_left, dot_up, dot_left_diagonal, dot_up_diagonal = (T.load(offset) for offset in at[10:])
+    E_left, E_up, E_diagonal = E_origins = [E.load(o) for o in origins]
+    turned = dot_left.double() * E_left + dot_up.double() * E_up
+    turned = turned - (dot_left_diagonal + dot_up_diagonal).double() * E_diagonal
+    correction = _correction(T, *own)
+    total = _sent_back(T, weights, E_origins) * correction
+    total_dot = (_sent_back(T, weights, [E_dot.load(o) for o in origins]) + turned) * correction
+    E.store(here, total)
+    E_dot.store(here, total_dot)
+
+
+@row_loop
+def add_to_series(rows, at, numbers):
+    """Chain E through Delta = (x - y)**2: out += E * (x - y)."""
+    x, y, E, out = rows
+    at_x, at_y, here, to = at
+    difference = x.load(at_x).double() - y.load(at_y).double()
+    out.store(to, out.load(to) + E.load(here) * difference)
+
+
+@row_loop
+def add_to_series_dual(rows, at, numbers):
+    """The same for E and E_dot."""
+    x, y, E, out, E_dot, out_dot = rows
+    at_x, at_y, here, to = at
+    difference = x.load(at_x).double() - y.load(at_y).double()
+    sums = out.load(to) + E.load(here) * difference, out_dot.load(to) + E_dot.load(here) * difference
+    out.store(to, sums[0])
+    out_dot.store(to, sums[1])
