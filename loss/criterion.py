@@ -52,14 +52,12 @@ class AlignmentLoss(nn.Module):
     def _evaluate(
         self, prediction: Tensor, target: Tensor, prediction_lengths: Lengths, target_lengths: Lengths
     ) -> tuple[Tensor, ...]:
-        """Check what the user gives and return the reduced terms."""
+        """Check what the user gives and return the terms of each pair, each (B,)."""
         pairs = check_pairs(prediction, target, prediction_lengths, target_lengths, self.band)
         d = pairs.x.shape[2]
         if self.per_channel and d > 1:
-            terms = (term.reshape(-1, d).mean(1) for term in self._terms(pairs.by_variable()))
-        else:
-            terms = self._terms(pairs)
-        return tuple(reduce(term, self.reduction) for term in terms)
+            return tuple(term.reshape(-1, d).mean(1) for term in self._terms(pairs.by_variable()))
+        return self._terms(pairs)
 
     def extra_repr(self) -> str:
         """Show the settings, those that are switched off left out."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_alpha, check_gamma
-from .criterion import AlignmentLoss, keep
+from .criterion import AlignmentLoss, keep, reduce
 from .omega import Omega, check_omega, penalty
 from .pairs import Lengths, Pairs, check_pairs
 from .series import sweep_series
@@ -32,9 +32,9 @@ class DilateTerms(NamedTuple):
     temporal: Tensor
 
 
-def _weighted(alpha: float, shape: Tensor, temporal: Tensor) -> DilateTerms:
+def _weighted(alpha: float, shape: Tensor, temporal: Tensor) -> Tensor:
     """Eq. 1, ``alpha * shape + (1 - alpha) * temporal``, as one operation."""
-    return DilateTerms(torch.lerp(temporal, shape, alpha), shape, temporal)
+    return torch.lerp(temporal, shape, alpha)
 
 
 def dilate_loss(
@@ -65,7 +65,7 @@ def dilate_loss(
     """
     alpha, pairs = check_alpha(alpha), check_pairs(outputs, targets)
     shape, temporal = sweep_series(pairs, check_gamma(gamma, outputs), penalty("squared", pairs))  # Eq. 2, Eq. 4
-    return _weighted(alpha, shape.mean(), temporal.mean())
+    return _weighted(alpha, shape, temporal).mean(), shape.mean(), temporal.mean()
 
 
 class DilateLoss(AlignmentLoss):
@@ -129,7 +129,8 @@ class DilateLoss(AlignmentLoss):
                 a named Omega is divided by the true lengths. Lengths on a GPU make the host wait: keep them off it.
             target_lengths: the same for the target.
         """
-        return self.components(prediction, target, prediction_lengths, target_lengths).loss
+        shape, temporal = self._evaluate(prediction, target, prediction_lengths, target_lengths)
+        return reduce(_weighted(self.alpha, shape, temporal), self.reduction)
 
     def components(
         self,
@@ -139,7 +140,9 @@ class DilateLoss(AlignmentLoss):
         target_lengths: Lengths = None,
     ) -> DilateTerms:
         """Return the loss together with its shape and its temporal term, all reduced, from the same sweep."""
-        return _weighted(self.alpha, *self._evaluate(prediction, target, prediction_lengths, target_lengths))
+        shape, temporal = self._evaluate(prediction, target, prediction_lengths, target_lengths)
+        terms = (_weighted(self.alpha, shape, temporal), shape, temporal)
+        return DilateTerms(*(reduce(term, self.reduction) for term in terms))
 
     def _sweep(self, pairs: Pairs) -> tuple[Tensor, ...]:
         return sweep_series(pairs, check_gamma(self.gamma, pairs.x), penalty(self.omega, pairs))  # Eq. 2, Eq. 4
@@ -197,7 +200,8 @@ class TangledDilateLoss(AlignmentLoss):
         target_lengths: Lengths = None,
     ) -> Tensor:
         """Return the reduced loss; the arguments are those of :class:`DilateLoss`."""
-        return self._evaluate(prediction, target, prediction_lengths, target_lengths)[0]
+        (values,) = self._evaluate(prediction, target, prediction_lengths, target_lengths)
+        return reduce(values, self.reduction)
 
     def _sweep(self, pairs: Pairs) -> tuple[Tensor, ...]:
         omega = None if self.omega is None else penalty(self.omega, pairs)

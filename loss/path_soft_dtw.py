@@ -18,7 +18,7 @@ class SoftPath(torch.autograd.Function):
     @staticmethod
     def forward(D, gamma, n, m, band):
         """(B, N, M), () -> (B, N, M)."""
-        return sweep_costs(D, gamma, None, Lattice(n, m, band), want_path=True)[2]
+        return sweep_costs(D, gamma, None, Lattice(n, m, band), want_path=True)[2].squeeze(0)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -31,8 +31,8 @@ class SoftPath(torch.autograd.Function):
         """The Hessian of Eq. 2 times the incoming gradient, and its derivative by gamma along it."""
         D, gamma, n, m = ctx.saved_tensors
         want_D, want_gamma = ctx.needs_input_grad[:2]
-        results = sweep_costs(D, gamma, grad, Lattice(n, m, ctx.band), want_D, want_gamma)
-        return results[3] if want_D else None, results[5].sum() if want_gamma else None, None, None, None
+        _, _, E, d_gamma = sweep_costs(D, gamma, grad, Lattice(n, m, ctx.band), want_D, want_gamma)
+        return E[1] if want_D else None, d_gamma[1].sum() if want_gamma else None, None, None, None
 
 
 def soft_path(

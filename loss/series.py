@@ -17,7 +17,7 @@ from .pairs import Pairs, without_padding
 
 
 class SeriesSweep(torch.autograd.Function):
-    """The eight results of :func:`loss.kernels.series`, of which the two values are differentiable."""
+    """The results of :func:`loss.kernels.series`, of which the two values are differentiable."""
 
     generate_vmap_rule = True
 
@@ -44,22 +44,21 @@ class SeriesSweep(torch.autograd.Function):
         saved = ctx.saved_tensors
         inputs, derivatives = saved[:7], saved[7:]
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            derivatives = SeriesDerivatives.apply(*inputs, ctx.settings)
-        d_x, d_x_dot, d_y, d_y_dot, d_gamma, d_gamma_dot = derivatives
-        pairs = ((d_x, d_x_dot), (d_y, d_y_dot), (d_gamma, d_gamma_dot))
-        grads = [
-            _combine(g, d, g_dot, d_dot) if wanted else None
-            for wanted, (d, d_dot) in zip(ctx.needs_input_grad[:3], pairs, strict=True)
-        ]
-        grads[2] = None if grads[2] is None else grads[2].sum()
+            six = SeriesDerivatives.apply(*inputs, ctx.settings)
+            derivatives = six[:2], six[2:4], six[4:]
+        d_x, d_y, d_gamma = (
+            _combine(g, g_dot, d) if wanted else None
+            for wanted, d in zip(ctx.needs_input_grad[:3], derivatives, strict=True)
+        )
+        d_gamma = None if d_gamma is None else d_gamma.sum()
         d_omega = _derivative_by_omega(ctx, inputs, g, g_dot) if ctx.needs_input_grad[3] else None
-        return (*grads, d_omega, *(None,) * 4)
+        return d_x, d_y, d_gamma, d_omega, None, None, None, None
 
 
 class SeriesDerivatives(torch.autograd.Function):
     """The derivatives that :func:`loss.kernels.series` returns, as a function with a derivative of its own.
 
-    The second derivative of the shape term is right; that of the temporal term, which would be a third one of
+    There are six, by x, y and gamma, each of the shape term first; those that were not asked for are empty. The second derivative of the shape term is right; that of the temporal term, which would be a third one of
     soft-DTW, is refused.
     """
 
@@ -68,7 +67,8 @@ class SeriesDerivatives(torch.autograd.Function):
     @staticmethod
     def forward(x, y, gamma, omega, omega_scale, n, m, settings):
         """Run the sweeps."""
-        return kernels.series(x, y, gamma, omega, omega_scale, n, m, *settings)[2:]
+        derivatives = kernels.series(x, y, gamma, omega, omega_scale, n, m, *settings)[2:]
+        return tuple(d[term].clone() if term < d.shape[0] else d.new_empty(0) for d in derivatives for term in (0, 1))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -94,11 +94,13 @@ def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
-def _combine(g: Tensor | None, d: Tensor, g_dot: Tensor | None, d_dot: Tensor) -> Tensor | None:
-    """``g * d + g_dot * d_dot`` over (B, ...), leaving out what nobody differentiates."""
-    shape = (-1,) + (1,) * (d.dim() - 1)
-    shape_part = None if g is None else g.reshape(shape) * d
-    return _add(shape_part, None if g_dot is None else g_dot.reshape(shape) * d_dot)
+def _combine(g: Tensor | None, g_dot: Tensor | None, d: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """``g * d[0] + g_dot * d[1]`` over (B, ...), leaving out what nobody differentiates."""
+    shape = (-1,) + (1,) * (d[0].dim() - 1)
+    if g_dot is None:
+        return g.reshape(shape) * d[0]
+    temporal = g_dot.reshape(shape) * d[1]
+    return temporal if g is None else torch.addcmul(temporal, g.reshape(shape), d[0])
 
 
 def _costs(ctx, inputs) -> tuple[Tensor, Tensor]:
@@ -139,9 +141,9 @@ def _second_derivative(ctx, inputs, g_derivatives):
     direction = _add(None if z_x is None else z_x.unsqueeze(2), None if z_y is None else -z_y.unsqueeze(1))
     Z = (2 * scale * (difference * direction).sum(-1)).double()
     want_gamma = ctx.needs_input_grad[2]
-    _, _, E, E_dot, _, d_gamma = kernels.matrix(D, gamma, Z, n, m, ctx.band, True, True, want_gamma)
+    _, _, (E, E_dot), d_gamma = kernels.matrix(D, gamma, Z, n, m, ctx.band, True, True, want_gamma)
     by_difference = 2 * scale * (E_dot.unsqueeze(-1) * difference + E.unsqueeze(-1) * direction)
-    return by_difference.sum(2), -by_difference.sum(1), d_gamma.sum() if want_gamma else None
+    return by_difference.sum(2), -by_difference.sum(1), d_gamma[1].sum() if want_gamma else None
 
 
 def _unused_penalty(pairs: Pairs) -> Penalty:
@@ -183,8 +185,10 @@ def sweep_series(
         return _sweep_in_torch(pairs, gamma, omega, cost_scale, omega_in_cost, dual)
     if torch.compiler.is_compiling():  # it takes no tensor twice: a series beside itself comes as a view
         y, m = y.view_as(y), m.view_as(m)
-    wants = [torch.is_grad_enabled() and t.requires_grad for t in (x, y, gamma)]
+    *wants, learned = (torch.is_grad_enabled() and t.requires_grad for t in (x, y, gamma, omega.values))
     settings = (band, cost_scale, omega_in_cost, dual, *wants)
+    if not any(wants) and not learned:
+        return kernels.series(x, y, gamma, *omega, n, m, *settings)[:2]
     return SeriesSweep.apply(x, y, gamma, *omega, n, m, settings)[:2]
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from . import kernels
 from .checks import check_alike, check_band, check_gamma, check_tensor
-from .criterion import AlignmentLoss
+from .criterion import AlignmentLoss, reduce
 from .kernels import reference
 from .pairs import Lattice, Lengths, Pairs, check_lattice
 from .series import sweep_series
@@ -53,8 +53,7 @@ def sweep_costs(
     omega = torch.zeros(0, dtype=torch.float64, device=D.device) if omega is None else omega[cropped].double()
     results = list(kernels.matrix(D[cropped], gamma, omega, *lattice, dual, want_path, want_gamma))
     if D.shape[1:] != (N, M) and want_path:
-        margins = (0, D.shape[2] - M, 0, D.shape[1] - N)
-        results[2:4] = [torch.nn.functional.pad(E, margins) if E.numel() else E for E in results[2:4]]
+        results[2] = torch.nn.functional.pad(results[2], (0, D.shape[2] - M, 0, D.shape[1] - N))
     return results
 
 
@@ -87,8 +86,8 @@ class SoftDTW(torch.autograd.Function):
         d_D = grad.reshape(-1, 1, 1) * SoftPath.apply(D, gamma, n, m, ctx.band) if want_D else None
         if not want_gamma:
             return d_D, None, None, None, None
-        by_gamma = sweep_costs(D, gamma, None, Lattice(n, m, ctx.band), want_path=False, want_gamma=True)[4]
-        return d_D, (grad * by_gamma).sum(), None, None, None
+        by_gamma = sweep_costs(D, gamma, None, Lattice(n, m, ctx.band), want_path=False, want_gamma=True)[3]
+        return d_D, (grad * by_gamma[0]).sum(), None, None, None
 
 
 def soft_dtw(
@@ -180,7 +179,8 @@ class SoftDTWLoss(AlignmentLoss):
             prediction_lengths: (B,) true lengths, a sequence or a tensor; the padding beyond has no influence.
             target_lengths: the same for the target.
         """
-        return self._evaluate(prediction, target, prediction_lengths, target_lengths)[0]
+        (values,) = self._evaluate(prediction, target, prediction_lengths, target_lengths)
+        return reduce(values, self.reduction)
 
     def _sweep(self, pairs: Pairs) -> tuple[Tensor, ...]:
         return sweep_series(pairs, check_gamma(self.gamma, pairs.x))[:1]  # Eq. 2

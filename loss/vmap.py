@@ -20,10 +20,11 @@ def _folded_omega(omega: Tensor, dimension: int | None, size: int, batch: int) -
     return mapped.expand(size, batch, *mapped.shape[2:]).flatten(0, 1)
 
 
-def _unfolded(results: tuple[Tensor, ...], size: int) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """(size * B, ...) -> (size, B, ...); results that were not asked for stay empty."""
-    parts = tuple(r.unflatten(0, (size, -1)) if r.numel() else r.expand(size, *r.shape) for r in results)
-    return parts, (0,) * len(parts)
+def _unfolded(results: tuple[Tensor, ...], size: int) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    """Give both values (size * B,) and the derivatives (terms, size * B, ...), which may be empty, their size back."""
+    dimensions = [0, 0] + [1 if r.numel() else None for r in results[2:]]
+    parts = [r if at is None else r.unflatten(at, (size, -1)) for r, at in zip(results, dimensions, strict=True)]
+    return tuple(parts), tuple(dimensions)
 
 
 def _refuse_mapped_gamma(dimension: int | None) -> None:

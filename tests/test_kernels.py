@@ -30,6 +30,12 @@ def arguments(x, y, gamma=0.1, band=-1, n=None, m=None, dual=True, wants=(True, 
     return (x, y, gamma, lag.square(), scale, *lengths, band, 1.0, 0.0, dual, *wants)
 
 
+def sweep(*args):
+    """Both values, then their derivatives by x, by y and by gamma, each of the shape term first."""
+    value, value_dot, *derivatives = kernels.series(*args)
+    return value, value_dot, *(by_term for d in derivatives for by_term in d)
+
+
 def reference_results(x, y, gamma=0.1, band=-1):
     x, y = (s.detach().double().requires_grad_() for s in (x, y))
     gamma = torch.tensor(gamma, dtype=torch.float64, requires_grad=True)
@@ -42,7 +48,7 @@ def reference_results(x, y, gamma=0.1, band=-1):
 
 
 def assert_matches_reference(x, y, tolerance, **options):
-    results = list(kernels.series(*arguments(x, y, **options)))
+    results = list(sweep(*arguments(x, y, **options)))
     results[6:] = [r.sum() for r in results[6:]]
     truth = reference_results(x, y, **options)
     # where the input's own rounding moves the truth by more than the tolerance, nothing can be held against it
@@ -72,7 +78,7 @@ def test_band_leaves_out_the_paths_that_leave_it(band):
     paths = all_paths(6, 6)
     paths = paths[(paths * outside).sum((1, 2)) == 0]
     truth = shape_term(D, 0.1, paths), temporal_term(D, 0.1, Omega, paths)
-    for values in (kernels.series(*arguments(x, y, band=band)), reference.dilate(D, Omega, 0.1, band)):
+    for values in (sweep(*arguments(x, y, band=band)), reference.dilate(D, Omega, 0.1, band)):
         for ours, theirs in zip(values, truth, strict=False):
             torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
 
@@ -96,21 +102,21 @@ def test_sweeps_equal_reference(B, N, M, d, gamma, seed, dtype):
 @pytest.mark.parametrize(("B", "N", "M"), [(1, 70, 50), (7, 33, 33)])
 def test_results_do_not_depend_on_tiles_and_segments(monkeypatch, B, N, M, segment_bytes):
     x, y = series(B, N, M)
-    whole = kernels.series(*arguments(x, y))
+    whole = sweep(*arguments(x, y))
     monkeypatch.setattr(cpu, "_TABLE_BYTES", 2 * segment_bytes)
     monkeypatch.setattr(cpu, "_SEGMENT_BYTES", segment_bytes)
-    for a, b in zip(kernels.series(*arguments(x, y)), whole, strict=True):
+    for a, b in zip(sweep(*arguments(x, y)), whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_results_do_not_depend_on_the_number_of_threads(threads):
     x, y = series(30, 40, 40)
-    whole = kernels.series(*arguments(x, y))
+    whole = sweep(*arguments(x, y))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for a, b in zip(kernels.series(*arguments(x, y)), whole, strict=True):
+        for a, b in zip(sweep(*arguments(x, y)), whole, strict=True):
             assert torch.equal(a, b)
     finally:
         torch.set_num_threads(before)
@@ -118,9 +124,9 @@ def test_results_do_not_depend_on_the_number_of_threads(threads):
 
 def test_a_batch_equals_its_samples_one_by_one():
     x, y = series(9, 21, 17, dtype=torch.float32)
-    whole = kernels.series(*arguments(x, y))
+    whole = sweep(*arguments(x, y))
     for b in range(9):
-        for a, c in zip(kernels.series(*arguments(x[b : b + 1], y[b : b + 1])), whole, strict=True):
+        for a, c in zip(sweep(*arguments(x[b : b + 1], y[b : b + 1])), whole, strict=True):
             torch.testing.assert_close(a[0], c[b], rtol=2e-6, atol=2e-6)
 
 
@@ -129,9 +135,9 @@ def test_padding_has_no_influence():
     n, m = [12, 7, 3, 1], [10, 4, 10, 1]
     for b in range(4):
         x[b, n[b] :], y[b, m[b] :] = float("nan"), float("inf")
-    padded = kernels.series(*arguments(x, y, n=n, m=m))
+    padded = sweep(*arguments(x, y, n=n, m=m))
     for b in range(4):
-        alone = kernels.series(*arguments(x[b : b + 1, : n[b]], y[b : b + 1, : m[b]]))
+        alone = sweep(*arguments(x[b : b + 1, : n[b]], y[b : b + 1, : m[b]]))
         lengths = [None, None, n[b], n[b], m[b], m[b], None, None]
         for ours, theirs, length in zip(padded, alone, lengths, strict=True):
             real = ours[b] if length is None else ours[b][:length]
@@ -142,12 +148,12 @@ def test_padding_has_no_influence():
 
 def test_calls_from_several_python_threads_do_not_disturb_each_other():
     inputs = [series(20, 40, 40, seed=k) for k in range(8)]
-    expected = [kernels.series(*arguments(*pair)) for pair in inputs]
+    expected = [sweep(*arguments(*pair)) for pair in inputs]
     barrier = threading.Barrier(4)
 
     def work(k):
         barrier.wait()
-        return [kernels.series(*arguments(*inputs[k])) for _ in range(3)]
+        return [sweep(*arguments(*inputs[k])) for _ in range(3)]
 
     with ThreadPoolExecutor(4) as pool:
         for k, calls in zip(range(8), pool.map(work, range(8)), strict=True):

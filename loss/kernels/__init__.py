@@ -5,6 +5,7 @@ own: :mod:`loss.series`, :mod:`loss.soft_dtw` and :mod:`loss.path_soft_dtw` wrap
 """
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,11 +15,27 @@ from . import cpu
 # The package may be imported under two names, as `loss` in the clone and as `dilate_loss`; each has its operators.
 _NAMESPACE = __package__.rpartition(".")[0].replace(".", "_")
 
-_Eight = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-_Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+_library = torch.library.Library(_NAMESPACE, "FRAGMENT")
 
 
-@torch.library.custom_op(f"{_NAMESPACE}::series", mutates_args=(), device_types="cpu")
+def _light_operator(on_cpu: Callable) -> Callable:
+    """Register what a function describes: arguments, and results as tracing sees them; ``on_cpu`` does the work.
+
+    A custom_op does the same, and takes 15 microseconds a call for it; what it has more is an error for those who
+    differentiate it, and this operator is called where nobody does: in the forward pass of autograd Functions.
+    """
+
+    def register(function: Callable) -> torch._ops.OpOverload:
+        name = function.__name__
+        _library.define(name + torch.library.infer_schema(function, mutates_args=()))
+        _library.impl(name, on_cpu, "CPU")
+        torch.library.register_fake(f"{_NAMESPACE}::{name}", function, lib=_library)
+        return getattr(getattr(torch.ops, _NAMESPACE), name).default
+
+    return register
+
+
+@_light_operator(cpu.series)
 def series(
     x: Tensor,
     y: Tensor,
@@ -34,7 +51,7 @@ def series(
     want_x: bool,
     want_y: bool,
     want_gamma: bool,
-) -> _Eight:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Soft-DTW of two series, on dual numbers, without a cost matrix.
 
     The cost of a cell is ``cost_scale * |x_i - y_j|**2 + omega_in_cost * Omega``.
@@ -56,17 +73,12 @@ def series(
         want_gamma: differentiate by gamma.
 
     Returns:
-        ``value`` and ``value_dot`` (B,), then their derivatives by x (B, N, C), by y (B, M, C) and by gamma (B,),
-        each for ``value`` first; those that were not asked for are empty.
+        ``value`` and ``value_dot`` (B,), then the derivatives of ``value`` and, with ``dual``, of ``value_dot``, one
+        after the other: by x (1 or 2, B, N, C), by y (1 or 2, B, M, C), and by gamma (2, B), float64; those that were
+        not asked for are empty.
     """
-    return cpu.series(x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, dual, want_x, want_y, want_gamma)  # fmt: skip # noqa: E501
-
-
-@series.register_fake
-def _(x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, dual, want_x, want_y, want_gamma):
-    value = x.new_empty(x.shape[0])
-    by_x, by_y = _pair(x, want_x, dual), _pair(y, want_y, dual)
-    return value, torch.empty_like(value), *by_x, *by_y, *_by_gamma(value, want_gamma)
+    value, value_dot = x.new_empty(x.shape[0]), x.new_empty(x.shape[0])
+    return value, value_dot, _of_terms(x, dual, want_x), _of_terms(y, dual, want_y), _of_gamma(value, gamma, want_gamma)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::matrix", mutates_args=(), device_types="cpu")
@@ -80,7 +92,7 @@ def matrix(
     dual: bool,
     want_path: bool,
     want_gamma: bool,
-) -> _Six:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Soft-DTW of given costs, on dual numbers.
 
     Args:
@@ -96,24 +108,24 @@ def matrix(
         want_gamma: differentiate by gamma.
 
     Returns:
-        ``value``, ``value_dot`` (B,), ``E``, ``E_dot`` (B, N, M), and the derivatives of the values by gamma (B,);
-        those that were not asked for are empty.
+        ``value``, ``value_dot`` (B,), ``E`` and, with ``dual``, ``E_dot`` (1 or 2, B, N, M), and the derivatives of
+        both values by gamma (2, B), float64; those that were not asked for are empty.
     """
     return cpu.matrix(D, gamma, omega, n, m, band, dual, want_path, want_gamma)
 
 
 @matrix.register_fake
 def _(D, gamma, omega, n, m, band, dual, want_path, want_gamma):
-    value = D.new_empty(D.shape[0])
-    return value, torch.empty_like(value), *_pair(D, want_path, dual), *_by_gamma(value, want_gamma)
+    value, value_dot = D.new_empty(D.shape[0]), D.new_empty(D.shape[0])
+    return value, value_dot, _of_terms(D, dual, want_path), _of_gamma(value, gamma, want_gamma)
 
 
-def _pair(like: Tensor, wanted: bool, dual: bool) -> list[Tensor]:
-    return [like.new_empty(like.shape if w else (0, 0, 0)) for w in (wanted, wanted and dual)]
+def _of_terms(like: Tensor, dual: bool, wanted: bool) -> Tensor:
+    return like.new_empty((2 if dual else 1, *like.shape) if wanted else (0,) * 4)
 
 
-def _by_gamma(value: Tensor, wanted: bool) -> list[Tensor]:
-    return [value.new_empty(value.shape if wanted else (0,), dtype=torch.float64) for _ in range(2)]
+def _of_gamma(value: Tensor, gamma: Tensor, wanted: bool) -> Tensor:
+    return gamma.new_empty((2, *value.shape) if wanted else (0, 0))
 
 
 _warned: set[str] = set()

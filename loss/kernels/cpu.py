@@ -70,18 +70,14 @@ class Problem(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What a sweep writes; ``_dot`` belongs to the temporal term. Arrays that nobody wants are empty."""
+    """What a sweep writes. Derivatives come for the value and, with the dual part, for V_dot; others are empty."""
 
     value: np.ndarray  # (B,)
-    value_dot: np.ndarray
-    d_x: np.ndarray  # (B, N, C)
-    d_x_dot: np.ndarray
-    d_y: np.ndarray  # (B, M, C)
-    d_y_dot: np.ndarray
-    E: np.ndarray  # (B, N, M)
-    E_dot: np.ndarray
-    d_gamma: np.ndarray  # (B,)
-    d_gamma_dot: np.ndarray
+    value_dot: np.ndarray  # (B,)
+    d_x: np.ndarray  # (1 or 2, B, N, C)
+    d_y: np.ndarray  # (1 or 2, B, M, C)
+    E: np.ndarray  # (1 or 2, B, N, M)
+    d_gamma: np.ndarray  # (2, B)
 
 
 class Plan(NamedTuple):
@@ -95,7 +91,9 @@ class Plan(NamedTuple):
     stride: int  # distance of two rows of V
     table: int  # size of each of the five parts of the table of weights
     in_doubles: np.ndarray  # where the parts of a tile begin in a float64 array
-    in_numbers: np.ndarray  # and in one of the precision of the input
+    room_for_doubles: int  # and how long it is
+    in_numbers: np.ndarray  # the same for an array of the precision of the input
+    room_for_numbers: int
 
 
 class Tile(NamedTuple):
@@ -298,7 +296,7 @@ def _store_values(problem, plan, results, tile, d):
 
 
 @jit
-def _add_entropies(tile, d_gamma, d_gamma_dot, weights, here, n):
+def _add_entropies(tile, d_gamma, weights, here, n):
     """Derivatives of V and V_dot by gamma: minus the entropy of the steps, weighted by how often each is taken."""
     left, diagonal, up, left_dot, up_dot = weights
     for p in range(n):
@@ -317,8 +315,8 @@ def _add_entropies(tile, d_gamma, d_gamma_dot, weights, here, n):
                 entropy -= w * log
                 entropy_dot -= w_dot * log
         b = tile.first + p % tile.size
-        d_gamma[b] -= tile.E[here + p] * entropy
-        d_gamma_dot[b] -= tile.E_dot[here + p] * entropy + tile.E[here + p] * entropy_dot
+        d_gamma[0, b] -= tile.E[here + p] * entropy
+        d_gamma[1, b] -= tile.E_dot[here + p] * entropy + tile.E[here + p] * entropy_dot
 
 
 @jit
@@ -329,9 +327,9 @@ def _store_path(problem, plan, results, tile, weights, here, d):
         for b in range(tile.size):
             p = (i - plan.lo[d]) * tile.size + b
             total = np.float64(tile.T[left + p]) + np.float64(tile.T[diagonal + p]) + np.float64(tile.T[up + p])
-            results.E[tile.first + b, i, d - i] = tile.E[here + p] * total
+            results.E[0, tile.first + b, i, d - i] = tile.E[here + p] * total
             if problem.dual:
-                results.E_dot[tile.first + b, i, d - i] = tile.E_dot[here + p] * total
+                results.E[1, tile.first + b, i, d - i] = tile.E_dot[here + p] * total
 
 
 @jit
@@ -417,7 +415,7 @@ def _backward(problem, plan, results, tile, origin):
         if problem.want_D:
             _store_path(problem, plan, results, tile, weights, here, d)
         if problem.want_gamma:
-            _add_entropies(tile, results.d_gamma, results.d_gamma_dot, weights, here, n)
+            _add_entropies(tile, results.d_gamma, weights, here, n)
 
 
 @jit
@@ -425,19 +423,17 @@ def _store_gradients(problem, results, tile):
     """From the tile to the results; NaN for the pairs whose value is NaN."""
     first, size, factor = tile.first, tile.size, 2.0 * problem.cost_scale
     if problem.want_x:
-        _store_series(tile.by_x, first, size, False, factor, results.value, results.d_x)
+        _store_series(tile.by_x, first, size, False, factor, results.value, results.d_x[0])
         if problem.dual:
-            _store_series(tile.by_x_dot, first, size, False, factor, results.value, results.d_x_dot)
+            _store_series(tile.by_x_dot, first, size, False, factor, results.value, results.d_x[1])
     if problem.want_y:
-        _store_series(tile.by_y, first, size, True, -factor, results.value, results.d_y)
+        _store_series(tile.by_y, first, size, True, -factor, results.value, results.d_y[0])
         if problem.dual:
-            _store_series(tile.by_y_dot, first, size, True, -factor, results.value, results.d_y_dot)
+            _store_series(tile.by_y_dot, first, size, True, -factor, results.value, results.d_y[1])
     for b in range(first, first + size):
         if np.isnan(results.value[b]):
-            results.E[b : b + 1] = np.nan
-            results.E_dot[b : b + 1] = np.nan
-            results.d_gamma[b : b + 1] = np.nan
-            results.d_gamma_dot[b : b + 1] = np.nan
+            results.E[:, b : b + 1] = np.nan
+            results.d_gamma[:, b : b + 1] = np.nan
 
 
 @jit
@@ -524,7 +520,7 @@ def _row_bounds(N, M, band):
 
 def _offsets(sizes):
     """Where parts of these sizes begin, each at a cache line, and how much they are together."""
-    ends = np.cumsum([-(-size // 16) * 16 for size in sizes])
+    ends = np.cumsum([-(-size // LANES) * LANES for size in sizes])
     return np.concatenate([[0], ends])
 
 
@@ -559,80 +555,91 @@ def _plan(N, M, C, band, batch, itemsize, toeplitz, want_x, want_y, backward, th
         *(3 * stride,) * 3, row, by_x, by_x, by_y, by_y,
         row, row, len(begins) * 6 * stride if backward and len(begins) > 1 else 0,
     ])  # fmt: skip
-    return Plan(lo, hi, start, tile, rows, stride, table, doubles, _offsets([of_x, of_y, 5 * table]))
+    numbers = _offsets([of_x, of_y, 5 * table])
+    return Plan(lo, hi, start, tile, rows, stride, table, doubles, int(doubles[-1]), numbers, int(numbers[-1]))
+
+
+_memory = workers.Memory()
+_DOUBLE = np.dtype(np.float64)
 
 
 def _run(problem, results, band):
     """Sweep the whole batch."""
-    batch, C, dtype = len(results.value), problem.x.shape[2], results.value.dtype
-    threads = min(torch.get_num_threads(), batch) if batch * problem.N * problem.M >= _PARALLEL_CELLS else 1
-    wants = problem.want_x, problem.want_y, problem.backward
-    plan = _plan(problem.N, problem.M, C, band, batch, dtype.itemsize, problem.toeplitz.size > 0, *wants, threads, _TABLE_BYTES, _SEGMENT_BYTES)  # fmt: skip # noqa: E501
+    N, M, batch, dtype = problem.N, problem.M, results.value.size, results.value.dtype
+    threads = min(torch.get_num_threads(), batch) if batch * N * M >= _PARALLEL_CELLS else 1
+    plan = _plan(N, M, problem.x.shape[2], band, batch, dtype.itemsize, problem.toeplitz.size > 0, problem.want_x,
+                 problem.want_y, problem.backward, threads, _TABLE_BYTES, _SEGMENT_BYTES)  # fmt: skip
     tickets = np.zeros(1, np.int64)
 
     def work():
-        doubles = _memory.take("doubles", plan.in_doubles[-1], np.dtype(np.float64))
-        numbers = _memory.take("numbers", plan.in_numbers[-1], dtype)
-        _sweep_tiles(problem, plan, results, tickets, doubles, numbers)
+        doubles = _memory.take("doubles", plan.room_for_doubles, _DOUBLE)
+        _sweep_tiles(problem, plan, results, tickets, doubles, _memory.take("numbers", plan.room_for_numbers, dtype))
 
     workers.on_threads(threads, work)
-
-
-_memory = workers.Memory()
 
 
 # ----------------------------------------------------------------------- what loss/kernels/__init__.py calls
 
 
+@lru_cache(maxsize=None)
+def _nothing(dtype, dimensions):
+    """What a call does not need; nobody writes into it."""
+    return np.empty((0,) * dimensions, dtype)
+
+
 def _array(tensor):
-    return tensor.detach().contiguous().numpy()
+    """The numbers of a tensor."""
+    return (tensor if tensor.is_contiguous() else tensor.contiguous()).detach().numpy()
 
 
-def _omega_arrays(omega):
-    """Split Omega into its Toeplitz form (1-D) and its full form (3-D); the one that is not given is empty."""
-    omega = _array(omega)
-    return (omega, _NO_MATRIX) if omega.ndim == 1 else (_NO_TOEPLITZ, omega)
+def _array_or_nothing(tensor, dtype):
+    return _array(tensor) if tensor.numel() else _nothing(dtype, tensor.dim())
 
 
-_NO_TOEPLITZ, _NO_MATRIX = np.zeros(0), np.zeros((0, 0, 0))
-
-
-def _sweep(x, y, D, gamma, omega, omega_scale, n, m, band, scales, dual, wants):
+def _sweep(x, y, D, shape, gamma, omega, omega_scale, n, m, band, scales, dual, wants):
     """Pack the arguments, allocate the results, run; ``wants``: differentiate by x, by y, by D, by gamma."""
-    of_series = D.numel() == 0
-    like = x if of_series else D
-    batch, N, M = (x.shape[0], x.shape[1], y.shape[1]) if of_series else D.shape
+    (batch, N, M), (want_x, want_y, want_D, want_gamma) = shape, wants
+    like, terms = D if x is None else x, 2 if dual else 1
+    nothing = _nothing(_NUMPY[like.dtype], 3)
+    costs = (nothing, nothing, _array(D)) if x is None else (_array(x), _array(y), nothing)
+    omega = _array_or_nothing(omega, np.float64)
+    omegas = (omega, _nothing(np.float64, 3)) if omega.ndim == 1 else (_nothing(np.float64, 1), omega)
     problem = Problem(
-        N, M, _array(x), _array(y), _array(D), of_series, *scales, *_omega_arrays(omega), _array(omega_scale),
-        _array(n), _array(m), gamma.item(), dual, *wants, any(wants),
+        N, M, *costs, D is None, *scales, *omegas, _array_or_nothing(omega_scale, np.float64),
+        _array_or_nothing(n, np.int64), _array_or_nothing(m, np.int64), gamma.item(), dual, *wants, any(wants),
     )  # fmt: skip
+    value, value_dot = like.new_empty(batch), (like.new_empty if dual else like.new_zeros)(batch)
+    d_x = x.new_empty(terms, *x.shape) if want_x else None
+    d_y = y.new_empty(terms, *y.shape) if want_y else None
+    E = D.new_zeros(terms, *D.shape) if want_D else None
+    d_gamma = gamma.new_zeros(2, batch) if want_gamma else None
+    arrays = (_nothing(_NUMPY[like.dtype], 4) if t is None else t.numpy() for t in (d_x, d_y, E))
+    by_gamma = _nothing(np.float64, 2) if d_gamma is None else d_gamma.numpy()
+    _run(problem, Results(value.numpy(), value_dot.numpy(), *arrays, by_gamma), band)
+    return value, value_dot, d_x, d_y, E, d_gamma
 
-    def pair(wanted, shape, make=torch.empty):
-        return [make(shape if w else (0, 0, 0), dtype=like.dtype) for w in (wanted, wanted and dual)]
 
-    want_x, want_y, want_D, want_gamma = wants
-    results = [
-        torch.empty(batch, dtype=like.dtype),
-        (torch.empty if dual else torch.zeros)(batch, dtype=like.dtype),
-        *pair(want_x, x.shape),
-        *pair(want_y, y.shape),
-        *pair(want_D, D.shape, torch.zeros),
-        *(torch.zeros(batch if want_gamma else 0, dtype=torch.float64) for _ in range(2)),
-    ]
-    _run(problem, Results(*(t.numpy() for t in results)), band)
-    return results
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+def _tensor(result, like, dimensions):
+    return like.new_empty((0,) * dimensions) if result is None else result
 
 
 def series(x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, dual, want_x, want_y, want_gamma):
     """The sweeps over the cost of two series; see :func:`loss.kernels.series`."""
-    wants = (want_x, want_y, False, want_gamma)
+    wants, shape = (want_x, want_y, False, want_gamma), (x.shape[0], x.shape[1], y.shape[1])
     scales = (cost_scale, omega_in_cost)
-    results = _sweep(x, y, x.new_empty(0, 0, 0), gamma, omega, omega_scale, n, m, band, scales, dual, wants)
-    return (*results[:6], *results[8:])
+    value, value_dot, d_x, d_y, _, d_gamma = _sweep(
+        x, y, None, shape, gamma, omega, omega_scale, n, m, band, scales, dual, wants
+    )
+    return value, value_dot, _tensor(d_x, x, 4), _tensor(d_y, y, 4), _tensor(d_gamma, gamma, 2)
 
 
 def matrix(D, gamma, omega, n, m, band, dual, want_path, want_gamma):
     """The sweeps over given costs; see :func:`loss.kernels.matrix`."""
-    none, wants = D.new_empty(0, 0, 0), (False, False, want_path, want_gamma)
-    results = _sweep(none, none, D, gamma, omega, gamma.new_empty(0), n, m, band, (1.0, 0.0), dual, wants)
-    return (*results[:2], *results[6:])
+    wants, no_scale = (False, False, want_path, want_gamma), gamma.new_empty(0)
+    value, value_dot, _, _, E, d_gamma = _sweep(
+        None, None, D, D.shape, gamma, omega, no_scale, n, m, band, (1.0, 0.0), dual, wants
+    )
+    return value, value_dot, _tensor(E, D, 4), _tensor(d_gamma, gamma, 2)
