@@ -1,0 +1,93 @@
+"""The series and smoothings at which soft-DTW implementations lose their digits, and some at which they do not.
+
+`tests/test_numerics.py` checks them and `benchmarks/numerics.py` makes a table of them.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Case(NamedTuple):
+    """A prediction, a target, and the smoothing they are compared with."""
+
+    name: str
+    words: str  # what it is, for the table
+    x: np.ndarray  # (N, 1) float32
+    y: np.ndarray  # (M, 1) float32
+    gamma: float
+
+
+def _case(name, words, x, y, gamma):
+    return Case(name, words, *(np.asarray(s, np.float32).reshape(-1, 1) for s in (x, y)), gamma)
+
+
+def _noise(N, seed):
+    """Two independent series of standard normal numbers."""
+    return np.random.default_rng(seed).standard_normal((2, N))
+
+
+def _steps(N, K, height):
+    return np.where(np.arange(N) < K, height, 0.0)
+
+
+def _random():
+    for N, gammas in ((20, (1.0, 1e-2, 1e-3, 1e-4)), (128, (1e-3, 1e-4)), (512, (1e-3, 1e-4)), (1024, (1e-2, 1e-3))):
+        for gamma in gammas:
+            words = f"Two unrelated series of {N} standard normal numbers"
+            yield _case(f"noise, N = {N}", words, *_noise(N, N), gamma)
+    yield _case("noise, N = 2048", "The same, 2,048 of them", *_noise(2048, 2048), 1e-2)
+    for scale, gamma in (
+        (1e-3, 1e-3),
+        (1e-3, 10.0),
+        (1e-2, 1e-3),
+        (0.1, 1e-2),
+        (10.0, 10.0),
+        (100.0, 1e-3),
+        (1e3, 10.0),
+    ):
+        words = f"Two unrelated series of 96 normal numbers with standard deviation {scale:g}"
+        yield _case(f"noise, scale {scale:g}", words, *(scale * _noise(96, 96)), gamma)
+
+
+def _large_costs():
+    x, y = 1e3 * _noise(128, 1)
+    for gamma in (1.0, 1e-2):
+        yield _case("costs of 1e6", "Two unrelated series of 128 normal numbers of scale 1,000", x, y, gamma)
+    x, y = _noise(128, 2)
+    yield _case("off by 1e3, N = 128", "A prediction 1,000 too high: the total cost is 1.28e8", x + 1e3, y, 1e-2)
+    x, y = _noise(1000, 3)
+    yield _case("off by 1e3, N = 1000", "A prediction 1,000 too high: the total cost is 1e9", x + 1e3, y, 1e-2)
+    x, y = 1e4 * _noise(128, 4)
+    yield _case("costs of 1e8", "Two unrelated series of 128 normal numbers of scale 10,000", x, y, 1e-2)
+    for N, K in ((1000, 500), (128, 120)):
+        words = f"A prediction that is 1,000 for {K} of {N} steps, then 0; the target is 0: the total cost is {K}e6"
+        yield _case(f"total of {K}e6", words, _steps(N, K, 1e3), np.zeros(N), 1e-2)
+
+
+def _offsets():
+    for offset in (1e3, 1e4):
+        x, y = offset + _noise(56, 5)
+        words = f"Two unrelated series of unit scale around {offset:,.0f} (pressure in hPa, say)"
+        for gamma in (1e-2, 1.0):
+            yield _case(f"around {offset:g}", words, x, y, gamma)
+
+
+def _equal_and_constant():
+    for gamma in (1e-3, 10.0):
+        yield _case("equal constants", "Both series are 3 throughout", np.full(64, 3.0), np.full(64, 3.0), gamma)
+    yield _case("equal constants, N = 2048", "Both series are 0 throughout", np.zeros(2048), np.zeros(2048), 1e-2)
+    words = "Prediction 1 and target 0 throughout, 64 steps against 40"
+    for gamma in (1e-3, 1.0):
+        yield _case("different constants", words, np.ones(64), np.zeros(40), gamma)
+    for scale, gamma in ((1e-3, 1e-3), (1.0, 1e-2), (1.0, 10.0)):
+        x = scale * _noise(128, 6)[0]
+        yield _case(f"identical, scale {scale:g}", "A series of 128 normal numbers beside itself", x, x, gamma)
+    x = np.sin(np.arange(96) / 8)
+    yield _case("shifted sine", "A sine beside itself, four steps later", x, np.sin((np.arange(96) - 4) / 8), 1e-2)
+    words = "A step from 0 to 1,000, seen two steps too late, and noise of scale 1 on it"
+    x, y = _noise(48, 7)
+    yield _case("late step", words, _steps(48, 22, 1e3) + x, _steps(48, 20, 1e3) + y, 1.0)
+
+
+CASES = (*_random(), *_large_costs(), *_offsets(), *_equal_and_constant())
