@@ -1,8 +1,8 @@
 """The independent truth of the numerical tests: DILATE and its gradients in numpy's 80-bit long double.
 
 The recursion on dual numbers ``Delta + eps * Omega`` (``eps**2 = 0``) and its reverse, written by hand, one
-anti-diagonal of one pair of series after the other; of the code in ``loss/`` nothing is used. `tests/test_numerics.py`
-holds it against the enumeration of all paths and against its own finite differences.
+anti-diagonal of one pair of series after the other; of the code in ``loss/`` nothing is used.
+`tests/test_numerics.py` holds it against the enumeration of all paths and against its own finite differences.
 """
 
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Truth(NamedTuple):
     parts_by_y: np.ndarray
 
 
-def dilate(x: np.ndarray, y: np.ndarray, gamma: float) -> Truth:
+def dilate(x: np.ndarray, y: np.ndarray, gamma: float, Number: type = Number) -> Truth:
     """DILATE of one prediction (N, d) and one target (M, d), whose numbers are taken as exact; Omega is Eq. 3."""
     x, y, gamma = x.astype(Number), y.astype(Number), Number(gamma)
     N, M = len(x), len(y)
@@ -64,7 +64,7 @@ def dilate(x: np.ndarray, y: np.ndarray, gamma: float) -> Truth:
 def relative_error(ours: np.ndarray, exact: np.ndarray) -> float:
     """Largest difference, relative to the largest entry; differences below `NEGLIGIBLE` count as none."""
     difference = abs(np.asarray(ours, Number) - exact).max()
-    return 0.0 if difference <= NEGLIGIBLE else float(difference / max(abs(exact).max(), TINY))
+    return 0.0 if difference <= NEGLIGIBLE else float(difference / max(abs(exact).max(), TINY))  # NaN for NaN
 
 
 def nudged(series: np.ndarray, seed: int) -> np.ndarray:

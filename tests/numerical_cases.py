@@ -76,18 +76,42 @@ def _offsets():
 def _equal_and_constant():
     for gamma in (1e-3, 10.0):
         yield _case("equal constants", "Both series are 3 throughout", np.full(64, 3.0), np.full(64, 3.0), gamma)
-    yield _case("equal constants, N = 2048", "Both series are 0 throughout", np.zeros(2048), np.zeros(2048), 1e-2)
+    yield _case("equal constants, N = 1024", "Both series are 0 throughout", np.zeros(1024), np.zeros(1024), 1e-2)
     words = "Prediction 1 and target 0 throughout, 64 steps against 40"
     for gamma in (1e-3, 1.0):
         yield _case("different constants", words, np.ones(64), np.zeros(40), gamma)
     for scale, gamma in ((1e-3, 1e-3), (1.0, 1e-2), (1.0, 10.0)):
         x = scale * _noise(128, 6)[0]
         yield _case(f"identical, scale {scale:g}", "A series of 128 normal numbers beside itself", x, x, gamma)
+    two = [0.0, 0.1]
+    yield _case("identical, two steps", "The series 0, 0.1 beside itself", two, two, 1e-3)
+
+
+def _shapes():
     x = np.sin(np.arange(96) / 8)
     yield _case("shifted sine", "A sine beside itself, four steps later", x, np.sin((np.arange(96) - 4) / 8), 1e-2)
-    words = "A step from 0 to 1,000, seen two steps too late, and noise of scale 1 on it"
+    words = "A step from 1,000 to 0, seen two steps too late, and noise of scale 1 on it"
     x, y = _noise(48, 7)
     yield _case("late step", words, _steps(48, 22, 1e3) + x, _steps(48, 20, 1e3) + y, 1.0)
+    x, y = _noise(256, 0).cumsum(1)
+    yield _case("random walks", "Two unrelated random walks of 256 steps", x, y, 1.0)
+    x, y = _noise(48, 3)
+    words = "A random walk over levels 10 apart beside a step of 10 with noise of scale 0.1 on it"
+    yield _case(
+        "levels and a step", words, 10 * np.round(x.cumsum() / 2), 10.0 - _steps(48, 16, 10.0) + 0.1 * y, 1e-2
+    )
 
 
-CASES = (*_random(), *_large_costs(), *_offsets(), *_equal_and_constant())
+CASES = (*_random(), *_large_costs(), *_offsets(), *_equal_and_constant(), *_shapes())
+# Beyond 1e-5 for a reason: at the first one rounding the series to float32 moves the gradients much further, at the
+# second one a float64 table of the values cannot tell apart which of the equally good paths is how likely.
+BY_INPUTS = _case(
+    "different constants, N = 512",
+    "Prediction 1000.1 and target 0.3 throughout, 512 steps against 300",
+    np.full(512, 1000.1),
+    np.full(300, 0.3),
+    1e-3,
+)
+BY_FLOAT64 = _case(
+    "total of 500e6", "As above, with a value of 5e11 times gamma", _steps(1000, 500, 1e3), np.zeros(1000), 1e-3
+)
