@@ -12,7 +12,7 @@ import numpy as np
 Number = np.longdouble
 PRECISE = np.finfo(Number).nmant >= 63  # on some systems, Apple's for one, a long double is only a float64
 TINY = np.finfo(Number).tiny
-NEGLIGIBLE = 1e-26  # float32 weights end at 1e-38; a gradient is one of them times up to 2 |x - y| Omega / gamma
+NEGLIGIBLE = 1e-28  # float32 weights end at 1e-38; a gradient is one of them times up to 2 |x - y| Omega / gamma
 
 
 class Truth(NamedTuple):

@@ -113,5 +113,9 @@ BY_INPUTS = _case(
     1e-3,
 )
 BY_FLOAT64 = _case(
-    "total of 500e6", "As above, with a value of 5e11 times gamma", _steps(1000, 500, 1e3), np.zeros(1000), 1e-3
+    "ties at 5e11 gamma",
+    "A prediction that is 1,000 for 500 of 1,000 steps, then 0; the target is 0: a value of 5e11 times gamma",
+    _steps(1000, 500, 1e3),
+    np.zeros(1000),
+    1e-3,
 )
