@@ -53,8 +53,8 @@ def dilate_contenders(original: Path | None) -> dict[str, Loss]:
     return found
 
 
-def released_loss(clone: Path) -> Loss:
-    """The released code's loss, from a clone; its package is called `loss` like ours, so it gets another name."""
+def released_function(clone: Path) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """The released code's `dilate_loss`, from a clone; its package is called `loss` like ours, so it is renamed."""
     if not (clone / "loss" / "dilate_loss.py").is_file():
         raise SystemExit(
             f"--original must be a clone of the released DILATE, but {clone} has no loss/dilate_loss.py."
@@ -62,8 +62,13 @@ def released_loss(clone: Path) -> Loss:
     package = importlib.machinery.ModuleSpec("released_loss", None, is_package=True)
     package.submodule_search_locations = [str(clone / "loss")]
     sys.modules["released_loss"] = importlib.util.module_from_spec(package)
-    module = importlib.import_module("released_loss.dilate_loss")
-    return lambda x, y: module.dilate_loss(x, y, ALPHA, GAMMA, "cpu")[0]
+    return importlib.import_module("released_loss.dilate_loss").dilate_loss
+
+
+def released_loss(clone: Path) -> Loss:
+    """The released code's loss, from a clone."""
+    dilate_loss = released_function(clone)
+    return lambda x, y: dilate_loss(x, y, ALPHA, GAMMA, "cpu")[0]
 
 
 def shape_contenders() -> dict[str, Loss]:

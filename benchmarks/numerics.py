@@ -1,0 +1,216 @@
+"""How many digits the loss keeps, beside its peers: float32 against a truth in 80-bit long double.
+
+    python -m benchmarks.numerics                      # ours, tslearn, pysdtw if installed
+    python -m benchmarks.numerics --original FOLDER    # and a clone of the released DILATE
+
+The cases are those of tests/numerical_cases.py, the truth is that of tests/longdouble.py. Fills in the tables of
+docs/numerics.md, whose text explains them, and writes results/numerics.csv. Takes about two minutes.
+"""
+
+import argparse
+import math
+import platform
+import re
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.common import RESULTS, machine, write_csv
+from benchmarks.loss import released_function
+from loss import DilateLoss
+from tests.longdouble import PRECISE, Truth, dilate, nudged, relative_error
+from tests.numerical_cases import BY_FLOAT64, BY_INPUTS, CASES, Case
+
+PAGE = Path(__file__).parent.parent / "docs" / "numerics.md"
+TOLERANCE = 1e-5
+QUANTITIES = ("shape_value", "shape_gradient", "temporal_value", "temporal_gradient")
+ROUNDING, FLOAT64 = "inputs moved by half a unit", "the recursion in float64"
+
+Terms = Callable[[Tensor, Tensor, float], tuple[Tensor, ...]]  # the shape term and, where there is one, the temporal
+
+
+def contenders(original: Path | None) -> dict[str, Terms]:
+    """Everybody who can be compared here, by name."""
+    found: dict[str, Terms] = {"ours": lambda x, y, gamma: DilateLoss(0.5, gamma).components(x, y)[1:]}
+    try:
+        from tslearn.metrics import SoftDTWLossPyTorch
+
+        found["tslearn"] = lambda x, y, gamma: (SoftDTWLossPyTorch(gamma=gamma)(x, y).mean(),)
+    except ImportError:
+        print("tslearn is not installed: left out")
+    try:
+        from pysdtw import SoftDTW
+
+        found["pysdtw"] = lambda x, y, gamma: (SoftDTW(gamma=gamma, use_cuda=False)(x, y).mean(),)
+    except ImportError:
+        print("pysdtw is not installed: left out (pip install pysdtw)")
+    if original is not None:
+        dilate_loss = released_function(original)
+        found["released code"] = lambda x, y, gamma: dilate_loss(x, y, 0.5, gamma, "cpu")[1:]
+    return found
+
+
+def _gradient_error(gradients, exact) -> float:
+    """Largest error of the gradient by both series, relative to its largest entry."""
+    return relative_error(*(np.concatenate([g.ravel() for g in pair]) for pair in (gradients, exact)))
+
+
+def errors(terms: Terms, case: Case, truth: Truth) -> dict[str, float]:
+    """Errors of the values and gradients of one contender at one case, by quantity."""
+    x, y = (torch.from_numpy(s)[None].requires_grad_() for s in (case.x, case.y))
+    found = {}
+    for k, (kind, term) in enumerate(zip(("shape", "temporal"), terms(x, y, case.gamma), strict=False)):
+        gradients = [g[0].numpy() for g in torch.autograd.grad(term, (x, y), retain_graph=True)]
+        found[f"{kind}_value"] = relative_error(term.detach().numpy(), truth.values[k])
+        found[f"{kind}_gradient"] = _gradient_error(gradients, (truth.by_x[k], truth.by_y[k]))
+    return found
+
+
+def difference(other: Truth, truth: Truth) -> dict[str, float]:
+    """How far one evaluation of the truth is from another, by quantity."""
+    found = {}
+    for k, kind in enumerate(("shape", "temporal")):
+        found[f"{kind}_value"] = relative_error(other.values[k], truth.values[k])
+        found[f"{kind}_gradient"] = _gradient_error(*((t.by_x[k], t.by_y[k]) for t in (other, truth)))
+    return found
+
+
+def compare(case: Case, found: dict[str, Terms]) -> tuple[dict[str, dict[str, float]], float]:
+    """Errors by contender, what rounding leaves open among them, and the size of the temporal gradient."""
+    truth = dilate(case.x, case.y, case.gamma)
+    rounded = dilate(nudged(case.x, 0), nudged(case.y, 1), case.gamma)
+    results = {ROUNDING: difference(rounded, truth)}
+    with np.errstate(all="ignore"):
+        results[FLOAT64] = difference(dilate(case.x, case.y, case.gamma, np.float64), truth)
+    for name, terms in found.items():
+        try:
+            results[name] = errors(terms, case, truth)
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            print(f"{name} fails at {case.name}: {error}")
+            results[name] = {}
+    return results, float(max(abs(truth.by_x[1]).max(), abs(truth.by_y[1]).max()))
+
+
+# ----------------------------------------------------------------------- the page
+
+
+def short(error: float | None) -> str:
+    """A number of two digits, as 3.1e-7; NaN where there is one, and a dash where there is no number at all."""
+    if error is None or not math.isfinite(error):
+        return "–" if error is None else "NaN" if math.isnan(error) else "inf"
+    digits, exponent = f"{error:.1e}".split("e")
+    return "0" if error == 0 else f"{digits}e{int(exponent)}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def gradient_table(results: list, names: list[str]) -> str:
+    """A row for each case."""
+    temporal = [n for n in names if n in ("ours", "released code")]
+    head = ["case", "γ", *(f"shape: {n}" for n in names), "shape: open", *(f"temporal: {n}" for n in temporal)]
+    head += ["temporal: open", "its size"]
+    rows = []
+    for case, by_contender, size in results:
+        row = [case.name, f"{case.gamma:g}"]
+        for kind, columns in (("shape", names), ("temporal", temporal)):
+            row += [short(by_contender[n].get(f"{kind}_gradient")) for n in (*columns, ROUNDING)]
+        rows.append([*row, short(size)])
+    return table(head, rows)
+
+
+def value_table(results: list, names: list[str]) -> str:
+    """The worst error of each contender's values, and where it is."""
+    rows = []
+    for name in names:
+        for kind in ("shape", "temporal"):
+            found = {(c.name, c.gamma): r[name].get(f"{kind}_value") for c, r, _ in results}
+            found = {where: error for where, error in found.items() if error is not None}
+            if found:
+                worst = max(found, key=lambda where: math.inf if math.isnan(found[where]) else found[where])
+                right = sum(error <= TOLERANCE for error in found.values())
+                count = f"{right} of {len(found)}"
+                rows.append([name, kind, count, short(found[worst]), f"{worst[0]}, γ = {worst[1]:g}"])
+    return table(["", "term", "cases right to 1e-5", "worst error", "where"], rows)
+
+
+def miss_table(results: list) -> str:
+    """Every error of ours beyond the tolerance."""
+    rows = [
+        [f"{case.name}, γ = {case.gamma:g}", quantity.replace("_", " "), *(short(r[n][quantity]) for n in names)]
+        for names in [("ours", ROUNDING, FLOAT64)]
+        for case, r, _ in results
+        for quantity in QUANTITIES
+        if not r["ours"][quantity] <= TOLERANCE
+    ]
+    return table(["case", "quantity", "ours", ROUNDING, FLOAT64], rows) if rows else "None."
+
+
+def case_list(results: list) -> str:
+    """What the cases are, in words."""
+    words = dict.fromkeys((c.name, c.words, f"{len(c.x)} × {len(c.y)}") for c, _, _ in results)
+    return table(["case", "what it is", "steps"], [list(w) for w in words])
+
+
+def fill_in(text: str, blocks: dict[str, str]) -> str:
+    """Replace what is between ``<!-- name -->`` and ``<!-- end -->``."""
+    for name, block in blocks.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(pattern, lambda m, b=block: f"{m[1]}\n{b}\n\n{m[2]}", text, flags=re.DOTALL)
+        if count != 1:
+            raise SystemExit(f"{PAGE} must hold one block <!-- {name} --> ... <!-- end -->, but it holds {count}.")
+    return text
+
+
+def made_with(names: list[str]) -> str:
+    """Machine and versions; a peer may change the number of threads, so this is asked for first."""
+    packages = ("numpy", "numba", *(n for n in names if n in ("tslearn", "pysdtw")))
+    return ", ".join([machine(), f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run, print, and write the page and the CSV."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--original", type=Path, metavar="FOLDER", help="a clone of the released DILATE")
+    parser.add_argument("--longest", type=int, default=10**6, metavar="STEPS", help="leave out longer cases")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for both files (default: docs/ and results/)")
+    args = parser.parse_args(arguments)
+    if not PRECISE:
+        raise SystemExit("numpy's long double has no more digits than a float64 on this system: there is no truth.")
+    found = contenders(args.original)
+    names, results, rows = list(found), [], []
+    origin = made_with(names)
+    print(origin)
+    for case in (*CASES, BY_INPUTS, BY_FLOAT64):
+        if len(case.x) > args.longest:
+            continue
+        by_contender, size = compare(case, found)
+        results.append((case, by_contender, size))
+        print(
+            f"{case.name}, gamma {case.gamma:g}: {', '.join(map(short, by_contender['ours'].values()))}", flush=True
+        )
+        for name, row in by_contender.items():
+            numbers = {q: f"{row[q]:.2g}" if q in row else "" for q in QUANTITIES}
+            where = {"case": case.name, "N": len(case.x), "M": len(case.y), "gamma": case.gamma, "contender": name}
+            rows.append(where | numbers | {"machine": origin})
+    blocks = {
+        "made with": f"Made with {origin}.",
+        "gradients": gradient_table(results, names),
+        "values": value_table(results, names),
+        "misses": miss_table(results),
+        "cases": case_list(results),
+    }
+    page = fill_in(PAGE.read_text(encoding="utf-8"), blocks)
+    write_csv((args.output or RESULTS) / "numerics.csv", rows)
+    (args.output or PAGE.parent).joinpath("numerics.md").write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The table of docs/numerics.md: that the script makes it, from all cases, and can run the released code."""
+
+import csv
+import math
+import sys
+
+import pytest
+
+from benchmarks import numerics
+from benchmarks.common import RESULTS
+from tests.longdouble import PRECISE
+from tests.numerical_cases import BY_FLOAT64, BY_INPUTS, CASES
+
+# A package with the released one's layout and signature, by autograd through plain recursions.
+SOFT_DTW = """
+import torch
+
+def soft_dtw(D, gamma):
+    N, M = D.shape
+    R = {(-1, -1): torch.zeros(())}
+    for i in range(N):
+        for j in range(M):
+            before = [R[p] for p in ((i, j - 1), (i - 1, j - 1), (i - 1, j)) if p in R]
+            R[i, j] = D[i, j] - gamma * torch.logsumexp(-torch.stack(before) / gamma, 0)
+    return R[N - 1, M - 1]
+"""
+DILATE_LOSS = """
+import torch
+from . import soft_dtw
+
+def dilate_loss(outputs, targets, alpha, gamma, device):
+    if outputs.shape != targets.shape:
+        raise RuntimeError("lengths differ")
+    D = (outputs - targets.transpose(1, 2)) ** 2
+    shape = torch.stack([soft_dtw.soft_dtw(d, gamma) for d in D]).mean()
+    (path,) = torch.autograd.grad(shape, D, create_graph=True)
+    k = torch.arange(D.shape[1])
+    temporal = (path * (k[:, None] - k) ** 2).sum() / D.shape[1] ** 2
+    return alpha * shape + (1 - alpha) * temporal, shape, temporal
+"""
+
+
+@pytest.fixture
+def clone(tmp_path):
+    package = tmp_path / "clone" / "loss"
+    package.mkdir(parents=True)
+    (package / "soft_dtw.py").write_text(SOFT_DTW)
+    (package / "dilate_loss.py").write_text(DILATE_LOSS)
+    return package.parent
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.skipif(not PRECISE, reason="a long double is no more than a float64 on this system")
+def test_the_script_compares_ours_with_a_clone_of_the_released_code(clone, tmp_path, monkeypatch, capsys):
+    for package in ("tslearn.metrics", "pysdtw"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    cases = [c for c in CASES if c.name == "noise, N = 20"]
+    monkeypatch.setattr(numerics, "CASES", (*cases, CASES[-1]))
+    numerics.main(["--original", str(clone), "--longest", "30", "--output", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert "tslearn is not installed: left out" in printed
+    assert "pysdtw is not installed: left out" in printed
+    rows = read(tmp_path / "out" / "numerics.csv")
+    assert {(r["case"], float(r["gamma"])) for r in rows} == {(c.name, c.gamma) for c in cases}
+    mild = {r["contender"]: r for r in rows if float(r["gamma"]) == 1}
+    for name in ("ours", "released code"):
+        assert all(0 <= float(mild[name][q]) < 1e-4 for q in numerics.QUANTITIES)
+    assert float(mild["ours"]["shape_gradient"]) < 1e-6
+    assert 0 < float(mild[numerics.ROUNDING]["shape_gradient"]) < 1e-6
+    assert float(mild[numerics.FLOAT64]["temporal_gradient"]) < 1e-12
+    page = (tmp_path / "out" / "numerics.md").read_text(encoding="utf-8")
+    head = next(line for line in page.splitlines() if line.startswith("| case | γ |"))
+    assert "shape: released code" in head
+    assert "temporal: released code" in head
+    assert page.count("\n| noise, N = 20 | ") == len(cases) + 1  # once more in the list of cases
+
+
+@pytest.mark.skipif(not PRECISE, reason="a long double is no more than a float64 on this system")
+def test_a_contender_that_cannot_do_a_case_gets_no_numbers(clone):
+    case = next(c for c in CASES if c.name == "identical, two steps")
+    uneven = case._replace(y=case.y[:1])
+    results, _ = numerics.compare(uneven, {"released code": numerics.contenders(clone)["released code"]})
+    assert results["released code"] == {}
+
+
+def test_a_folder_that_is_no_clone_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="clone of the released DILATE"):
+        numerics.contenders(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(None, "–"), (math.nan, "NaN"), (math.inf, "inf"), (0.0, "0"), (3.14e-7, "3.1e-7"), (2.0, "2.0e0")],
+)
+def test_numbers_of_the_table(error, text):
+    assert numerics.short(error) == text
+
+
+def test_only_marked_blocks_are_filled_in():
+    text = "before\n<!-- a -->\nold\n<!-- end -->\nafter\n<!-- b -->\n<!-- end -->\n"
+    filled = numerics.fill_in(text, {"a": "new", "b": "other"})
+    assert filled == "before\n<!-- a -->\n\nnew\n\n<!-- end -->\nafter\n<!-- b -->\n\nother\n\n<!-- end -->\n"
+    assert numerics.fill_in(filled, {"a": "new", "b": "other"}) == filled
+    with pytest.raises(SystemExit, match="<!-- c -->"):
+        numerics.fill_in(text, {"c": "nowhere"})
+
+
+def test_the_committed_results_hold_every_case():
+    rows, page = read(RESULTS / "numerics.csv"), numerics.PAGE.read_text(encoding="utf-8")
+    cases = (*CASES, BY_INPUTS, BY_FLOAT64)
+    ours = [r for r in rows if r["contender"] == "ours"]
+    assert [(r["case"], float(r["gamma"])) for r in ours] == [(c.name, c.gamma) for c in cases]
+    for case in cases:
+        assert f"\n| {case.name} | {case.gamma:g} | " in page
+        assert f"\n| {case.name} | {case.words} | " in page
