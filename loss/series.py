@@ -58,8 +58,9 @@ class SeriesSweep(torch.autograd.Function):
 class SeriesDerivatives(torch.autograd.Function):
     """The derivatives that :func:`loss.kernels.series` returns, as a function with a derivative of its own.
 
-    There are six, by x, y and gamma, each of the shape term first; those that were not asked for are empty. The second derivative of the shape term is right; that of the temporal term, which would be a third one of
-    soft-DTW, is refused.
+    There are six, by x, y and gamma, each of the shape term first; those that were not asked for are empty. The
+    second derivative of the shape term is right; that of the temporal term, which would be a third one of soft-DTW,
+    is refused.
     """
 
     generate_vmap_rule = True

@@ -21,7 +21,7 @@ def _folded_omega(omega: Tensor, dimension: int | None, size: int, batch: int) -
 
 
 def _unfolded(results: tuple[Tensor, ...], size: int) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    """Give both values (size * B,) and the derivatives (terms, size * B, ...), which may be empty, their size back."""
+    """Take apart both values (size * B,) and the derivatives (terms, size * B, ...), which may be empty."""
     dimensions = [0, 0] + [1 if r.numel() else None for r in results[2:]]
     parts = [r if at is None else r.unflatten(at, (size, -1)) for r, at in zip(results, dimensions, strict=True)]
     return tuple(parts), tuple(dimensions)

@@ -78,7 +78,8 @@ def series(
         not asked for are empty.
     """
     value, value_dot = x.new_empty(x.shape[0]), x.new_empty(x.shape[0])
-    return value, value_dot, _of_terms(x, dual, want_x), _of_terms(y, dual, want_y), _of_gamma(value, gamma, want_gamma)
+    d_x, d_y = _of_terms(x, dual, want_x), _of_terms(y, dual, want_y)
+    return value, value_dot, d_x, d_y, _of_gamma(value, gamma, want_gamma)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::matrix", mutates_args=(), device_types="cpu")

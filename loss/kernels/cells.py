@@ -1,6 +1,6 @@
 """The formulas of a cell of the sweeps, each a loop over one row; what the letters mean is said in :mod:`.cpu`."""
 
-from .simd import exp2, log2, row_loop
+from .simd import exp2, log2_1p, row_loop
 
 # ----------------------------------------------------------------------- forward: costs, values, weights
 
@@ -38,7 +38,8 @@ def blank(rows, at, numbers):
 def soft_minimum(rows, at, numbers):
     """V = cost + softmin of the three predecessors, and the weights q of each.
 
-    Two powers are enough: one for left against up, one for the smaller of these against the diagonal.
+    Two powers are enough: one for left against up, one for the smaller of these against the diagonal. The largest of
+    the three is exactly one, so what the others add to it keeps its digits however small it is.
     """
     V, cost, T = rows
     here, left, diagonal, up, at_cost, q_left, q_diagonal, q_up = at
@@ -49,14 +50,22 @@ def soft_minimum(rows, at, numbers):
     lesser = exp2(sideways.minus_abs())  # of left and up, the weight of the larger V; the other one's is 1
     behind = exp2(across.minus_abs())  # likewise for the diagonal and the better of left and up
     diagonal_weight, straight_weight = across.where_positive(behind, 1.0), across.where_positive(1.0, behind)
-    total = straight_weight * (lesser + 1.0) + diagonal_weight
-    inverse = 1.0 / total
+    others = across.where_positive(lesser + behind, lesser * behind + behind)
+    inverse = 1.0 / (others + 1.0)
     best = straight_weight * inverse
     other = best * lesser
     T.store(q_left, sideways.where_positive(other, best))
     T.store(q_up, sideways.where_positive(best, other))
     T.store(q_diagonal, diagonal_weight * inverse)
-    V.store(here, cost.load(at_cost) + straight.least(V_diagonal) - log2(total).double())
+    V.store(here, cost.load(at_cost) + straight.least(V_diagonal) - log2_1p(others).double())
+
+
+def _correction(T, q_left, q_diagonal, q_up):
+    """About ``1 / (sum of q)``: rounded weights must not lose or make paths along thousands of steps.
+
+    Right to second order, for the distance of the sum from one, summed in float64, is exact.
+    """
+    return 2.0 - (T.load(q_left).double() + T.load(q_diagonal).double() + T.load(q_up).double())
 
 
 @row_loop
@@ -71,23 +80,17 @@ def dual_part(rows, at, numbers):
     number = T.vector.element
     inverse_gamma = numbers[0].to(number)
     base = V_dot.load(diagonal)
-    u_left, u_up = (V_dot.load(left) - base).to(number), (V_dot.load(up) - base).to(number)
+    from_left, from_up = V_dot.load(left) - base, V_dot.load(up) - base
     w_left, w_diagonal, w_up = T.load(q_left), T.load(q_diagonal), T.load(q_up)
-    V_dot.store(here, omega.load(at_omega) + base + (w_left * u_left + w_up * u_up).double())
+    mean = (w_left.double() * from_left + w_up.double() * from_up) * _correction(T, q_left, q_diagonal, q_up)
+    V_dot.store(here, omega.load(at_omega) + base + mean)
+    u_left, u_up = from_left.to(number), from_up.to(number)
     between = u_up - u_left
     T.store(q_dot_left, w_left * inverse_gamma * (w_up * between - w_diagonal * u_left))
     T.store(q_dot_up, w_up * inverse_gamma * (0.0 - (w_left * between + w_diagonal * u_up)))
 
 
 # ----------------------------------------------------------------------- backward: the ways that paths came
-
-
-def _correction(T, q_left, q_diagonal, q_up):
-    """About ``1 / (sum of q)``: rounded weights must not lose or make paths along thousands of steps.
-
-    Right to second order, for the distance of the sum from one, summed in float64, is exact.
-    """
-    return 2.0 - (T.load(q_left).double() + T.load(q_diagonal).double() + T.load(q_up).double())
 
 
 def _sent_back(T, weights, origins):
@@ -106,13 +109,13 @@ def pull(rows, at, numbers):
 
 @row_loop
 def pull_dual(rows, at, numbers):
-    """The same for E and E_dot; the derivative of q_diagonal is minus those of q_left and q_up."""
+    """The same for E and E_dot; the derivative of q_diagonal is minus those of q_left and q_up, to the last digit."""
     T, E, E_dot = rows
     here, origins, weights, own = at[0], at[1:4], at[4:7], at[7:10]
     dot_left, dot_up, dot_left_diagonal, dot_up_diagonal = (T.load(offset) for offset in at[10:])
     E_left, E_up, E_diagonal = E_origins = [E.load(o) for o in origins]
     turned = dot_left.double() * E_left + dot_up.double() * E_up
-    turned = turned - (dot_left_diagonal + dot_up_diagonal).double() * E_diagonal
+    turned = turned - (dot_left_diagonal.double() + dot_up_diagonal.double()) * E_diagonal
     correction = _correction(T, *own)
     total = _sent_back(T, weights, E_origins) * correction
     total_dot = (_sent_back(T, weights, [E_dot.load(o) for o in origins]) + turned) * correction

@@ -26,7 +26,7 @@ softmin needs only powers and logarithms of two.
 """
 
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -581,7 +581,7 @@ def _run(problem, results, band):
 # ----------------------------------------------------------------------- what loss/kernels/__init__.py calls
 
 
-@lru_cache(maxsize=None)
+@cache
 def _nothing(dtype, dimensions):
     """What a call does not need; nobody writes into it."""
     return np.empty((0,) * dimensions, dtype)

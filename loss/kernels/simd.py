@@ -248,7 +248,7 @@ def take_ticket(typing_context, counter):
 
 
 # ----------------------------------------------------------------------- powers and logarithms of two
-# float32: the Chebyshev interpolants of 2**r on [-1/2, 1/2] and of log2(2 + u) / (1 + u) on [-1, 1] of the lowest
+# float32: the Chebyshev interpolants of 2**r on [-1/2, 1/2] and of log2(1 + u) / u, u - 1 on [-1, 1], of the lowest
 # degree that reaches float32's precision. float64: the Taylor series of 2**r, and a Newton step from the float32
 # logarithm.
 
@@ -260,8 +260,9 @@ def _chebyshev(function, degree, half_width):
     return interpolant.convert(kind=np.polynomial.Polynomial, domain=[-1, 1], window=[-1, 1]).coef[::-1]
 
 
-def _log2_ratio(u):
-    return np.where(u == -1, 1, np.log1p(1 + u)) / np.where(u == -1, 1, 1 + u) / _LN2
+def _log2_ratio(u_less_one):
+    u = 1 + u_less_one
+    return np.where(u == 0, 1, np.log1p(u)) / np.where(u == 0, 1, u) / _LN2
 
 
 _LOG2_32 = [float(np.float32(c)) for c in _chebyshev(_log2_ratio, 12, 1.0)]
@@ -293,10 +294,10 @@ def exp2(x):
     return r.polynomial(coefficients) * Vector(builder, builder.bitcast(power, x.value.type))
 
 
-def log2(s):
-    """The logarithm to base 2 of s in [1, 3]; NaN for NaN."""
-    if isinstance(s.scalar, ir.FloatType):
-        return (s - 2.0).polynomial(_LOG2_32) * (s - 1.0)
-    first = log2(s.to(ir.FloatType())).double()
-    z = s * exp2(0.0 - first) - 1.0  # about 1e-7: two terms of log(1 + z) are enough
+def log2_1p(u):
+    """The logarithm to base 2 of 1 + u, u in [0, 2]; NaN for NaN."""
+    if isinstance(u.scalar, ir.FloatType):
+        return (u - 1.0).polynomial(_LOG2_32) * u
+    first = log2_1p(u.to(ir.FloatType())).double()
+    z = (u + 1.0) * exp2(0.0 - first) - 1.0  # about 1e-7: two terms of log(1 + z) are enough
     return first + (z - z * z * 0.5) * (1.0 / _LN2)
