@@ -101,26 +101,32 @@ def _sent_back(T, weights, origins):
 
 @row_loop
 def pull(rows, at, numbers):
-    """E of a row: what the next row sends back over left and up steps, and the one after it over diagonal steps."""
-    T, E = rows
-    here, origins, weights, own = at[0], at[1:4], at[4:7], at[7:10]
-    E.store(here, _sent_back(T, weights, [E.load(o) for o in origins]) * _correction(T, *own))
+    """E of a row: what the next row sends back over left and up steps, and the one after it over diagonal steps.
+
+    ``mass`` is what the row will send back itself: E divided by the sum of the weights.
+    """
+    T, mass, E = rows
+    here, in_row, origins, weights, own = at[0], at[1], at[2:5], at[5:8], at[8:11]
+    total = _sent_back(T, weights, [mass.load(o) for o in origins])
+    correction = _correction(T, *own)
+    E.store(in_row, total)
+    mass.store(here, total * correction)
 
 
 @row_loop
 def pull_dual(rows, at, numbers):
     """The same for E and E_dot; the derivative of q_diagonal is minus those of q_left and q_up, to the last digit."""
-    T, E, E_dot = rows
-    here, origins, weights, own = at[0], at[1:4], at[4:7], at[7:10]
-    dot_left, dot_up, dot_left_diagonal, dot_up_diagonal = (T.load(offset) for offset in at[10:])
-    E_left, E_up, E_diagonal = E_origins = [E.load(o) for o in origins]
-    turned = dot_left.double() * E_left + dot_up.double() * E_up
-    turned = turned - (dot_left_diagonal.double() + dot_up_diagonal.double()) * E_diagonal
-    correction = _correction(T, *own)
-    total = _sent_back(T, weights, E_origins) * correction
-    total_dot = (_sent_back(T, weights, [E_dot.load(o) for o in origins]) + turned) * correction
-    E.store(here, total)
-    E_dot.store(here, total_dot)
+    T, mass, E, mass_dot, E_dot = rows
+    here, in_row, origins, weights, own = at[0], at[1], at[2:5], at[5:8], at[8:11]
+    dot_left, dot_up, dot_left_diagonal, dot_up_diagonal = (T.load(offset).double() for offset in at[11:])
+    of_left, of_up, of_diagonal = masses = [mass.load(o) for o in origins]
+    turned = dot_left * of_left + dot_up * of_up - (dot_left_diagonal + dot_up_diagonal) * of_diagonal
+    total, correction = _sent_back(T, weights, masses), _correction(T, *own)
+    total_dot = _sent_back(T, weights, [mass_dot.load(o) for o in origins]) + turned
+    E.store(in_row, total)
+    E_dot.store(in_row, total_dot)
+    mass.store(here, total * correction)
+    mass_dot.store(here, total_dot * correction)
 
 
 @row_loop

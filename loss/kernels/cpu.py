@@ -97,7 +97,10 @@ class Plan(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Pointers to the memory of one tile. Of V, V_dot, E and E_dot there are three rows, cell i at (i + 1) * size."""
+    """Pointers to the memory of one tile.
+
+    Of V, V_dot and mass there are three rows, cell i at (i + 1) * size; of E there is one, from its first cell on.
+    """
 
     first: int
     size: int
@@ -109,6 +112,8 @@ class Tile(NamedTuple):
     spread: types.CPointer  # a Toeplitz Omega: its even and its odd entries, each repeated over the tile
     V: types.CPointer
     V_dot: types.CPointer
+    mass: types.CPointer  # E divided by the sum of the weights, which rounding has moved from one
+    mass_dot: types.CPointer
     E: types.CPointer
     E_dot: types.CPointer
     nothing: types.CPointer  # zeros
@@ -296,7 +301,7 @@ def _store_values(problem, plan, results, tile, d):
 
 
 @jit
-def _add_entropies(tile, d_gamma, weights, here, n):
+def _add_entropies(tile, d_gamma, weights, n):
     """Derivatives of V and V_dot by gamma: minus the entropy of the steps, weighted by how often each is taken."""
     left, diagonal, up, left_dot, up_dot = weights
     for p in range(n):
@@ -315,38 +320,38 @@ def _add_entropies(tile, d_gamma, weights, here, n):
                 entropy -= w * log
                 entropy_dot -= w_dot * log
         b = tile.first + p % tile.size
-        d_gamma[0, b] -= tile.E[here + p] * entropy
-        d_gamma[1, b] -= tile.E_dot[here + p] * entropy + tile.E[here + p] * entropy_dot
+        d_gamma[0, b] -= tile.E[p] * entropy
+        d_gamma[1, b] -= tile.E_dot[p] * entropy + tile.E[p] * entropy_dot
 
 
 @jit
-def _store_path(problem, plan, results, tile, weights, here, d):
-    """Row d of E and E_dot, without the correction by the sum of the weights."""
-    left, diagonal, up, _, _ = weights
-    for i in range(plan.lo[d], plan.hi[d] + 1):
+def _store_path(problem, plan, results, tile, d):
+    """Row d of E and E_dot."""
+    lo, hi = plan.lo[d], plan.hi[d]
+    for i in range(lo, hi + 1):
         for b in range(tile.size):
-            p = (i - plan.lo[d]) * tile.size + b
-            total = np.float64(tile.T[left + p]) + np.float64(tile.T[diagonal + p]) + np.float64(tile.T[up + p])
-            results.E[0, tile.first + b, i, d - i] = tile.E[here + p] * total
+            p = (i - lo) * tile.size + b
+            results.E[0, tile.first + b, i, d - i] = tile.E[p]
             if problem.dual:
-                results.E[1, tile.first + b, i, d - i] = tile.E_dot[here + p] * total
+                results.E[1, tile.first + b, i, d - i] = tile.E_dot[p]
 
 
 @jit
 def _start_paths(problem, plan, tile, weights, here, d):
-    """E is one, before the correction, at the last cells that lie on row d."""
+    """E is one at the last cells, where these lie on row d."""
     left, diagonal, up, _, _ = weights
     for b in range(tile.size):
         if _last_row(problem, tile.first + b) == d:
             p = (_length(problem.n, tile.first + b, problem.N) - 1 - plan.lo[d]) * tile.size + b
             total = np.float64(tile.T[left + p]) + np.float64(tile.T[diagonal + p]) + np.float64(tile.T[up + p])
-            tile.E[here + p] = 2.0 - total
+            tile.E[p] = 1.0
+            tile.mass[here + p] = 2.0 - total
 
 
 @inlined
 def _pull_cells(problem, plan, tile, origin, d, p, n):
     """E and E_dot of n cells of row d, from the p-th on, from those of the two rows after it."""
-    size, T, E, E_dot, lo = tile.size, tile.T, tile.E, tile.E_dot, plan.lo[d]
+    size, T, lo = tile.size, tile.T, plan.lo[d]
     here = (d % 3) * plan.stride + (lo + 1) * size + p
     right = ((d + 1) % 3) * plan.stride + (lo + 1) * size + p
     beyond = ((d + 2) % 3) * plan.stride + (lo + 2) * size + p
@@ -355,37 +360,35 @@ def _pull_cells(problem, plan, tile, origin, d, p, n):
     later_weights = _shifted(_weights(plan, size, origin, d + 2), (lo + 1 - plan.lo[d + 2]) * size + p)
     _, diagonal, _, dot_left_diagonal, dot_up_diagonal = later_weights
     own_left, own_diagonal, own_up, _, _ = _shifted(_weights(plan, size, origin, d), p)
-    at = (here, right, right + size, beyond, left, up + size, diagonal, own_left, own_diagonal, own_up)
+    at = (here, p, right, right + size, beyond, left, up + size, diagonal, own_left, own_diagonal, own_up)
     if problem.dual:
         at_dual = (*at, dot_left, dot_up + size, dot_left_diagonal, dot_up_diagonal)
-        cells.pull_dual((T, E, E_dot), at_dual, (), n)
+        cells.pull_dual((T, tile.mass, tile.E, tile.mass_dot, tile.E_dot), at_dual, (), n)
     else:
-        cells.pull((T, E), at, (), n)
+        cells.pull((T, tile.mass, tile.E), at, (), n)
 
 
 @inlined
-def _add_to_series(problem, tile, d, lo, here, p, n):
+def _add_to_series(problem, plan, tile, d, p, n):
     """What n cells of row d, from the p-th on, contribute to the derivatives by the series."""
-    N, M, C, size, dual, x, y, E, E_dot = (
-        problem.N, problem.M, problem.x.shape[2], tile.size, problem.dual, tile.x, tile.y, tile.E, tile.E_dot
-    )  # fmt: skip
-    here += p
+    N, M, C, size, lo = problem.N, problem.M, problem.x.shape[2], tile.size, plan.lo[d]
+    x, y, E, E_dot, dual = tile.x, tile.y, tile.E, tile.E_dot, problem.dual
     for c in range(C):
         at_x, at_y = (c * N + lo) * size + p, (c * M + M - 1 - d + lo) * size + p
         if problem.want_x and dual:
-            cells.add_to_series_dual((x, y, E, tile.by_x, E_dot, tile.by_x_dot), (at_x, at_y, here, at_x), (), n)
+            cells.add_to_series_dual((x, y, E, tile.by_x, E_dot, tile.by_x_dot), (at_x, at_y, p, at_x), (), n)
         elif problem.want_x:
-            cells.add_to_series((x, y, E, tile.by_x), (at_x, at_y, here, at_x), (), n)
+            cells.add_to_series((x, y, E, tile.by_x), (at_x, at_y, p, at_x), (), n)
         if problem.want_y and dual:
-            cells.add_to_series_dual((x, y, E, tile.by_y, E_dot, tile.by_y_dot), (at_x, at_y, here, at_y), (), n)
+            cells.add_to_series_dual((x, y, E, tile.by_y, E_dot, tile.by_y_dot), (at_x, at_y, p, at_y), (), n)
         elif problem.want_y:
-            cells.add_to_series((x, y, E, tile.by_y), (at_x, at_y, here, at_y), (), n)
+            cells.add_to_series((x, y, E, tile.by_y), (at_x, at_y, p, at_y), (), n)
 
 
 @jit
 def _backward(problem, plan, results, tile, origin):
     """E and E_dot from the last row to the first, and what the caller wants of them."""
-    size, E, E_dot, end = tile.size, tile.E, tile.E_dot, tile.end
+    size, end, of_dual = tile.size, tile.end, tile.size if problem.dual else 0
     after = _weights(plan, size, origin, end + 1)
     cells.blank((tile.T,), _shifted(after, -size), (0.0,), (min(problem.N, problem.M) + 2) * size)
 
@@ -395,12 +398,11 @@ def _backward(problem, plan, results, tile, origin):
             _keep(problem, plan, tile, origin, False)
             _advance(problem, plan, results, tile, origin, min(d + 2, end), origin, False)
 
-        lo = plan.lo[d]
-        n = (plan.hi[d] - lo + 1) * size
-        here = (d % 3) * plan.stride + (lo + 1) * size
+        n = (plan.hi[d] - plan.lo[d] + 1) * size
+        here = (d % 3) * plan.stride + (plan.lo[d] + 1) * size
         weights = _weights(plan, size, origin, d)
-        cells.fill((E,), (here - size,), (0.0,), size)
-        cells.fill((E_dot,), (here - size,), (0.0,), size if problem.dual else 0)
+        cells.fill((tile.mass,), (here - size,), (0.0,), size)
+        cells.fill((tile.mass_dot,), (here - size,), (0.0,), of_dual)
         chunk = _CHUNK if d < tile.first_end else max(n, 1)
         for p in range(0, n, chunk):
             k = min(chunk, n - p)
@@ -409,13 +411,15 @@ def _backward(problem, plan, results, tile, origin):
             if d >= tile.first_end:
                 _start_paths(problem, plan, tile, weights, here, d)
             if p + k == n:  # loops run on beyond the row, and sums over series must not notice
-                cells.fill((E,), (here + n,), (0.0,), size)
-                cells.fill((E_dot,), (here + n,), (0.0,), size if problem.dual else 0)
-            _add_to_series(problem, tile, d, lo, here, p, k)
+                cells.fill((tile.E,), (n,), (0.0,), SLACK)
+                cells.fill((tile.E_dot,), (n,), (0.0,), SLACK)
+            _add_to_series(problem, plan, tile, d, p, k)
+        cells.fill((tile.mass,), (here + n,), (0.0,), size)
+        cells.fill((tile.mass_dot,), (here + n,), (0.0,), of_dual)
         if problem.want_D:
-            _store_path(problem, plan, results, tile, weights, here, d)
+            _store_path(problem, plan, results, tile, d)
         if problem.want_gamma:
-            _add_entropies(tile, results.d_gamma, weights, here, n)
+            _add_entropies(tile, results.d_gamma, weights, n)
 
 
 @jit
@@ -465,6 +469,8 @@ def _lay_out(problem, plan, first, size, doubles, numbers):
         pointer(doubles, at[10]),
         pointer(doubles, at[11]),
         pointer(doubles, at[12]),
+        pointer(doubles, at[13]),
+        pointer(doubles, at[14]),
     )
     _load_series(problem.x, problem.n, first, size, False, tile.x)
     _load_series(problem.y, problem.m, first, size, True, tile.y)
@@ -472,7 +478,7 @@ def _lay_out(problem, plan, first, size, doubles, numbers):
     cells.fill((tile.V,), (0,), (UNREACHABLE,), 3 * stride)
     for b in range(size):
         tile.V[stride + b] = 0.0  # the path starts at (-1, -1), on row -2
-    cells.fill((tile.V_dot,), (0,), (0.0,), at[10] - at[2])
+    cells.fill((tile.V_dot,), (0,), (0.0,), at[12] - at[2])
     return tile
 
 
@@ -552,7 +558,7 @@ def _plan(N, M, C, band, batch, itemsize, toeplitz, want_x, want_y, backward, th
     by_x, by_y = of_x if want_x else 0, of_y if want_y else 0
     doubles = _offsets([
         toeplitz and 2 * ((N + M - 1) // 2 + 1) * tile + SLACK, 3 * stride,
-        *(3 * stride,) * 3, row, by_x, by_x, by_y, by_y,
+        *(3 * stride,) * 3, row + SLACK, row + SLACK, row, by_x, by_x, by_y, by_y,
         row, row, len(begins) * 6 * stride if backward and len(begins) > 1 else 0,
     ])  # fmt: skip
     numbers = _offsets([of_x, of_y, 5 * table])
