@@ -94,12 +94,13 @@ def main() -> None:
     pair = (torch.tensor(series.values()).unsqueeze(0) for series in (forecast, test))
     loss, shape, temporal = DilateLoss(alpha=0.05, gamma=0.1).components(*pair)
     print(f"test: loss {loss:.4f}, shape {shape:.4f}, temporal {temporal:.4f}")
-    print(f"test MSE {mse(test, forecast):.4f}, where the mean of the series would have 1")
+    print(f"test MSE {mse(test, forecast):.4f}, where the mean of the series would have about 1")
 
     with tempfile.TemporaryDirectory() as folder, safe_globals([DilateLoss]):
         model.save(f"{folder}/model.pt")
         print(f"loaded with {TiDEModel.load(f'{folder}/model.pt').model.criterion}")
 
+    print("with sample weights that grow from 0 to 2:")
     recent = TimeSeries.from_times_and_values(train.time_index, np.linspace(0, 2, len(train), dtype=np.float32))
     new_model(WeightedDilateLoss(alpha=0.05, gamma=0.1)).fit(train, sample_weight=recent, trainer=new_trainer(3))
 

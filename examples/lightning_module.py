@@ -88,7 +88,7 @@ def main() -> None:
     )
     trainer.fit(Forecaster(), loader((train - mean) / std, shuffle=True), loader((validation - mean) / std))
     mse = trainer.callback_metrics["val/mse"]
-    print(f"validation MSE {mse:.4f}, where the mean of the series would have 1")
+    print(f"validation MSE {mse:.4f}, where the mean of the series would have about 1")
 
     with tempfile.TemporaryDirectory() as folder:
         trainer.save_checkpoint(f"{folder}/forecaster.ckpt")

@@ -83,7 +83,7 @@ def main() -> None:
     forecast, y = (torch.tensor((both[name] - mean) / std, dtype=torch.float32).view(10, -1) for name in ("MLP", "y"))
     loss, shape, temporal = DilateLoss(alpha=0.05, gamma=0.1).components(forecast, y)
     print(f"test: loss {loss:.4f}, shape {shape:.4f}, temporal {temporal:.4f}")
-    print(f"test MSE {(forecast - y).square().mean():.4f}, where the mean of the series would have 1")
+    print(f"test MSE {(forecast - y).square().mean():.4f}, where the mean of the series would have about 1")
 
     with tempfile.TemporaryDirectory() as folder:
         forecaster.save(folder, overwrite=True)

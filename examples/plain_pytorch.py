@@ -63,7 +63,7 @@ def main() -> None:
     with torch.no_grad():
         forecast, y = model(test[:, :INPUT]), test[:, INPUT:]
     report("test", criterion.components(forecast, y))
-    print(f"test MSE {nn.functional.mse_loss(forecast, y):.4f}, where the mean of the series would have 1")
+    print(f"test MSE {nn.functional.mse_loss(forecast, y):.4f}, where the mean of the series would have about 1")
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def main() -> None:
     settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
     forecast = model.predict(test_batches, return_y=True, trainer_kwargs=settings)
     mse = nn.functional.mse_loss(forecast.output, forecast.y[0])
-    print(f"test MSE {mse:.4f}, where the mean of the series would have 1")
+    print(f"test MSE {mse:.4f}, where the mean of the series would have about 1")
 
     with tempfile.TemporaryDirectory() as folder:
         trainer.save_checkpoint(f"{folder}/model.ckpt")
