@@ -70,4 +70,12 @@ def test_kernels_of_a_read_only_installation_are_cached_for_the_user(read_only, 
         folder, found = done.stdout.splitlines()
         assert Path(folder).is_relative_to(tmp_path / "home")
         assert found == hits
-        assert list(Path(folder).glob("cpu.dilate_loss_kernels__shifted*.nbc"))
+        assert list(Path(folder).glob("cpu.dilate_loss_kernels_*__shifted*.nbc"))
+
+
+def test_without_any_place_for_a_cache_the_kernels_still_work_and_say_so_once(read_only, tmp_path):
+    (tmp_path / "file").touch()
+    done = read_only(tmp_path / "file" / "home")  # which nobody can make
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["None", "0"]
+    assert done.stderr.count("set NUMBA_CACHE_DIR") == 1

@@ -1,5 +1,6 @@
 """How the kernels of this folder are compiled, and cached on disk."""
 
+import warnings
 import zlib
 from pathlib import Path
 
@@ -17,14 +18,23 @@ _VERSION = _digest()
 
 
 def jit(function, **options):
-    """Compile without holding Python's global lock, and cache on disk.
+    """Compile without holding Python's global lock, and cache on disk if there is a place for it.
 
     numba keeps what it compiled under the function's name, and makes it anew when the file of the function changes.
     The name gets two more parts: that of the package, since what is cached refers to it, and a digest of all files
     here, since what is compiled is made of several of them.
     """
     function.__qualname__ = f"{_PACKAGE}_{_VERSION}_{function.__name__}"
-    return njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+    dispatcher = njit(nogil=True, error_model="numpy", **options)(function)
+    try:
+        dispatcher.enable_caching()
+    except RuntimeError:  # numba's "no locator available": it can write neither here nor into the user's cache
+        warnings.warn(
+            "The kernels of DILATE cannot be cached and are compiled again in each process, about half a minute: set "
+            "NUMBA_CACHE_DIR to a folder that can be written to.",
+            stacklevel=1,
+        )
+    return dispatcher
 
 
 def inlined(function):
