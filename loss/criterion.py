@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from .checks import check_band, check_flag, check_new_gamma, check_reduction
 from .divergence import debiased
 from .pairs import Lengths, Pairs, check_pairs
+from .series import sweep_series, takes_weights
 
 _UNSAID = ("None", "False", "'squared'")  # settings that a printed loss does not mention
 
@@ -23,7 +24,7 @@ def keep(module: nn.Module, name: str, value: object) -> None:
 
 
 class AlignmentLoss(nn.Module):
-    """A loss over all alignments of two series; a subclass says in :meth:`_sweep` which.
+    """A loss over all alignments of two series; a subclass says which, and how much each of its terms counts.
 
     gamma is a number, which may be changed between calls to anneal it, or a tensor with one number: a parameter is
     seen by optimizers, any other tensor becomes a buffer, and both may require grad (the derivative is minus the
@@ -41,23 +42,60 @@ class AlignmentLoss(nn.Module):
             check_flag("divergence", divergence),
         )
 
-    def _sweep(self, pairs: Pairs) -> tuple[Tensor, ...]:
-        """The terms of each pair, each (B,)."""
+    def _weights(self) -> tuple[float, ...]:
+        """How much each term of the sweep counts in the loss."""
+        return (1.0,)
+
+    def _arguments(self, pairs: Pairs) -> tuple[object, ...]:
+        """What :func:`loss.series.sweep_series` takes after the pairs."""
         raise NotImplementedError
 
-    def _terms(self, pairs: Pairs) -> tuple[Tensor, ...]:
-        """The terms that are reported, each (B,)."""
-        return debiased(self._sweep, pairs) if self.divergence else self._sweep(pairs)
+    def forward(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        prediction_lengths: Lengths = None,
+        target_lengths: Lengths = None,
+    ) -> Tensor:
+        """Return the reduced loss.
 
-    def _evaluate(
-        self, prediction: Tensor, target: Tensor, prediction_lengths: Lengths, target_lengths: Lengths
-    ) -> tuple[Tensor, ...]:
-        """Check what the user gives and return the terms of each pair, each (B,)."""
+        Args:
+            prediction: (B, N, d) or (B, N).
+            target: (B, M, d) or (B, M).
+            prediction_lengths: (B,) true lengths, a sequence or a tensor; the padding beyond has no influence, and
+                a named Omega is divided by the true lengths. Lengths on a GPU make the host wait: keep them off it.
+            target_lengths: the same for the target.
+        """
         pairs = check_pairs(prediction, target, prediction_lengths, target_lengths, self.band)
-        d = pairs.x.shape[2]
-        if self.per_channel and d > 1:
-            return tuple(term.reshape(-1, d).mean(1) for term in self._terms(pairs.by_variable()))
-        return self._terms(pairs)
+        if self.reduction != "none" and not self.divergence:
+            parts = self._by_variable(pairs)
+            arguments = self._arguments(parts)
+            if takes_weights(parts, *arguments[1:]):
+                return self._reduced(pairs, parts, arguments)
+        return reduce(self._weighted(self._per_pair(pairs)), self.reduction)
+
+    def _by_variable(self, pairs: Pairs) -> Pairs:
+        return pairs.by_variable() if self.per_channel and pairs.x.shape[2] > 1 else pairs
+
+    def _reduced(self, pairs: Pairs, parts: Pairs, arguments: tuple[object, ...]) -> Tensor:
+        """The reduced loss by a sweep that weights its terms itself."""
+        of_mean = parts.x.shape[0] if self.reduction == "mean" else parts.x.shape[0] // pairs.x.shape[0]
+        shape, temporal = (*self._weights(), 0.0)[:2]
+        weighted, _ = sweep_series(parts, *arguments, weights=(shape / of_mean, temporal / of_mean))
+        return weighted.sum()
+
+    def _per_pair(self, pairs: Pairs) -> tuple[Tensor, ...]:
+        """The terms of each pair, each (B,)."""
+        parts, d = self._by_variable(pairs), pairs.x.shape[2]
+        terms = debiased(self._sweep, parts) if self.divergence else self._sweep(parts)
+        return terms if parts is pairs else tuple(term.reshape(-1, d).mean(1) for term in terms)
+
+    def _sweep(self, pairs: Pairs) -> tuple[Tensor, ...]:
+        return sweep_series(pairs, *self._arguments(pairs))[: len(self._weights())]
+
+    def _weighted(self, terms: tuple[Tensor, ...]) -> Tensor:
+        weighted = [weight * term for weight, term in zip(self._weights(), terms, strict=True)]
+        return weighted[0] if len(weighted) == 1 else weighted[0] + weighted[1]
 
     def extra_repr(self) -> str:
         """Show the settings, those that are switched off left out."""

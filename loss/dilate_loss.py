@@ -32,11 +32,6 @@ class DilateTerms(NamedTuple):
     temporal: Tensor
 
 
-def _weighted(alpha: float, shape: Tensor, temporal: Tensor) -> Tensor:
-    """Eq. 1, ``alpha * shape + (1 - alpha) * temporal``, as one operation."""
-    return torch.lerp(temporal, shape, alpha)
-
-
 def dilate_loss(
     outputs: Tensor,
     targets: Tensor,
@@ -65,7 +60,8 @@ def dilate_loss(
     """
     alpha, pairs = check_alpha(alpha), check_pairs(outputs, targets)
     shape, temporal = sweep_series(pairs, check_gamma(gamma, outputs), penalty("squared", pairs))  # Eq. 2, Eq. 4
-    return _weighted(alpha, shape, temporal).mean(), shape.mean(), temporal.mean()
+    loss = alpha * shape + (1 - alpha) * temporal  # Eq. 1
+    return loss.mean(), shape.mean(), temporal.mean()
 
 
 class DilateLoss(AlignmentLoss):
@@ -113,24 +109,15 @@ class DilateLoss(AlignmentLoss):
         self.alpha = check_alpha(alpha)
         keep(self, "omega", check_omega(omega, divergence))
 
-    def forward(
-        self,
-        prediction: Tensor,
-        target: Tensor,
-        prediction_lengths: Lengths = None,
-        target_lengths: Lengths = None,
-    ) -> Tensor:
-        """Return the reduced loss.
+    def _weights(self) -> tuple[float, float]:
+        return self.alpha, 1 - self.alpha  # Eq. 1
 
-        Args:
-            prediction: (B, N, d) or (B, N).
-            target: (B, M, d) or (B, M).
-            prediction_lengths: (B,) true lengths, a sequence or a tensor; the padding beyond has no influence, and
-                a named Omega is divided by the true lengths. Lengths on a GPU make the host wait: keep them off it.
-            target_lengths: the same for the target.
-        """
-        shape, temporal = self._evaluate(prediction, target, prediction_lengths, target_lengths)
-        return reduce(_weighted(self.alpha, shape, temporal), self.reduction)
+    def _arguments(self, pairs: Pairs) -> tuple[object, ...]:
+        return check_gamma(self.gamma, pairs.x), penalty(self.omega, pairs)  # Eq. 2, Eq. 4
+
+    def _per_pair(self, pairs: Pairs) -> tuple[Tensor, ...]:
+        terms = super()._per_pair(pairs)
+        return tuple(term.relu() for term in terms) if self.divergence else terms
 
     def components(
         self,
@@ -139,17 +126,11 @@ class DilateLoss(AlignmentLoss):
         prediction_lengths: Lengths = None,
         target_lengths: Lengths = None,
     ) -> DilateTerms:
-        """Return the loss together with its shape and its temporal term, all reduced, from the same sweep."""
-        shape, temporal = self._evaluate(prediction, target, prediction_lengths, target_lengths)
-        terms = (_weighted(self.alpha, shape, temporal), shape, temporal)
+        """Return the loss with its shape and its temporal term, all reduced; the arguments are those of a call."""
+        pairs = check_pairs(prediction, target, prediction_lengths, target_lengths, self.band)
+        shape, temporal = self._per_pair(pairs)
+        terms = self._weighted((shape, temporal)), shape, temporal
         return DilateTerms(*(reduce(term, self.reduction) for term in terms))
-
-    def _sweep(self, pairs: Pairs) -> tuple[Tensor, ...]:
-        return sweep_series(pairs, check_gamma(self.gamma, pairs.x), penalty(self.omega, pairs))  # Eq. 2, Eq. 4
-
-    def _terms(self, pairs: Pairs) -> tuple[Tensor, ...]:
-        terms = super()._terms(pairs)
-        return tuple(term.relu() for term in terms) if self.divergence else terms
 
 
 class TangledDilateLoss(AlignmentLoss):
@@ -192,17 +173,6 @@ class TangledDilateLoss(AlignmentLoss):
         self.alpha = check_alpha(alpha)
         keep(self, "omega", None if omega is None else check_omega(omega, divergence))
 
-    def forward(
-        self,
-        prediction: Tensor,
-        target: Tensor,
-        prediction_lengths: Lengths = None,
-        target_lengths: Lengths = None,
-    ) -> Tensor:
-        """Return the reduced loss; the arguments are those of :class:`DilateLoss`."""
-        (values,) = self._evaluate(prediction, target, prediction_lengths, target_lengths)
-        return reduce(values, self.reduction)
-
-    def _sweep(self, pairs: Pairs) -> tuple[Tensor, ...]:
+    def _arguments(self, pairs: Pairs) -> tuple[object, ...]:
         omega = None if self.omega is None else penalty(self.omega, pairs)
-        return sweep_series(pairs, check_gamma(self.gamma, pairs.x), omega, self.alpha)[:1]  # Eq. 5
+        return check_gamma(self.gamma, pairs.x), omega, self.alpha  # Eq. 5

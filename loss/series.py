@@ -6,6 +6,7 @@ makes the gradients right away, while the sweep's tables are still in the cache:
 """
 
 import inspect
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,19 @@ from . import kernels
 from .kernels import reference
 from .omega import Penalty, crop, omega_matrix
 from .pairs import Pairs, without_padding
+
+
+class Settings(NamedTuple):
+    """The arguments of :func:`loss.kernels.series` that are no tensors."""
+
+    band: int
+    cost_scale: float
+    omega_in_cost: float
+    dual: bool
+    weights: tuple[float, float] | None
+    want_x: bool
+    want_y: bool
+    want_gamma: bool
 
 
 class SeriesSweep(torch.autograd.Function):
@@ -30,7 +44,6 @@ class SeriesSweep(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         """Keep the derivatives, and what is needed to make them again."""
         ctx.settings = inputs[7]
-        ctx.band, ctx.cost_scale, ctx.omega_in_cost, ctx.dual = ctx.settings[:4]
         ctx.save_for_backward(*inputs[:7], *output[2:])
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
@@ -38,14 +51,17 @@ class SeriesSweep(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g, g_dot, *_):
         """Scale the derivatives; where somebody will differentiate them, make them again as a function."""
-        g_dot = g_dot if ctx.dual else None
+        weights, dual = ctx.settings.weights, ctx.settings.dual
+        g_dot = g_dot if dual and weights is None else None
         if g is None and g_dot is None:
             return (None,) * 8
         saved = ctx.saved_tensors
         inputs, derivatives = saved[:7], saved[7:]
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            six = SeriesDerivatives.apply(*inputs, ctx.settings)
+            six = SeriesDerivatives.apply(*inputs, ctx.settings._replace(weights=None))
             derivatives = six[:2], six[2:4], six[4:]
+            if weights is not None:
+                g, g_dot = weights[0] * g, weights[1] * g if dual else None
         d_x, d_y, d_gamma = (
             _combine(g, g_dot, d) if wanted else None
             for wanted, d in zip(ctx.needs_input_grad[:3], derivatives, strict=True)
@@ -74,7 +90,7 @@ class SeriesDerivatives(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         """Keep the inputs."""
-        ctx.band, ctx.cost_scale, ctx.omega_in_cost = inputs[7][:3]
+        ctx.settings = inputs[7]
         ctx.save_for_backward(*inputs[:7])
         ctx.set_materialize_grads(False)
 
@@ -86,9 +102,27 @@ class SeriesDerivatives(torch.autograd.Function):
         return (*_second_derivative(ctx, ctx.saved_tensors, g_derivatives), *(None,) * 5)
 
 
+class _Complete(inspect.Signature):
+    """The signature of a function that gets all its arguments, by position: there is nothing to look up.
+
+    ``Function.apply`` binds its arguments to forward's signature at every call, which takes as long as a small sweep.
+    """
+
+    def bind(self, *args, **kwargs):
+        """Take the arguments as they come."""
+        return _Bound(args, kwargs) if len(args) == len(self.parameters) else super().bind(*args, **kwargs)
+
+
+class _Bound(NamedTuple):
+    args: tuple
+    kwargs: dict
+
+    def apply_defaults(self):
+        """There are none."""
+
+
 for _function in (SeriesSweep, SeriesDerivatives):
-    # apply() asks for it at every call, and making it anew costs a tenth of a millisecond
-    _function.forward.__signature__ = inspect.signature(_function.forward)
+    _function.forward.__signature__ = _Complete(inspect.signature(_function.forward).parameters.values())
 
 
 def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -108,9 +142,9 @@ def _costs(ctx, inputs) -> tuple[Tensor, Tensor]:
     """The costs (B, N, M) that the sweep made as it went, and the differences (B, N, M, d) they are made of."""
     x, y, _, omega, omega_scale, n, m = inputs
     difference = without_padding(x, n).unsqueeze(2) - without_padding(y, m).unsqueeze(1)
-    D = ctx.cost_scale * difference.square().sum(-1)
-    if ctx.omega_in_cost:
-        D = D + ctx.omega_in_cost * omega_matrix(Penalty(omega, omega_scale), *D.shape[1:]).to(D.dtype)
+    D = ctx.settings.cost_scale * difference.square().sum(-1)
+    if ctx.settings.omega_in_cost:
+        D = D + ctx.settings.omega_in_cost * omega_matrix(Penalty(omega, omega_scale), *D.shape[1:]).to(D.dtype)
     return D, difference
 
 
@@ -120,8 +154,8 @@ def _derivative_by_omega(ctx, inputs, g: Tensor | None, g_dot: Tensor | None) ->
 
     D, _ = _costs(ctx, inputs)
     _, _, gamma, omega, omega_scale, n, m = inputs
-    path = SoftPath.apply(D, gamma, n, m, ctx.band)
-    weight = _add(None if g is None else ctx.omega_in_cost * g, g_dot)
+    path = SoftPath.apply(D, gamma, n, m, ctx.settings.band)
+    weight = _add(None if g is None else ctx.settings.omega_in_cost * g, g_dot)
     weight = weight * omega_scale if omega_scale.numel() else weight
     return (weight.reshape(-1, 1, 1) * path).sum(0, keepdim=True).to(omega.dtype)
 
@@ -137,12 +171,12 @@ def _second_derivative(ctx, inputs, g_derivatives):
         )
     if z_x is None and z_y is None:
         return None, None, None
-    scale = ctx.cost_scale
+    scale = ctx.settings.cost_scale
     D, difference = _costs(ctx, inputs)
     direction = _add(None if z_x is None else z_x.unsqueeze(2), None if z_y is None else -z_y.unsqueeze(1))
     Z = (2 * scale * (difference * direction).sum(-1)).double()
     want_gamma = ctx.needs_input_grad[2]
-    _, _, (E, E_dot), d_gamma = kernels.matrix(D, gamma, Z, n, m, ctx.band, True, True, want_gamma)
+    _, _, (E, E_dot), d_gamma = kernels.matrix(D, gamma, Z, n, m, ctx.settings.band, True, True, want_gamma)
     by_difference = 2 * scale * (E_dot.unsqueeze(-1) * difference + E.unsqueeze(-1) * direction)
     return by_difference.sum(2), -by_difference.sum(1), d_gamma[1].sum() if want_gamma else None
 
@@ -163,7 +197,11 @@ def _cropped(pairs: Pairs, omega: Penalty) -> tuple[Pairs, Penalty]:
 
 
 def sweep_series(
-    pairs: Pairs, gamma: Tensor, omega: Penalty | None = None, alpha: float | None = None
+    pairs: Pairs,
+    gamma: Tensor,
+    omega: Penalty | None = None,
+    alpha: float | None = None,
+    weights: tuple[float, float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Shape and temporal term of each pair of series, or with ``alpha`` the tangled value of Eq. 5.
 
@@ -173,9 +211,11 @@ def sweep_series(
         omega: Omega; None leaves the temporal term out.
         alpha: where given, the cost of a cell is ``alpha * Delta + (1 - alpha) * Omega``, without Omega
             ``alpha * Delta``, and there is no temporal term.
+        weights: where given, the first result is the sum of both terms, so weighted, and the second one is empty;
+            for where :func:`takes_weights`.
 
     Returns:
-        Eq. 2 (or 5) and Eq. 4, each (B,); the second one is zero where there is no temporal term.
+        Eq. 2 (or 5) and Eq. 4, each (B,); without a temporal term the second one is of no use.
     """
     dual = omega is not None and alpha is None
     cost_scale = 1.0 if alpha is None else alpha
@@ -187,10 +227,16 @@ def sweep_series(
     if torch.compiler.is_compiling():  # it takes no tensor twice: a series beside itself comes as a view
         y, m = y.view_as(y), m.view_as(m)
     *wants, learned = (torch.is_grad_enabled() and t.requires_grad for t in (x, y, gamma, omega.values))
-    settings = (band, cost_scale, omega_in_cost, dual, *wants)
+    settings = Settings(band, cost_scale, omega_in_cost, dual, weights, *wants)
     if not any(wants) and not learned:
         return kernels.series(x, y, gamma, *omega, n, m, *settings)[:2]
     return SeriesSweep.apply(x, y, gamma, *omega, n, m, settings)[:2]
+
+
+def takes_weights(pairs: Pairs, omega: Penalty | None = None, alpha: float | None = None) -> bool:
+    """Whether :func:`sweep_series` can weight its terms itself, which saves a fifth of a small call."""
+    learned = omega is not None and omega.values.requires_grad
+    return kernels.has_kernels(pairs.x.device) and not learned and not torch.compiler.is_compiling()
 
 
 def _sweep_in_torch(

@@ -5,10 +5,9 @@ from torch import Tensor
 
 from . import kernels
 from .checks import check_alike, check_band, check_gamma, check_tensor
-from .criterion import AlignmentLoss, reduce
+from .criterion import AlignmentLoss
 from .kernels import reference
 from .pairs import Lattice, Lengths, Pairs, check_lattice
-from .series import sweep_series
 
 
 def pairwise_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -164,23 +163,5 @@ class SoftDTWLoss(AlignmentLoss):
     ):
         super().__init__(gamma, reduction, band, per_channel, divergence)
 
-    def forward(
-        self,
-        prediction: Tensor,
-        target: Tensor,
-        prediction_lengths: Lengths = None,
-        target_lengths: Lengths = None,
-    ) -> Tensor:
-        """Return the reduced soft-DTW of prediction and target.
-
-        Args:
-            prediction: (B, N, d) or (B, N).
-            target: (B, M, d) or (B, M).
-            prediction_lengths: (B,) true lengths, a sequence or a tensor; the padding beyond has no influence.
-            target_lengths: the same for the target.
-        """
-        (values,) = self._evaluate(prediction, target, prediction_lengths, target_lengths)
-        return reduce(values, self.reduction)
-
-    def _sweep(self, pairs: Pairs) -> tuple[Tensor, ...]:
-        return sweep_series(pairs, check_gamma(self.gamma, pairs.x))[:1]  # Eq. 2
+    def _arguments(self, pairs: Pairs) -> tuple[object, ...]:
+        return (check_gamma(self.gamma, pairs.x),)  # Eq. 2

@@ -200,8 +200,8 @@ def test_compiles_into_one_graph_with_the_same_numbers():
     x.requires_grad_()
     criterion = DilateLoss()
     compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(x, y), criterion(x, y))
-    assert torch.equal(*(torch.autograd.grad(f(x, y), x)[0] for f in (compiled, criterion)))
+    torch.testing.assert_close(compiled(x, y), criterion(x, y))
+    torch.testing.assert_close(*(torch.autograd.grad(f(x, y), x)[0] for f in (compiled, criterion)))
 
 
 def test_works_under_torch_func_grad():

@@ -5,7 +5,7 @@ own: :mod:`loss.series`, :mod:`loss.soft_dtw` and :mod:`loss.path_soft_dtw` wrap
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -48,6 +48,7 @@ def series(
     cost_scale: float,
     omega_in_cost: float,
     dual: bool,
+    weights: Sequence[float] | None,
     want_x: bool,
     want_y: bool,
     want_gamma: bool,
@@ -68,17 +69,20 @@ def series(
         cost_scale: see above.
         omega_in_cost: see above.
         dual: sweep the dual part (Eq. 4) too.
+        weights: where given, ``weights[0] * value + weights[1] * value_dot`` takes the place of ``value``, and there
+            is nothing else: this is Eq. 1, with the factor of a mean in it, at no more cost than one of its terms.
         want_x: differentiate by x.
         want_y: differentiate by y.
         want_gamma: differentiate by gamma.
 
     Returns:
-        ``value`` and ``value_dot`` (B,), then the derivatives of ``value`` and, with ``dual``, of ``value_dot``, one
-        after the other: by x (1 or 2, B, N, C), by y (1 or 2, B, M, C), and by gamma (2, B), float64; those that were
-        not asked for are empty.
+        ``value`` and ``value_dot`` (B,), then the derivatives of ``value`` and, with ``dual`` but no ``weights``, of
+        ``value_dot``, one after the other: by x (1 or 2, B, N, C), by y (1 or 2, B, M, C), and by gamma (2, B),
+        float64; those that were not asked for are empty.
     """
-    value, value_dot = x.new_empty(x.shape[0]), x.new_empty(x.shape[0])
-    d_x, d_y = _of_terms(x, dual, want_x), _of_terms(y, dual, want_y)
+    apart = weights is None
+    value, value_dot = x.new_empty(x.shape[0]), x.new_empty(x.shape[0] if apart else 0)
+    d_x, d_y = _of_terms(x, dual and apart, want_x), _of_terms(y, dual and apart, want_y)
     return value, value_dot, d_x, d_y, _of_gamma(value, gamma, want_gamma)
 
 

@@ -62,6 +62,9 @@ class Problem(NamedTuple):
     m: np.ndarray  # (B,) true lengths of y; empty: M
     gamma: float
     dual: bool  # sweep the dual part too?
+    apart: bool  # keep V and V_dot apart, or return weight * V + weight_dot * V_dot and its derivatives?
+    weight: float
+    weight_dot: float
     want_x: bool
     want_y: bool
     want_D: bool
@@ -70,14 +73,17 @@ class Problem(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What a sweep writes. Derivatives come for the value and, with the dual part, for V_dot; others are empty."""
+    """What a sweep writes; what is not wanted is empty.
+
+    Where V and V_dot are kept apart, derivatives are those of V and, with the dual part, of V_dot.
+    """
 
     value: np.ndarray  # (B,)
-    value_dot: np.ndarray  # (B,)
+    value_dot: np.ndarray  # (B,), zeros without the dual part
     d_x: np.ndarray  # (1 or 2, B, N, C)
     d_y: np.ndarray  # (1 or 2, B, M, C)
     E: np.ndarray  # (1 or 2, B, N, M)
-    d_gamma: np.ndarray  # (2, B)
+    d_gamma: np.ndarray  # (2, B); the first row alone where they are not kept apart
 
 
 class Plan(NamedTuple):
@@ -150,15 +156,16 @@ def _load_series(series, lengths, first, size, backwards, out):
 
 
 @jit
-def _store_series(by, first, size, backwards, factor, value, out):
-    """Flat (C, N, size) -> (B, N, C); NaN where the value is NaN."""
+def _store_series(by, by_dot, weight, weight_dot, first, size, backwards, value, out):
+    """Weighted sum of flat (C, N, size) -> (B, N, C); NaN where the value is NaN."""
     _, N, C = out.shape
     for b in range(size):
-        of_pair = np.nan if np.isnan(value[first + b]) else factor
+        spoilt = np.nan if np.isnan(value[first + b]) else 0.0
         for i in range(N):
             row = N - 1 - i if backwards else i
             for c in range(C):
-                out[first + b, i, c] = of_pair * by[(c * N + row) * size + b]
+                p = (c * N + row) * size + b
+                out[first + b, i, c] = weight * by[p] + weight_dot * by_dot[p] + spoilt
 
 
 @jit
@@ -295,9 +302,12 @@ def _store_values(problem, plan, results, tile, d):
         if _last_row(problem, b) == d:
             p = (d % 3) * plan.stride + _length(problem.n, b, problem.N) * tile.size + b - tile.first
             valid = abs(tile.V[p]) < 0.5 * UNREACHABLE
-            results.value[b] = tile.V[p] * problem.gamma * _LN2 if valid else np.nan
-            if problem.dual:
-                results.value_dot[b] = tile.V_dot[p] if valid else np.nan
+            value = tile.V[p] * problem.gamma * _LN2 if valid else np.nan
+            value_dot = (tile.V_dot[p] if valid else np.nan) if problem.dual else 0.0
+            if problem.apart:
+                results.value[b], results.value_dot[b] = value, value_dot
+            else:
+                results.value[b] = problem.weight * value + problem.weight_dot * value_dot
 
 
 @jit
@@ -423,18 +433,29 @@ def _backward(problem, plan, results, tile, origin):
 
 
 @jit
+def _store_by_series(problem, results, tile, by, by_dot, backwards, sign, out):
+    """Derivatives by one of the two series, from the tile to the results."""
+    first, size, value, factor = tile.first, tile.size, results.value, sign * 2.0 * problem.cost_scale
+    if not problem.apart:
+        weights = factor * problem.weight, factor * problem.weight_dot
+        _store_series(by, by_dot, *weights, first, size, backwards, value, out[0])
+        return
+    _store_series(by, by, factor, 0.0, first, size, backwards, value, out[0])
+    if problem.dual:
+        _store_series(by_dot, by_dot, factor, 0.0, first, size, backwards, value, out[1])
+
+
+@jit
 def _store_gradients(problem, results, tile):
     """From the tile to the results; NaN for the pairs whose value is NaN."""
-    first, size, factor = tile.first, tile.size, 2.0 * problem.cost_scale
     if problem.want_x:
-        _store_series(tile.by_x, first, size, False, factor, results.value, results.d_x[0])
-        if problem.dual:
-            _store_series(tile.by_x_dot, first, size, False, factor, results.value, results.d_x[1])
+        _store_by_series(problem, results, tile, tile.by_x, tile.by_x_dot, False, 1.0, results.d_x)
     if problem.want_y:
-        _store_series(tile.by_y, first, size, True, -factor, results.value, results.d_y[0])
-        if problem.dual:
-            _store_series(tile.by_y_dot, first, size, True, -factor, results.value, results.d_y[1])
-    for b in range(first, first + size):
+        _store_by_series(problem, results, tile, tile.by_y, tile.by_y_dot, True, -1.0, results.d_y)
+    for b in range(tile.first, tile.first + tile.size):
+        if problem.want_gamma and not problem.apart:
+            terms = results.d_gamma[:, b]
+            terms[0] = problem.weight * terms[0] + problem.weight_dot * terms[1]
         if np.isnan(results.value[b]):
             results.E[:, b : b + 1] = np.nan
             results.d_gamma[:, b : b + 1] = np.nan
@@ -602,19 +623,21 @@ def _array_or_nothing(tensor, dtype):
     return _array(tensor) if tensor.numel() else _nothing(dtype, tensor.dim())
 
 
-def _sweep(x, y, D, shape, gamma, omega, omega_scale, n, m, band, scales, dual, wants):
+def _sweep(x, y, D, shape, gamma, omega, omega_scale, n, m, band, scales, dual, weights, wants):
     """Pack the arguments, allocate the results, run; ``wants``: differentiate by x, by y, by D, by gamma."""
     (batch, N, M), (want_x, want_y, want_D, want_gamma) = shape, wants
-    like, terms = D if x is None else x, 2 if dual else 1
+    like, apart = D if x is None else x, weights is None
+    terms = 2 if dual and apart else 1
     nothing = _nothing(_NUMPY[like.dtype], 3)
     costs = (nothing, nothing, _array(D)) if x is None else (_array(x), _array(y), nothing)
     omega = _array_or_nothing(omega, np.float64)
     omegas = (omega, _nothing(np.float64, 3)) if omega.ndim == 1 else (_nothing(np.float64, 1), omega)
     problem = Problem(
         N, M, *costs, D is None, *scales, *omegas, _array_or_nothing(omega_scale, np.float64),
-        _array_or_nothing(n, np.int64), _array_or_nothing(m, np.int64), gamma.item(), dual, *wants, any(wants),
+        _array_or_nothing(n, np.int64), _array_or_nothing(m, np.int64), gamma.item(), dual, apart,
+        *((1.0, 0.0) if apart else weights), *wants, any(wants),
     )  # fmt: skip
-    value, value_dot = like.new_empty(batch), (like.new_empty if dual else like.new_zeros)(batch)
+    value, value_dot = like.new_empty(batch), like.new_empty(batch if apart else 0)
     d_x = x.new_empty(terms, *x.shape) if want_x else None
     d_y = y.new_empty(terms, *y.shape) if want_y else None
     E = D.new_zeros(terms, *D.shape) if want_D else None
@@ -632,12 +655,11 @@ def _tensor(result, like, dimensions):
     return like.new_empty((0,) * dimensions) if result is None else result
 
 
-def series(x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, dual, want_x, want_y, want_gamma):
+def series(x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, dual, weights, want_x, want_y, want_gamma):  # fmt: skip # noqa: E501
     """The sweeps over the cost of two series; see :func:`loss.kernels.series`."""
     wants, shape = (want_x, want_y, False, want_gamma), (x.shape[0], x.shape[1], y.shape[1])
-    scales = (cost_scale, omega_in_cost)
     value, value_dot, d_x, d_y, _, d_gamma = _sweep(
-        x, y, None, shape, gamma, omega, omega_scale, n, m, band, scales, dual, wants
+        x, y, None, shape, gamma, omega, omega_scale, n, m, band, (cost_scale, omega_in_cost), dual, weights, wants
     )
     return value, value_dot, _tensor(d_x, x, 4), _tensor(d_y, y, 4), _tensor(d_gamma, gamma, 2)
 
@@ -646,6 +668,6 @@ def matrix(D, gamma, omega, n, m, band, dual, want_path, want_gamma):
     """The sweeps over given costs; see :func:`loss.kernels.matrix`."""
     wants, no_scale = (False, False, want_path, want_gamma), gamma.new_empty(0)
     value, value_dot, _, _, E, d_gamma = _sweep(
-        None, None, D, D.shape, gamma, omega, no_scale, n, m, band, (1.0, 0.0), dual, wants
+        None, None, D, D.shape, gamma, omega, no_scale, n, m, band, (1.0, 0.0), dual, None, wants
     )
     return value, value_dot, _tensor(E, D, 4), _tensor(d_gamma, gamma, 2)
