@@ -81,8 +81,7 @@ class AlignmentLoss(nn.Module):
         """The reduced loss by a sweep that weights its terms itself."""
         of_mean = parts.x.shape[0] if self.reduction == "mean" else parts.x.shape[0] // pairs.x.shape[0]
         shape, temporal = (*self._weights(), 0.0)[:2]
-        weighted, _ = sweep_series(parts, *arguments, weights=(shape / of_mean, temporal / of_mean))
-        return weighted.sum()
+        return sweep_series(parts, *arguments, weights=(shape / of_mean, temporal / of_mean))[0]
 
     def _per_pair(self, pairs: Pairs) -> tuple[Tensor, ...]:
         """The terms of each pair, each (B,)."""

@@ -38,7 +38,8 @@ class SeriesSweep(torch.autograd.Function):
     @staticmethod
     def forward(x, y, gamma, omega, omega_scale, n, m, settings):
         """Run the sweeps; no ``*arguments``, for torch.compile counts the parameters."""
-        return kernels.series(x, y, gamma, omega, omega_scale, n, m, *settings)
+        value, *others = kernels.series(x, y, gamma, omega, omega_scale, n, m, *settings)
+        return value if settings.weights is None else value.sum(), *others
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -130,7 +131,9 @@ def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def _combine(g: Tensor | None, g_dot: Tensor | None, d: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    """``g * d[0] + g_dot * d[1]`` over (B, ...), leaving out what nobody differentiates."""
+    """``g * d[0] + g_dot * d[1]``, leaving out what nobody differentiates; g is a number for each pair or for all."""
+    if g is not None and not g.dim():
+        return g * d[0] if g_dot is None else g * d[0] + g_dot * d[1]
     shape = (-1,) + (1,) * (d[0].dim() - 1)
     if g_dot is None:
         return g.reshape(shape) * d[0]
@@ -211,8 +214,8 @@ def sweep_series(
         omega: Omega; None leaves the temporal term out.
         alpha: where given, the cost of a cell is ``alpha * Delta + (1 - alpha) * Omega``, without Omega
             ``alpha * Delta``, and there is no temporal term.
-        weights: where given, the first result is the sum of both terms, so weighted, and the second one is empty;
-            for where :func:`takes_weights`.
+        weights: where given, the first result is the sum of both terms, so weighted, over all pairs, and the second
+            one is empty; for where :func:`takes_weights`.
 
     Returns:
         Eq. 2 (or 5) and Eq. 4, each (B,); without a temporal term the second one is of no use.
@@ -229,7 +232,7 @@ def sweep_series(
     *wants, learned = (torch.is_grad_enabled() and t.requires_grad for t in (x, y, gamma, omega.values))
     settings = Settings(band, cost_scale, omega_in_cost, dual, weights, *wants)
     if not any(wants) and not learned:
-        return kernels.series(x, y, gamma, *omega, n, m, *settings)[:2]
+        return SeriesSweep.forward(x, y, gamma, *omega, n, m, settings)[:2]
     return SeriesSweep.apply(x, y, gamma, *omega, n, m, settings)[:2]
 
 

@@ -96,10 +96,9 @@ class Plan(NamedTuple):
     rows: int  # rows in a segment
     stride: int  # distance of two rows of V
     table: int  # size of each of the five parts of the table of weights
-    in_doubles: np.ndarray  # where the parts of a tile begin in a float64 array
-    room_for_doubles: int  # and how long it is
-    in_numbers: np.ndarray  # the same for an array of the precision of the input
-    room_for_numbers: int
+    parts: np.ndarray  # where those of a tile begin, three in an array of the input's precision, others in float64
+    room_for_numbers: int  # how long these arrays are
+    room_for_doubles: int
 
 
 class Tile(NamedTuple):
@@ -468,18 +467,15 @@ def _lay_out(problem, plan, first, size, doubles, numbers):
     end, first_end = 0, N + M - 2
     for b in range(first, first + size):
         end, first_end = max(end, _last_row(problem, b)), min(first_end, _last_row(problem, b))
-    at, in_numbers = plan.in_doubles, plan.in_numbers
+    at = plan.parts
     tile = Tile(
         first,
         size,
         first_end,
         end,
-        pointer(numbers, in_numbers[0]),
-        pointer(numbers, in_numbers[1]),
-        pointer(numbers, in_numbers[2]),
-        pointer(doubles, at[0]),
-        pointer(doubles, at[1]),
-        pointer(doubles, at[2]),
+        pointer(numbers, at[0]),
+        pointer(numbers, at[1]),
+        pointer(numbers, at[2]),
         pointer(doubles, at[3]),
         pointer(doubles, at[4]),
         pointer(doubles, at[5]),
@@ -492,6 +488,9 @@ def _lay_out(problem, plan, first, size, doubles, numbers):
         pointer(doubles, at[12]),
         pointer(doubles, at[13]),
         pointer(doubles, at[14]),
+        pointer(doubles, at[15]),
+        pointer(doubles, at[16]),
+        pointer(doubles, at[17]),
     )
     _load_series(problem.x, problem.n, first, size, False, tile.x)
     _load_series(problem.y, problem.m, first, size, True, tile.y)
@@ -499,7 +498,7 @@ def _lay_out(problem, plan, first, size, doubles, numbers):
     cells.fill((tile.V,), (0,), (UNREACHABLE,), 3 * stride)
     for b in range(size):
         tile.V[stride + b] = 0.0  # the path starts at (-1, -1), on row -2
-    cells.fill((tile.V_dot,), (0,), (0.0,), at[12] - at[2])
+    cells.fill((tile.V_dot,), (0,), (0.0,), at[15] - at[5])
     return tile
 
 
@@ -583,7 +582,8 @@ def _plan(N, M, C, band, batch, itemsize, toeplitz, want_x, want_y, backward, th
         row, row, len(begins) * 6 * stride if backward and len(begins) > 1 else 0,
     ])  # fmt: skip
     numbers = _offsets([of_x, of_y, 5 * table])
-    return Plan(lo, hi, start, tile, rows, stride, table, doubles, int(doubles[-1]), numbers, int(numbers[-1]))
+    parts = np.concatenate([numbers[:3], doubles])
+    return Plan(lo, hi, start, tile, rows, stride, table, parts, int(numbers[-1]), int(doubles[-1]))
 
 
 _memory = workers.Memory()
