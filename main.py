@@ -131,7 +131,10 @@ def _add_network_flags(add: Callable) -> None:
     count = {"type": _count(), "metavar": "N"}
     alpha = "DILATE's weight of shape against time, 0 to 1; paper and default: .5, traffic .8"
     gamma = f"smoothing, in squared units of the data; {PAPER}"
-    gru = "torch: nn.GRU; written-out: its equations, in models/gru.py; same weights, same numbers (default: torch)"
+    gru = (
+        "torch: nn.GRU; written-out: its equations, in models/gru.py; fused: in less time, on the CPU; "
+        "same weights, same numbers (default: %(default)s)"
+    )
     add("--model", choices=models, default="seq2seq", help="the paper has both (default: %(default)s)")
     add("--hidden-size", **count, default=PAPER_HIDDEN_SIZE, help=f"units per layer; {PAPER}")
     add("--layers", **count, default=PAPER_LAYERS, help=f"of GRUs, or hidden layers of the MLP; {PAPER}")

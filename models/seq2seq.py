@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from .gru import GRU
+from .gru_fused import FusedGRU, rollout
 
 __all__ = ["GRUS", "DecoderRNN", "EncoderRNN", "Net_GRU"]
 
-GRUS: dict[str, type[nn.GRU]] = {"torch": nn.GRU, "written-out": GRU}
+GRUS: dict[str, type[nn.GRU]] = {"torch": nn.GRU, "written-out": GRU, "fused": FusedGRU}
 
 
 class EncoderRNN(nn.Module):
@@ -129,6 +130,8 @@ class DecoderRNN(nn.Module):
         Returns:
             Forecasts, ``(B, steps, output_size)``.
         """
+        if isinstance(self.gru, FusedGRU) and self.gru.fuses(value, hidden):
+            return rollout(self.gru, self.fc, self.out, value, hidden, steps)
         states, layers = list(hidden.unbind()), self.gru.all_weights
         # The bare cell gives the GRU's numbers without the bookkeeping of a whole GRU call at every step.
         cell = self.gru.cell if isinstance(self.gru, GRU) else torch.gru_cell

@@ -252,7 +252,7 @@ def test_parts_that_do_not_fit_are_refused_in_one_sentence(decoder, columns, mes
 
 def test_an_unknown_gru_is_refused_with_the_known_ones():
     for make in (lambda: EncoderRNN(1, 8, 1, gru="lstm"), lambda: DecoderRNN(1, 8, 1, 16, 1, gru="lstm")):
-        with pytest.raises(ValueError, match="Unknown GRU 'lstm': choose one of torch, written-out"):
+        with pytest.raises(ValueError, match="Unknown GRU 'lstm': choose one of fused, torch, written-out"):
             make()
 
 
