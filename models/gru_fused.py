@@ -14,6 +14,7 @@ The derivatives by the weights wait for no step: each is one product over many s
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
 from itertools import chain
@@ -32,8 +33,15 @@ __all__ = ["FusedGRU", "rollout"]
 
 # ---------------------------------------------------------------------------------------------------- gates
 
-_jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 ONE, HALF = np.float32(1), np.float32(0.5)  # Python's would turn float32 into float64
+
+
+def _jit(function):
+    """Compile, which takes four seconds in all, and cache on disk if there is a place for it."""
+    dispatcher = njit(nogil=True, error_model="numpy", fastmath={"contract"})(function)
+    with suppress(RuntimeError):  # numba's "no locator available"
+        dispatcher.enable_caching()
+    return dispatcher
 
 
 def _lambert(depth: int, number: type[np.floating]) -> tuple[tuple[np.floating, ...], tuple[np.floating, ...]]:

@@ -1,6 +1,11 @@
 """The fused recurrences against torch's GRU and plain autograd: values, all gradients, and what they leave alone."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +16,7 @@ from numba import vectorize
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
+import models
 from models import DecoderRNN
 from models.gru_fused import FusedGRU, _Recurrence, _Rollout, _tanh
 
@@ -220,6 +226,22 @@ def test_dropout_is_fused_in_evaluation():
     ours, theirs = pair(2, 3, num_layers=2, dropout=0.5)
     x = torch.randn(5, 4, 2)
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+def test_without_any_place_for_a_cache_it_still_works(tmp_path):
+    shutil.copytree(Path(models.__file__).parent, tmp_path / "models", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("models/__pycache__", "file"):  # where nobody can make a folder, not even root
+        (tmp_path / name).touch()
+    environment = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
+    environment["HOME"] = str(tmp_path / "file" / "home")
+    code = (
+        "import torch; from models import gru_fused; print(gru_fused.FusedGRU(1, 2)(torch.zeros(3, 1, 1))[1].shape, "
+        "gru_fused._step.stats.cache_path)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "torch.Size([1, 1, 2]) None\n"
 
 
 @pytest.mark.parametrize(
