@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from data import DATASETS, ForecastData, load
 from loss import DilateLoss, SoftDTWLoss
-from models import MODELS, build_model
+from models import GRUS, MODELS, build_model
 from paper_results import PaperRow, paper_row
 from training import (
     CheckpointError,
@@ -67,7 +67,7 @@ LOADER_FLAGS = {
 }
 NOT_STORED = ("resume", "evaluate", "output")
 CHANGED_BY_RESUME = ("epochs", "plot_samples", "plots", "show", "threads")
-CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "threads")
+CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "threads")
 
 PAPER = "paper and default: %(default)s"
 RELEASED = "released code and default: %(default)s"
@@ -131,9 +131,14 @@ def _add_network_flags(add: Callable) -> None:
     count = {"type": _count(), "metavar": "N"}
     alpha = "DILATE's weight of shape against time, 0 to 1; paper and default: .5, traffic .8"
     gamma = f"smoothing, in squared units of the data; {PAPER}"
+    gru = (
+        "torch: nn.GRU; written-out: its equations, in models/gru.py; fused: in less time, on the CPU; "
+        "same weights, same numbers (default: %(default)s)"
+    )
     add("--model", choices=models, default="seq2seq", help="the paper has both (default: %(default)s)")
     add("--hidden-size", **count, default=PAPER_HIDDEN_SIZE, help=f"units per layer; {PAPER}")
     add("--layers", **count, default=PAPER_LAYERS, help=f"of GRUs, or hidden layers of the MLP; {PAPER}")
+    add("--gru", choices=list(GRUS), default="torch", help=gru)
     add("--losses", nargs="+", choices=losses, default=losses, help="one network each; paper and default: all")
     add("--alpha", type=_fraction, metavar="A", help=alpha)
     add("--gamma", type=_positive, metavar="G", default=PAPER_GAMMA, help=gamma)
@@ -231,6 +236,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             _adopt(args, stored, _given(parser, argv), "evaluate", changeable)
     if args.alpha is None:
         args.alpha = PAPER_ALPHA.get(args.dataset, 0.5)
+    if args.gru != parser.get_default("gru") and args.model == "mlp":
+        fail(f"--gru {args.gru} cannot be given with --model mlp, which has no GRU.")
     if len(set(args.losses)) < len(args.losses):
         fail(f"--losses must name each loss once, got {' '.join(args.losses)}.")
     return args
@@ -446,6 +453,7 @@ class Experiment:
             hidden_size=args.hidden_size,
             layers=args.layers,
             output_columns=_output_columns(args),
+            gru=args.gru,
         )
         return net.to(self.device)
 

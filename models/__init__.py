@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from .mlp import MLP
-from .seq2seq import DecoderRNN, EncoderRNN, Net_GRU
+from .seq2seq import GRUS, DecoderRNN, EncoderRNN, Net_GRU
 
-__all__ = ["MLP", "MODELS", "DecoderRNN", "EncoderRNN", "Net_GRU", "build_model"]
+__all__ = ["GRUS", "MLP", "MODELS", "DecoderRNN", "EncoderRNN", "Net_GRU", "build_model"]
 
 HEAD_UNITS = 16
 
@@ -21,15 +21,16 @@ def _seq2seq(
     hidden_size: int,
     layers: int,
     output_columns: Sequence[int] | None,
+    gru: str,
 ) -> Net_GRU:
     del input_length  # a recurrent network reads windows of any length
-    encoder = EncoderRNN(input_size, hidden_size, layers)
-    decoder = DecoderRNN(output_size, hidden_size, layers, HEAD_UNITS, output_size)
+    encoder = EncoderRNN(input_size, hidden_size, layers, gru=gru)
+    decoder = DecoderRNN(output_size, hidden_size, layers, HEAD_UNITS, output_size, gru)
     return Net_GRU(encoder, decoder, horizon, output_columns=output_columns)
 
 
-def _mlp(*, output_columns: Sequence[int] | None, **sizes: int) -> MLP:
-    del output_columns  # the whole window is read at once, so no column plays a special part
+def _mlp(*, output_columns: Sequence[int] | None, gru: str, **sizes: int) -> MLP:
+    del output_columns, gru  # the whole window is read at once, by no GRU, and no column plays a special part
     return MLP(**sizes)
 
 
@@ -46,6 +47,7 @@ def build_model(
     hidden_size: int = 128,
     layers: int = 1,
     output_columns: Sequence[int] | None = None,
+    gru: str = "torch",
 ) -> nn.Module:
     """Build one of `MODELS` for given window sizes; the defaults are the paper's.
 
@@ -58,12 +60,13 @@ def build_model(
         hidden_size: Units per layer.
         layers: GRU layers of encoder and decoder, or hidden layers of the MLP.
         output_columns: Which input columns are the forecast variables (see `Net_GRU`).
+        gru: Who computes the GRUs, one of `GRUS`; the numbers are the same up to rounding.
 
     Returns:
         A network from ``(B, input_length, input_size)`` to ``(B, horizon, output_size)``.
 
     Raises:
-        ValueError: If the name is unknown or the columns do not fit.
+        ValueError: If a name is unknown or the columns do not fit.
     """
     if name not in MODELS:
         raise ValueError(f"Unknown model {name!r}: choose one of {', '.join(sorted(MODELS))}.")
@@ -75,4 +78,5 @@ def build_model(
         hidden_size=hidden_size,
         layers=layers,
         output_columns=output_columns,
+        gru=gru,
     )

@@ -5,7 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DecoderRNN", "EncoderRNN", "Net_GRU"]
+from .gru import GRU
+from .gru_fused import FusedGRU, rollout
+
+__all__ = ["GRUS", "DecoderRNN", "EncoderRNN", "Net_GRU"]
+
+GRUS: dict[str, type[nn.GRU]] = {"torch": nn.GRU, "written-out": GRU, "fused": FusedGRU}
 
 
 class EncoderRNN(nn.Module):
@@ -16,17 +21,26 @@ class EncoderRNN(nn.Module):
         hidden_size: Units per layer.
         num_grulstm_layers: Stacked GRU layers.
         batch_size: Default batch size of `init_hidden`; `forward` takes any batch.
+        gru: Who computes it, one of `GRUS`.
+
+    Raises:
+        ValueError: If ``gru`` is none of them.
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_grulstm_layers: int, batch_size: int | None = None
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_grulstm_layers: int,
+        batch_size: int | None = None,
+        gru: str = "torch",
     ) -> None:
         super().__init__()
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_grulstm_layers = num_grulstm_layers
         self.batch_size = batch_size
-        self.gru = nn.GRU(input_size, hidden_size, num_grulstm_layers, batch_first=True)
+        self.gru = _gru_class(gru)(input_size, hidden_size, num_grulstm_layers, batch_first=True)
 
     def forward(self, input: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Read a whole window in one GRU call.
@@ -67,17 +81,27 @@ class DecoderRNN(nn.Module):
         num_grulstm_layers: Stacked GRU layers.
         fc_units: Units of the head's hidden layer (released code: 16).
         output_size: Number of forecast variables.
+        gru: Who computes it, one of `GRUS`.
+
+    Raises:
+        ValueError: If ``gru`` is none of them.
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_grulstm_layers: int, fc_units: int, output_size: int
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_grulstm_layers: int,
+        fc_units: int,
+        output_size: int,
+        gru: str = "torch",
     ) -> None:
         super().__init__()
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_grulstm_layers = num_grulstm_layers
         self.output_size = output_size
-        self.gru = nn.GRU(input_size, hidden_size, num_grulstm_layers, batch_first=True)
+        self.gru = _gru_class(gru)(input_size, hidden_size, num_grulstm_layers, batch_first=True)
         self.fc = nn.Linear(hidden_size, fc_units)
         self.out = nn.Linear(fc_units, output_size)
 
@@ -106,12 +130,15 @@ class DecoderRNN(nn.Module):
         Returns:
             Forecasts, ``(B, steps, output_size)``.
         """
+        if isinstance(self.gru, FusedGRU) and self.gru.fuses(value, hidden):
+            return rollout(self.gru, self.fc, self.out, value, hidden, steps)
         states, layers = list(hidden.unbind()), self.gru.all_weights
+        # The bare cell gives the GRU's numbers without the bookkeeping of a whole GRU call at every step.
+        cell = self.gru.cell if isinstance(self.gru, GRU) else torch.gru_cell
         forecasts = []
         for _ in range(steps):
-            # The bare cell gives nn.GRU's numbers without the bookkeeping of a whole GRU call at every step.
             for layer, weights in enumerate(layers):
-                value = states[layer] = torch.gru_cell(value, states[layer], *weights)
+                value = states[layer] = cell(value, states[layer], *weights)
             value = self._head(value)
             forecasts.append(value)
         return torch.stack(forecasts, dim=1)
@@ -170,6 +197,12 @@ class Net_GRU(nn.Module):
         _, hidden = self.encoder(x)
         last_observed = x[:, -1].index_select(1, self.output_columns)
         return self.decoder.rollout(last_observed, hidden, self.target_length)
+
+
+def _gru_class(name: str) -> type[nn.GRU]:
+    if name not in GRUS:
+        raise ValueError(f"Unknown GRU {name!r}: choose one of {', '.join(sorted(GRUS))}.")
+    return GRUS[name]
 
 
 def _check_pair(encoder: EncoderRNN, decoder: DecoderRNN) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 import main as program
 from main import main, parse_args
+from models import GRUS
 from paper_results import TABLE_1, paper_row
 
 ROOT = Path(program.__file__).parent
@@ -292,6 +293,25 @@ def test_evaluate_takes_bare_weights_with_the_settings_of_the_flags(small):
     assert run(*small, "--evaluate", "bare.pt")["bare"] == results("run")["mse"]
 
 
+def test_every_gru_trains_to_the_same_numbers():
+    flags = ["--epochs", 4, "--eval-every", 1, "--losses", "mse", "dilate", "--no-plots"]
+    for gru in GRUS:
+        run(*flags, "--output", gru, "--gru", gru)
+        assert json.loads(Path(gru, "config.json").read_text())["settings"]["gru"] == gru
+        for mine, other in zip(untimed(records(gru)), untimed(records("torch")), strict=True):
+            assert mine.pop("loss") == other.pop("loss")
+            assert mine == pytest.approx(other, rel=1e-5)
+
+
+def test_a_checkpoint_is_evaluated_with_any_gru(small):
+    for trained in GRUS:
+        run(*small, "--output", trained, "--losses", "mse", "--gru", trained)
+        path, own = f"{trained}/checkpoints/mse.pt", results(trained)["mse"]
+        assert run("--evaluate", path)["mse"] == own
+        for other in GRUS:
+            assert run("--evaluate", path, "--gru", other)["mse"] == pytest.approx(own, rel=1e-5)
+
+
 def test_several_columns_forecast_one(small):
     run(
         *small,
@@ -374,6 +394,8 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch):
         (["--seed", "x"], "--seed: must be a whole number of at least 0, got 'x'"),
         (["--losses", "mae"], "--losses: invalid choice: 'mae' (choose from"),
         (["--losses", "mse", "mse"], "--losses must name each loss once, got mse mse."),
+        (["--gru", "lstm"], "argument --gru: invalid choice: 'lstm' (choose from"),
+        (["--gru", "written-out", "--model", "mlp"], "--gru written-out cannot be given with --model mlp, which has"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--device", "gpu"], "--device must be auto, cpu, cuda, cuda:1, ... or mps, got 'gpu'."),
         (["--device", "cuda:x"], "--device must be auto, cpu, cuda, cuda:1, ... or mps, got 'cuda:x'."),
@@ -561,6 +583,7 @@ def test_help_names_the_papers_values_and_exits_0():
         "paper and default: 0.01",
         "released code and default: 500",
         "paper and default: synthetic 20, ecg5000 84, traffic 168",
+        "torch: nn.GRU; written-out: its equations, in models/gru.py; fused: in less time",
         "python main.py --resume",
     ):
         assert text in done.stdout

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models import MLP, MODELS, DecoderRNN, EncoderRNN, Net_GRU, build_model
+from models import GRUS, MLP, MODELS, DecoderRNN, EncoderRNN, Net_GRU, build_model
 
 RELEASED_SHAPES = {
     "encoder.gru.weight_ih_l0": (384, 1),
@@ -22,9 +22,9 @@ RELEASED_SHAPES = {
 }
 
 
-def released_net(batch_size=100):
-    encoder = EncoderRNN(1, 128, 1, batch_size)
-    decoder = DecoderRNN(input_size=1, hidden_size=128, num_grulstm_layers=1, fc_units=16, output_size=1)
+def released_net(batch_size=100, gru="torch"):
+    encoder = EncoderRNN(1, 128, 1, batch_size, gru)
+    decoder = DecoderRNN(input_size=1, hidden_size=128, num_grulstm_layers=1, fc_units=16, output_size=1, gru=gru)
     return Net_GRU(encoder, decoder, target_length=20, device="cpu")
 
 
@@ -59,8 +59,9 @@ def forecast_step_by_step(net, x, columns):
     return torch.stack(forecasts, dim=1)
 
 
-def test_parameter_names_and_shapes_are_the_released_ones():
-    state = released_net().state_dict()
+@pytest.mark.parametrize("gru", GRUS)
+def test_parameter_names_and_shapes_are_the_released_ones(gru):
+    state = released_net(gru=gru).state_dict()
     assert {name: tuple(value.shape) for name, value in state.items()} == RELEASED_SHAPES
     assert list(state) == list(RELEASED_SHAPES)
 
@@ -87,9 +88,10 @@ def test_a_state_dict_of_released_shapes_loads_and_changes_the_forecast():
     sizes=st.sampled_from([(1, 1), (3, 3), (3, 1), (4, 2)]),
     layers=st.integers(1, 3),
     dtype=st.sampled_from([torch.float32, torch.float64]),
+    gru=st.sampled_from(list(GRUS)),
 )
 @settings(max_examples=30, deadline=None)
-def test_seq2seq_equals_a_loop_of_gru_cells(batch, length, horizon, sizes, layers, dtype):
+def test_seq2seq_equals_a_loop_of_gru_cells(batch, length, horizon, sizes, layers, dtype, gru):
     torch.manual_seed(batch + 10 * length)
     input_size, output_size = sizes
     net = build_model(
@@ -100,6 +102,7 @@ def test_seq2seq_equals_a_loop_of_gru_cells(batch, length, horizon, sizes, layer
         output_size=output_size,
         hidden_size=8,
         layers=layers,
+        gru=gru,
     ).to(dtype)
     x = torch.randn(batch, length, input_size, dtype=dtype)
     forecast = net(x)
@@ -109,13 +112,14 @@ def test_seq2seq_equals_a_loop_of_gru_cells(batch, length, horizon, sizes, layer
     torch.testing.assert_close(forecast, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_gradients_equal_those_of_a_loop_of_one_step_gru_calls():
+@pytest.mark.parametrize("gru", GRUS)
+def test_gradients_equal_those_of_a_loop_of_one_step_gru_calls(gru):
     torch.manual_seed(0)
+    ours = released_net(gru=gru).double()
     net = released_net().double()
+    net.load_state_dict(ours.state_dict())
     x = torch.randn(4, 20, 1, dtype=torch.float64)
-    net(x).square().sum().backward()
-    ours = [parameter.grad.clone() for parameter in net.parameters()]
-    net.zero_grad()
+    ours(x).square().sum().backward()
     hidden = net.encoder.init_hidden(batch_size=4)
     for t in range(20):
         _, hidden = net.encoder(x[:, t : t + 1], hidden)
@@ -124,8 +128,18 @@ def test_gradients_equal_those_of_a_loop_of_one_step_gru_calls():
         value, hidden = net.decoder(value, hidden)
         forecasts.append(value)
     torch.cat(forecasts, dim=1).square().sum().backward()
-    for mine, parameter in zip(ours, net.parameters(), strict=True):
-        torch.testing.assert_close(mine, parameter.grad)
+    for mine, other in zip(ours.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+
+
+@pytest.mark.parametrize("gru", GRUS)
+def test_the_same_seed_gives_the_same_weights_whoever_computes_the_gru(gru):
+    states = []
+    for name in ("torch", gru):
+        torch.manual_seed(5)
+        states.append(build_model("seq2seq", input_length=6, horizon=4, layers=2, gru=name).state_dict())
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_teacher_forcing_on_its_own_forecasts_repeats_the_rollout():
@@ -234,6 +248,12 @@ def test_mlp_refuses_a_window_of_another_length():
 def test_parts_that_do_not_fit_are_refused_in_one_sentence(decoder, columns, message):
     with pytest.raises(ValueError, match=message):
         Net_GRU(EncoderRNN(3, 8, 1), DecoderRNN(*decoder), 4, output_columns=columns)
+
+
+def test_an_unknown_gru_is_refused_with_the_known_ones():
+    for make in (lambda: EncoderRNN(1, 8, 1, gru="lstm"), lambda: DecoderRNN(1, 8, 1, 16, 1, gru="lstm")):
+        with pytest.raises(ValueError, match="Unknown GRU 'lstm': choose one of fused, torch, written-out"):
+            make()
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones():

@@ -1,0 +1,433 @@
+"""The recurrences of `Net_GRU` as one autograd Function each: the numbers of `models/gru.py` in less time.
+
+autograd makes a dozen small operations of every step, and remembers all of them. Here a step is its matrix products
+and one loop over the gates, and the way back through time is written by hand. With the letters of `models/gru.py`,
+``q = W_hn h + b_hn``, and da for the derivative of the loss by what gate a has inside its sigmoid or tanh::
+
+    dn = dh' (1 - z) (1 - n^2)          dh = dh' z + W_hr^T dr + W_hz^T dz + W_hn^T dq
+    dr = dn q r (1 - r)                 dx = W_ir^T dr + W_iz^T dz + W_in^T dn
+    dz = dh' (h - n) z (1 - z)
+    dq = dn r
+
+The derivatives by the weights wait for no step: each is one product over many steps, such as sum_t d_t h_(t-1)^T.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from fractions import Fraction
+from functools import lru_cache
+from itertools import chain
+
+import numpy as np
+import torch
+from numba import njit, types
+from numba.extending import overload
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import PackedSequence
+
+__all__ = ["FusedGRU", "rollout"]
+
+
+# ---------------------------------------------------------------------------------------------------- gates
+
+ONE, HALF = np.float32(1), np.float32(0.5)  # Python's would turn float32 into float64
+
+
+def _jit(function):
+    """Compile, which takes four seconds in all, and cache on disk if there is a place for it."""
+    dispatcher = njit(nogil=True, error_model="numpy", fastmath={"contract"})(function)
+    with suppress(RuntimeError):  # numba's "no locator available"
+        dispatcher.enable_caching()
+    return dispatcher
+
+
+def _lambert(depth: int, number: type[np.floating]) -> tuple[tuple[np.floating, ...], tuple[np.floating, ...]]:
+    """Polynomials p and q of ``tanh(x) = x p(x^2) / q(x^2)``, highest power first.
+
+    This is Lambert's continued fraction ``x / (1 + x^2 / (3 + x^2 / (5 + ...)))``, cut off.
+    """
+    p, q = [Fraction(1)], [Fraction(2 * depth + 1)]
+    for odd in range(2 * depth - 1, 0, -2):
+        constant = [odd * c for c in q] + [Fraction(0)] * (len(p) + 1 - len(q))
+        p, q = q, [a + b for a, b in zip(constant, [0, *p], strict=True)]
+    return tuple(tuple(number(float(c / q[0])) for c in reversed(each)) for each in (p, q))
+
+
+def _tanh(x):
+    """The hyperbolic tangent, in arithmetic that LLVM vectorises; a call of the C library would keep it from that."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(_tanh, inline="always")
+def _(x):
+    # The depths at which only rounding is left, and from where on tanh rounds to 1.
+    number, depth, one_from = (np.float32, 12, 9.01) if x == types.float32 else (np.float64, 28, 19.1)
+    (P, Q), limit, zero = _lambert(depth, number), number(one_from), number(0)
+
+    def tanh(x):
+        x = limit if x > limit else -limit if x < -limit else x  # NaN stays NaN
+        u, p, q = x * x, zero, zero
+        for c in P:
+            p = p * u + c
+        for c in Q:
+            q = q * u + c
+        return x * p / q
+
+    return tanh
+
+
+# Loops that write one array each: of more, LLVM does not find out that they do not overlap, and does not vectorise.
+
+
+@_jit
+def _sigmoid_of_sum(a, b, c, out):
+    for i in range(len(out)):
+        out[i] = HALF + HALF * _tanh(HALF * (a[i] + b[i] + c[i]))
+
+
+@_jit
+def _sum(a, b, out):
+    for i in range(len(out)):
+        out[i] = a[i] + b[i]
+
+
+@_jit
+def _candidate(a, b, r, q, out):
+    for i in range(len(out)):
+        out[i] = _tanh(a[i] + b[i] + r[i] * q[i])
+
+
+@_jit
+def _mix(n, z, h, out):
+    for i in range(len(out)):
+        out[i] = n[i] + z[i] * (h[i] - n[i])
+
+
+@_jit
+def _dn(dh, z, n, out):
+    for i in range(len(out)):
+        out[i] = dh[i] * (ONE - z[i]) * (ONE - n[i] * n[i])
+
+
+@_jit
+def _dr(dn, q, r, out):
+    for i in range(len(out)):
+        out[i] = dn[i] * q[i] * r[i] * (ONE - r[i])
+
+
+@_jit
+def _dz(dh, h, n, z, out):
+    for i in range(len(out)):
+        out[i] = dh[i] * (h[i] - n[i]) * z[i] * (ONE - z[i])
+
+
+@_jit
+def _product(a, b, out):
+    for i in range(len(out)):
+        out[i] = a[i] * b[i]
+
+
+@_jit
+def _scale(out, a):
+    for i in range(len(out)):
+        out[i] *= a[i]
+
+
+@_jit
+def _parts(row, H):
+    return row[:H], row[H : 2 * H], row[2 * H : 3 * H], row[3 * H :]
+
+
+@_jit
+def _step(t, from_input, from_state, biases, gates, states):
+    """Make gates[t] and states[t + 1] of ``W_i x``, ``W_h h`` and states[t]."""
+    H = states.shape[2]
+    _, _, b_n, b_q = _parts(biases, H)
+    for b in range(states.shape[1]):
+        x, s = from_input[b], from_state[b]
+        r, z, n, q = _parts(gates[t, b], H)
+        _sigmoid_of_sum(x, s, biases, gates[t, b, : 2 * H])
+        _sum(s[2 * H :], b_q, q)
+        _candidate(x[2 * H :], b_n, r, q, n)
+        _mix(n, z, states[t, b], states[t + 1, b])
+
+
+@_jit
+def _step_back(t, gates, states, dh, d):
+    """Make d of dh', and of dh' the first part of dh, dh' z."""
+    H = states.shape[2]
+    for b in range(states.shape[1]):
+        r, z, n, q = _parts(gates[t, b], H)
+        dn, dr, dz, dq = _parts(d[b], H)
+        _dn(dh[b], z, n, dn)
+        _dr(dn, q, r, dr)
+        _dz(dh[b], states[t, b], n, z, dz)
+        _product(dn, r, dq)
+        _scale(dh[b], z)
+
+
+# -------------------------------------------------------------------------------------------------- buffers
+
+
+@lru_cache(maxsize=16)
+def _unused(shape: tuple[int, ...], dtype: np.dtype) -> deque[np.ndarray]:
+    """Buffers of this kind that wait for their next use; kinds that nobody asked for lately are forgotten."""
+    return deque(maxlen=8)
+
+
+class _Loan(np.ndarray):
+    """A view of a buffer that goes back when the last tensor on it is gone."""
+
+    def __del__(self, unused=_unused):
+        unused(self.shape, self.dtype).append(self.base)
+
+
+def _borrow(like: Tensor, *shape: int) -> Tensor:
+    """A tensor of undefined values, of the dtype of another one, whose memory is kept when the tensor is gone.
+
+    malloc gives large blocks back to the system, and each 4 KB of the next one costs a page fault: at 168 -> 24 they
+    took a fifth of a training step.
+    """
+    dtype = like.detach().numpy().dtype
+    try:
+        buffer = _unused(shape, dtype).pop()
+    except IndexError:
+        buffer = np.empty(shape, dtype)
+    return torch.from_numpy(buffer.view(_Loan))
+
+
+# --------------------------------------------------------------------------------------------------- layers
+
+
+class _Layer:
+    """One layer going through time, step by step: ``gates``, ``(T, B, 4H)``, and ``states``, ``(T + 1, B, H)``.
+
+    Args:
+        inputs: x of every step, ``(T, B, d)``; it may be written as late as right before its step.
+        h_0: State before the first step, ``(B, H)``.
+        weights: W_i, W_h, b_i and b_h.
+    """
+
+    def __init__(self, inputs: Tensor, h_0: Tensor, weights: Sequence[Tensor]) -> None:
+        steps, (batch, H) = len(inputs), h_0.shape
+        weight_ih, weight_hh, bias_ih, bias_hh = weights
+        self.weight_ih, self.weight_hh = weight_ih.t(), weight_hh.t()
+        self.from_input, self.from_state = _borrow(h_0, 2, batch, 3 * H)
+        # Of r and z both biases stand in one sum; of n and q each has its own.
+        biases = torch.cat([bias_ih[: 2 * H] + bias_hh[: 2 * H], bias_ih[2 * H :], bias_hh[2 * H :]])
+        self.gates, self.states = _borrow(h_0, steps, batch, 4 * H), _borrow(h_0, steps + 1, batch, H)
+        self.states[0] = h_0
+        self.x, self.h = inputs.unbind(), self.states.unbind()
+        buffers = (self.from_input, self.from_state, biases, self.gates, self.states)
+        self.arrays = [buffer.numpy() for buffer in buffers]
+
+    def step(self, t: int) -> Tensor:
+        """Read x_t, and return the new state, ``(B, H)``."""
+        torch.mm(self.x[t], self.weight_ih, out=self.from_input)
+        torch.mm(self.h[t], self.weight_hh, out=self.from_state)
+        _step(t, *self.arrays)
+        return self.h[t + 1]
+
+
+class _LayerBack:
+    """The same layer on the way back, from the last step to the first.
+
+    Args:
+        dh: The derivative by the last state, ``(B, H)``. Add to it what comes in at each step; in the end it is the
+            derivative by h_0.
+        inputs: As in `_Layer`.
+        gates: Of the finished `_Layer`.
+        states: Of the finished `_Layer`.
+        weights: As in `_Layer`.
+    """
+
+    STEPS_AT_ONCE = 4  # of the products over many steps: so few are still in the cache
+
+    def __init__(self, dh: Tensor, inputs: Tensor, gates: Tensor, states: Tensor, weights: Sequence[Tensor]) -> None:
+        batch, H = dh.shape
+        self.dh, self.inputs, self.states = dh, inputs, states
+        weight_ih, self.weight_hh, _, _ = weights
+        # n, r, z, to fit d; by columns, because MKL multiplies few columns slowly when they lie in rows.
+        self.weight_ih = weight_ih.roll(H, 0).t().contiguous().t()
+        self.d = _borrow(dh, self.STEPS_AT_ONCE, batch, 4 * H)  # dn, dr, dz, dq
+        self.d_input, self.d_state = self.d[..., : 3 * H].unbind(), self.d[..., H:].unbind()
+        self.arrays = gates.numpy(), states.numpy(), dh.numpy()
+        self.d_arrays = list(self.d.numpy())
+        self.by_weight_ih, self.by_weight_hh = dh.new_zeros(inputs.shape[2], 3 * H), dh.new_zeros(H, 3 * H)
+        self.by_biases = dh.new_zeros(4 * H)
+
+    def step(self, t: int) -> tuple[Tensor, Tensor]:
+        """Turn dh' into dh, and return two matrices whose product is dx_t, ``(B, d)``."""
+        k = t % self.STEPS_AT_ONCE
+        _step_back(t, *self.arrays, self.d_arrays[k])
+        self.dh.addmm_(self.d_state[k], self.weight_hh)
+        if k == 0:
+            self._gather(t)
+        return self.d_input[k], self.weight_ih
+
+    def _gather(self, first: int) -> None:
+        """Add the steps from ``first`` on to the derivatives by the weights."""
+        x, h = self.inputs[first:][: self.STEPS_AT_ONCE], self.states[first:-1][: self.STEPS_AT_ONCE]
+        d, H = self.d[: len(x)].flatten(0, 1), self.dh.shape[1]
+        self.by_weight_ih.addmm_(x.flatten(0, 1).t(), d[:, : 3 * H])
+        self.by_weight_hh.addmm_(h.flatten(0, 1).t(), d[:, H:])
+        self.by_biases += d.sum(0)
+
+    def by_weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The derivatives by W_i, W_h, b_i and b_h."""
+        H = self.dh.shape[1]
+        to_r_z_n = {"shifts": -H, "dims": -1}
+        by_bias_ih, by_bias_hh = self.by_biases[: 3 * H].roll(**to_r_z_n), self.by_biases[H:]
+        return self.by_weight_ih.roll(**to_r_z_n).t(), self.by_weight_hh.t(), by_bias_ih, by_bias_hh
+
+
+# ------------------------------------------------------------------------------------------------- functions
+
+
+class _Recurrence(Function):
+    """One layer over a whole sequence."""
+
+    @staticmethod
+    def forward(ctx, x, h_0, *weights):
+        """``(T, B, d)``, ``(B, H)`` and the weights -> all states ``(T, B, H)``, and the last one."""
+        layer = _Layer(x, h_0, weights)
+        for t in range(len(x)):
+            layer.step(t)
+        ctx.save_for_backward(x, layer.gates, layer.states, *weights)
+        ctx.set_materialize_grads(False)
+        return layer.states[1:], layer.states[-1].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, by_states, by_last):
+        """Backpropagation through time."""
+        x, gates, states, *weights = ctx.saved_tensors
+        dh = torch.zeros_like(states[0]) if by_last is None else _own(by_last)
+        layer = _LayerBack(dh, x, gates, states, weights)
+        by_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        for t in reversed(range(len(x))):
+            if by_states is not None:
+                dh += by_states[t]
+            factors = layer.step(t)
+            if by_x is not None:
+                torch.mm(*factors, out=by_x[t])
+        return by_x, dh, *layer.by_weights()
+
+
+class _Rollout(Function):
+    """All layers of the decoder and its head, each forecast being the next input."""
+
+    @staticmethod
+    def forward(ctx, steps, value, hidden, *weights):
+        """``(B, d)``, ``(K, B, H)``, and the weights of head and layers -> forecasts ``(steps, B, d)``."""
+        (fc_weight, fc_bias, out_weight, out_bias), *layer_weights = _by_fours(weights)
+        values = value.new_empty(steps + 1, *value.shape)
+        values[0] = value
+        layers, inputs = [], values[:-1]
+        for h_0, its_weights in zip(hidden, layer_weights, strict=True):
+            layers.append(_Layer(inputs, h_0, its_weights))
+            inputs = layers[-1].states[1:]
+        units = value.new_empty(steps, len(value), len(fc_bias))
+        fc_weight, out_weight = fc_weight.t(), out_weight.t()
+        for t, its_units, forecast in zip(range(steps), units.unbind(), values[1:].unbind(), strict=True):
+            for layer in layers:
+                h = layer.step(t)
+            torch.addmm(fc_bias, h, fc_weight, out=its_units).relu_()
+            torch.addmm(out_bias, its_units, out_weight, out=forecast)
+        kept = chain.from_iterable((layer.gates, layer.states) for layer in layers)
+        ctx.save_for_backward(values, units, *weights, *kept)
+        ctx.weights = len(weights)
+        return values[1:].clone()  # whoever scales forecasts in place must not reach what is saved here
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, by_forecasts):
+        """Backpropagation through time."""
+        values, units, *saved = ctx.saved_tensors
+        (fc_weight, _, out_weight, _), *layer_weights = _by_fours(saved[: ctx.weights])
+        gates, states = saved[ctx.weights :: 2], saved[ctx.weights + 1 :: 2]
+        inputs = [values[:-1], *(its_states[1:] for its_states in states)]
+        by_hidden = values.new_zeros(len(gates), *states[0].shape[1:])
+        layers = list(map(_LayerBack, by_hidden, inputs, gates, states, layer_weights))
+        active = (units > 0).to(units.dtype)
+        by_forecasts, by_units = _own(by_forecasts), torch.empty_like(units)
+        dx = torch.zeros_like(values[0])
+        steps = zip(by_forecasts.unbind(), by_units.unbind(), active.unbind(), strict=True)
+        for t, (dy, du, its_active) in reversed(list(enumerate(steps))):
+            dy += dx
+            # What comes down to a layer is a product, which its dh can add up in one go.
+            factors = torch.mm(dy, out_weight, out=du).mul_(its_active), fc_weight
+            for layer in reversed(layers):
+                layer.dh.addmm_(*factors)
+                factors = layer.step(t)
+            dx = torch.mm(*factors)
+        by_head = *_by_linear(by_units, inputs[-1]), *_by_linear(by_forecasts, units)
+        return None, dx, by_hidden, *by_head, *chain(*(layer.by_weights() for layer in layers))
+
+
+def _by_fours(weights: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+    return [weights[first : first + 4] for first in range(0, len(weights), 4)]
+
+
+def _own(derivative: Tensor) -> Tensor:
+    """A copy to work on: what autograd hands over may be shared, or one number seen many times."""
+    return derivative.clone(memory_format=torch.contiguous_format)
+
+
+def _by_linear(by_output: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
+    """The derivatives by weight and bias of a linear map, over all steps at once."""
+    return by_output.flatten(0, 1).t() @ input.flatten(0, 1), by_output.sum((0, 1))
+
+
+# --------------------------------------------------------------------------------------------------- modules
+
+
+class FusedGRU(nn.GRU):
+    """``nn.GRU`` with the recurrence of this file where it has one (see `fuses`); ``nn.GRU`` does the rest."""
+
+    def fuses(self, *tensors: Tensor) -> bool:
+        """True on the CPU, in float32 or float64, for one direction with biases and without dropout.
+
+        False inside of ``torch.compile``, which makes a better thing of what torch itself computes.
+        """
+        weight = self.weight_hh_l0
+        plain = self.bias and not self.bidirectional and not (self.dropout and self.training)
+        known = weight.is_cpu and weight.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+        return plain and known and all(t.is_cpu and t.dtype == weight.dtype and t.numel() for t in tensors)
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """As ``nn.GRU``: fused for a batch of sequences of one length."""
+        batched = isinstance(input, Tensor) and input.dim() == 3 and (hx is None or hx.dim() == 3)
+        if not batched or not self.fuses(input, *([] if hx is None else [hx])):
+            return super().forward(input, hx)
+        x = input.transpose(0, 1) if self.batch_first else input
+        hx = x.new_zeros(self.num_layers, x.shape[1], self.hidden_size) if hx is None else hx
+        self.check_forward_args(input, hx, None)
+        h_n = []
+        for h_0, weights in zip(hx, self.all_weights, strict=True):
+            x, last = _Recurrence.apply(x.contiguous(), h_0, *weights)
+            h_n.append(last)
+        return x.transpose(0, 1) if self.batch_first else x, torch.stack(h_n)
+
+
+def rollout(gru: FusedGRU, fc: nn.Linear, out: nn.Linear, value: Tensor, hidden: Tensor, steps: int) -> Tensor:
+    """Forecast freely: each step reads the forecast of the step before, ``out(relu(fc(h)))``.
+
+    Args:
+        gru: Its ``fuses(value, hidden)`` must be true.
+        fc: From the last layer's state to the head's units, with a bias.
+        out: From there to the forecast, with a bias.
+        value: Input of the first step, ``(B, d)``.
+        hidden: State before the first step, ``(K, B, H)``.
+        steps: Length of the forecast.
+
+    Returns:
+        Forecasts, ``(B, steps, d)``.
+    """
+    weights = (fc.weight, fc.bias, out.weight, out.bias, *chain(*gru.all_weights))
+    return _Rollout.apply(steps, value, hidden, *weights).transpose(0, 1)

@@ -1,0 +1,257 @@
+"""The fused recurrences against torch's GRU and plain autograd: values, all gradients, and what they leave alone."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numba import vectorize
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence
+
+import models
+from models import DecoderRNN
+from models.gru_fused import FusedGRU, _Recurrence, _Rollout, _tanh
+
+TOLERANCE = {torch.float32: {"rtol": 1e-4, "atol": 1e-5}, torch.float64: {"rtol": 1e-10, "atol": 1e-12}}
+DTYPES = st.sampled_from([torch.float32, torch.float64])
+SMALL = st.integers(1, 5)
+STEPS = st.integers(1, 11)  # less, more and exactly as many as are gathered at once
+
+
+def randn(*shape, dtype=torch.float64):
+    return torch.randn(shape, dtype=dtype, requires_grad=True)
+
+
+def pair(*args, dtype=torch.float32, **kwargs):
+    """torch's GRU and the fused one with the same weights."""
+    theirs, ours = nn.GRU(*args, **kwargs, dtype=dtype), FusedGRU(*args, **kwargs, dtype=dtype)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+def assert_equal_gradients(ours, theirs, leaves, their_leaves, dtype):
+    """Equal gradients of one random combination of the outputs."""
+    cotangents = [torch.randn_like(other) for other in theirs]
+    gradients = torch.autograd.grad(ours, leaves, cotangents), torch.autograd.grad(theirs, their_leaves, cotangents)
+    for mine, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, other, **TOLERANCE[dtype])
+
+
+@given(input_size=SMALL, hidden_size=SMALL, layers=st.integers(1, 3), steps=STEPS, batch=SMALL,
+       batch_first=st.booleans(), with_state=st.booleans(), used=st.sampled_from(["output", "h_n", "both"]),
+       dtype=DTYPES, seed=st.integers(0, 99))  # fmt: skip
+def test_gru_equals_torch_in_values_and_all_gradients(
+    input_size, hidden_size, layers, steps, batch, batch_first, with_state, used, dtype, seed
+):
+    torch.manual_seed(seed)
+    ours, theirs = pair(input_size, hidden_size, layers, batch_first=batch_first, dtype=dtype)
+    x = randn(*((batch, steps) if batch_first else (steps, batch)), input_size, dtype=dtype)
+    h = randn(layers, batch, hidden_size, dtype=dtype) if with_state else None
+    mine, other = ours(x, h), theirs(x, h)
+    torch.testing.assert_close(mine, other, **TOLERANCE[dtype])
+    part = {"output": slice(0, 1), "h_n": slice(1, 2), "both": slice(2)}[used]
+    leaves = [x, *([h] if with_state else [])]
+    assert_equal_gradients(
+        mine[part], other[part], [*leaves, *ours.parameters()], [*leaves, *theirs.parameters()], dtype
+    )
+
+
+@given(hidden_size=SMALL, layers=st.integers(1, 3), units=SMALL, d=SMALL, steps=STEPS, batch=SMALL, dtype=DTYPES,
+       seed=st.integers(0, 99))  # fmt: skip
+def test_rollout_equals_that_of_torch_in_values_and_all_gradients(
+    hidden_size, layers, units, d, steps, batch, dtype, seed
+):
+    torch.manual_seed(seed)
+    ours, theirs = (DecoderRNN(d, hidden_size, layers, units, d, gru).to(dtype) for gru in ("fused", "torch"))
+    ours.load_state_dict(theirs.state_dict())
+    value, hidden = randn(batch, d, dtype=dtype), randn(layers, batch, hidden_size, dtype=dtype)
+    mine, other = ours.rollout(value, hidden, steps), theirs.rollout(value, hidden, steps)
+    assert mine.grad_fn is not None
+    torch.testing.assert_close(mine, other, **TOLERANCE[dtype])
+    leaves = [value, hidden]
+    assert_equal_gradients([mine], [other], [*leaves, *ours.parameters()], [*leaves, *theirs.parameters()], dtype)
+
+
+def layer_weights(d, H):
+    return randn(3 * H, d), randn(3 * H, H), randn(3 * H), randn(3 * H)
+
+
+def test_gradcheck():
+    torch.manual_seed(0)
+    assert torch.autograd.gradcheck(_Recurrence.apply, (randn(6, 2, 3), randn(2, 4), *layer_weights(3, 4)))
+    head = randn(5, 4), randn(5), randn(2, 5), randn(2)
+    layers = *layer_weights(2, 4), *layer_weights(4, 4)
+    inputs = (6, randn(3, 2), randn(2, 3, 4), *head, *layers)
+    assert torch.autograd.gradcheck(_Rollout.apply, inputs)
+
+
+def test_a_second_derivative_is_refused_and_not_wrong():
+    x = randn(3, 2, 1)
+    (by_x,) = torch.autograd.grad(FusedGRU(1, 4).double()(x)[0].square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        by_x.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tanh_is_exact_to_a_few_units_in_the_last_place(dtype):
+    tanh = vectorize(lambda x: _tanh(x))
+    x = np.concatenate([np.linspace(-25, 25, 2001), np.logspace(-30, 1, 500)]).astype(dtype)
+    found, expected = tanh(x), np.tanh(x.astype(np.longdouble))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected.astype(dtype), rtol=4 * np.finfo(dtype).eps)
+    assert np.isnan(tanh(dtype(np.nan)))
+    np.testing.assert_allclose(tanh(np.array([np.inf, -np.inf], dtype)), [1, -1], rtol=4 * np.finfo(dtype).eps)
+
+
+def test_large_and_undefined_inputs_do_what_they_do_in_torch():
+    torch.manual_seed(0)
+    ours, theirs = pair(2, 3, 2)
+    x = torch.randn(5, 4, 2)
+    x[1, 1], x[2, 2], x[0, 3] = torch.nan, torch.inf, 1e30
+    torch.testing.assert_close(ours(x), theirs(x), equal_nan=True)
+    assert ours(x)[0][:, 0].isfinite().all()
+
+
+def test_the_same_graph_can_be_walked_twice():
+    torch.manual_seed(0)
+    net, x = FusedGRU(2, 3, 2), torch.randn(5, 4, 2)
+    loss = net(x)[0].square().sum()
+    first = torch.autograd.grad(loss, net.parameters(), retain_graph=True)
+    second = torch.autograd.grad(loss, net.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_results_are_never_overwritten_by_later_calls():
+    torch.manual_seed(0)
+    net = FusedGRU(2, 3)
+    inputs = [torch.randn(5, 4, 2) for _ in range(6)]
+    with torch.no_grad():
+        held = [net(x) for x in inputs]
+    graphs = [net(x)[0].square().sum() for x in inputs]
+    gradients = [torch.autograd.grad(loss, net.parameters()) for loss in reversed(graphs)][::-1]
+    for x, results, found in zip(inputs, held, gradients, strict=True):
+        output, h_n = net(x)
+        assert torch.equal(results[0], output)
+        assert torch.equal(results[1], h_n)
+        expected = torch.autograd.grad(output.square().sum(), net.parameters())
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_the_gradient_that_comes_in_is_left_as_it_was():
+    torch.manual_seed(0)
+    output, h_n = FusedGRU(2, 3)(torch.randn(5, 4, 2))
+    cotangents = torch.randn_like(output), torch.randn_like(h_n)
+    before = [cotangent.clone() for cotangent in cotangents]
+    torch.autograd.backward([output, h_n], cotangents)
+    assert all(torch.equal(a, b) for a, b in zip(before, cotangents, strict=True))
+
+
+@pytest.mark.parametrize("changed", ["weight", "output"])
+def test_a_change_in_place_before_the_way_back_is_noticed(changed):
+    net = FusedGRU(2, 3)
+    output, _ = net(torch.randn(5, 4, 2))
+    loss = output.square().sum()
+    with torch.no_grad():
+        (net.weight_hh_l0 if changed == "weight" else output).add_(1)
+    with pytest.raises(RuntimeError, match=r"modified (by an )?inplace"):
+        loss.backward()
+
+
+def test_denormal_numbers_are_flushed_where_torch_flushes_them():
+    net = FusedGRU(1, 3)
+    nn.init.zeros_(net.weight_hh_l0)
+    nn.init.zeros_(net.bias_hh_l0)
+    nn.init.zeros_(net.bias_ih_l0)
+    x, h = torch.zeros(1, 2, 1), torch.zeros(1, 2, 3, requires_grad=True)
+    (kept,) = torch.autograd.grad(net(x, h)[1], h, torch.full((1, 2, 3), 1.2e-38))  # times z = 1/2
+    torch.set_flush_denormal(True)
+    try:
+        (flushed,) = torch.autograd.grad(net(x, h)[1], h, torch.full((1, 2, 3), 1.2e-38))
+        flushed = flushed.view(torch.int32)
+    finally:
+        torch.set_flush_denormal(False)
+    assert (kept > 0).all()
+    assert (flushed == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "x"),
+    [
+        ({"bidirectional": True}, torch.randn(5, 4, 2)),
+        ({"bias": False}, torch.randn(5, 4, 2)),
+        ({"num_layers": 2, "dropout": 0.5}, torch.randn(5, 4, 2)),
+        ({}, torch.randn(5, 2)),
+        ({}, torch.randn(5, 0, 2)),
+        ({}, pack_sequence([torch.randn(3, 2), torch.randn(1, 2)])),
+        ({"dtype": torch.bfloat16}, torch.randn(5, 4, 2).bfloat16()),
+    ],
+)
+def test_all_else_is_left_to_torch(options, x):
+    ours, theirs = pair(2, 3, **{"dtype": torch.float32, **options})
+    results = []
+    for net in (ours, theirs):
+        torch.manual_seed(0)
+        results.append(net(x))
+    for mine, other in zip(*results, strict=True):
+        assert torch.equal(getattr(mine, "data", mine), getattr(other, "data", other))
+
+
+def test_forecasts_may_be_changed_in_place():
+    torch.manual_seed(0)
+    decoder = DecoderRNN(2, 4, 1, 3, 2, "fused")
+    value, hidden = torch.randn(3, 2), torch.randn(1, 3, 4)
+    expected = torch.autograd.grad((2 * decoder.rollout(value, hidden, 5)).sum(), decoder.parameters())
+    found = torch.autograd.grad(decoder.rollout(value, hidden, 5).mul_(2).sum(), decoder.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_decoder_of_another_dtype_is_left_to_torch():
+    torch.manual_seed(0)
+    ours, theirs = (DecoderRNN(1, 4, 1, 3, 1, gru).bfloat16() for gru in ("fused", "torch"))
+    ours.load_state_dict(theirs.state_dict())
+    value, hidden = torch.randn(2, 1).bfloat16(), torch.randn(1, 2, 4).bfloat16()
+    assert torch.equal(ours.rollout(value, hidden, 3), theirs.rollout(value, hidden, 3))
+
+
+def test_dropout_is_fused_in_evaluation():
+    torch.manual_seed(0)
+    ours, theirs = pair(2, 3, num_layers=2, dropout=0.5)
+    x = torch.randn(5, 4, 2)
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+def test_without_any_place_for_a_cache_it_still_works(tmp_path):
+    shutil.copytree(Path(models.__file__).parent, tmp_path / "models", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("models/__pycache__", "file"):  # where nobody can make a folder, not even root
+        (tmp_path / name).touch()
+    environment = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
+    environment["HOME"] = str(tmp_path / "file" / "home")
+    code = (
+        "import torch; from models import gru_fused; print(gru_fused.FusedGRU(1, 2)(torch.zeros(3, 1, 1))[1].shape, "
+        "gru_fused._step.stats.cache_path)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "torch.Size([1, 1, 2]) None\n"
+
+
+@pytest.mark.parametrize(
+    ("x", "h", "message"),
+    [
+        (torch.zeros(5, 4, 3), None, "input.size(-1) must be equal to input_size. Expected 2, got 3"),
+        (torch.zeros(5, 4, 2), torch.zeros(1, 5, 3), "Expected hidden size (1, 4, 3), got [1, 5, 3]"),
+        (torch.zeros(5, 4, 2), torch.zeros(4, 3), "hx should also be 3-D but got 2-D tensor"),
+    ],
+)
+def test_a_mistake_is_answered_by_torchs_sentence(x, h, message):
+    with pytest.raises((RuntimeError, ValueError), match=re.escape(message)):
+        FusedGRU(2, 3)(x, h)
