@@ -11,43 +11,6 @@ from benchmarks.common import RESULTS
 from tests.longdouble import PRECISE
 from tests.numerical_cases import BY_FLOAT64, BY_INPUTS, CASES
 
-# A package with the released one's layout and signature, by autograd through plain recursions.
-SOFT_DTW = """
-import torch
-
-def soft_dtw(D, gamma):
-    N, M = D.shape
-    R = {(-1, -1): torch.zeros(())}
-    for i in range(N):
-        for j in range(M):
-            before = [R[p] for p in ((i, j - 1), (i - 1, j - 1), (i - 1, j)) if p in R]
-            R[i, j] = D[i, j] - gamma * torch.logsumexp(-torch.stack(before) / gamma, 0)
-    return R[N - 1, M - 1]
-"""
-DILATE_LOSS = """
-import torch
-from . import soft_dtw
-
-def dilate_loss(outputs, targets, alpha, gamma, device):
-    if outputs.shape != targets.shape:
-        raise RuntimeError("lengths differ")
-    D = (outputs - targets.transpose(1, 2)) ** 2
-    shape = torch.stack([soft_dtw.soft_dtw(d, gamma) for d in D]).mean()
-    (path,) = torch.autograd.grad(shape, D, create_graph=True)
-    k = torch.arange(D.shape[1])
-    temporal = (path * (k[:, None] - k) ** 2).sum() / D.shape[1] ** 2
-    return alpha * shape + (1 - alpha) * temporal, shape, temporal
-"""
-
-
-@pytest.fixture
-def clone(tmp_path):
-    package = tmp_path / "clone" / "loss"
-    package.mkdir(parents=True)
-    (package / "soft_dtw.py").write_text(SOFT_DTW)
-    (package / "dilate_loss.py").write_text(DILATE_LOSS)
-    return package.parent
-
 
 def read(path):
     with open(path, newline="") as file:
