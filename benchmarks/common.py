@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results"
+TURN = 0.05  # seconds
 
 
 def machine() -> str:
@@ -26,21 +27,34 @@ def machine() -> str:
 def alternate(calls: dict[str, Callable[[], object]], seconds: float, at_least: int = 5) -> dict[str, float]:
     """Median time of each call in seconds: one after the other, in turns, so that all meet the same noise.
 
+    A quick call is repeated until its turn is over: the first one finds the caches full of another's numbers.
+
     Args:
         calls: Name -> what to time; each is called once before, to warm up.
         seconds: About how long to go on.
-        at_least: Rounds in any case.
+        at_least: Turns of each in any case.
     """
     for call in calls.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
-    begun = time.perf_counter()
-    while time.perf_counter() - begun < seconds or len(next(iter(times.values()))) < at_least:
+    begun, turns = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds or turns < at_least:
+        turns += 1
         for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
+            times[name] += _turn(call)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _turn(call: Callable[[], object]) -> list[float]:
+    """Times of one call, or of as many as begin within ``TURN``."""
+    begun = start = time.perf_counter()
+    times = []
+    while not times or start - begun < TURN:
+        call()
+        end = time.perf_counter()
+        times.append(end - start)
+        start = end
+    return times
 
 
 def loss_and_gradient(loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
