@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import RESULTS, alternate, loss_and_gradient, machine, plot_lines, write_csv
-from benchmarks.loss import ALPHA, GAMMA, reference_dilate
+from benchmarks.contenders import ALPHA, GAMMA, reference_dilate
 from loss import DilateLoss
 
 HORIZONS = (6, 11, 21, 41, 61, 81, 100, 128, 256, 512)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import RESULTS, machine, write_csv
-from benchmarks.loss import released_function
+from benchmarks.contenders import released_function
 from loss import DilateLoss
 from tests.longdouble import PRECISE, Truth, dilate, nudged, relative_error
 from tests.numerical_cases import BY_FLOAT64, BY_INPUTS, CASES, Case
