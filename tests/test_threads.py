@@ -1,0 +1,46 @@
+"""How many threads a call takes."""
+
+import pytest
+import torch
+
+from loss import DilateLoss, SoftDTWLoss
+from loss.kernels import workers
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The numbers of threads that were asked for."""
+    numbers, on_threads = [], workers.on_threads
+    monkeypatch.setattr(
+        workers, "on_threads", lambda threads, work: (numbers.append(threads), on_threads(threads, work))[1]
+    )
+    return numbers
+
+
+def call(criterion, batch, horizon, grad=True):
+    x, y = torch.randn(2, batch, horizon, 1, generator=torch.Generator().manual_seed(0))
+    criterion(x.requires_grad_(grad), y)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("criterion", [DilateLoss(), SoftDTWLoss()])
+def test_small_work_stays_on_one_thread(asked, threads, criterion, grad):
+    threads(4)
+    call(criterion, 100, 20, grad)
+    call(criterion, 1, 8, grad)
+    assert asked == [1, 1]
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_number_of_threads_follows_torch(asked, threads, number, grad):
+    threads(number)
+    call(DilateLoss(), 128, 96, grad)
+    assert asked == [number]
+
+
+def test_there_are_no_more_threads_than_pairs(asked, threads):
+    threads(4)
+    call(DilateLoss(), 2, 256)
+    call(DilateLoss(), 1, 512)
+    assert asked == [2, 1]
