@@ -127,6 +127,7 @@ def two_threads(monkeypatch):
     halved = []
     in_halves = cpu.halves.sweep_halves
     monkeypatch.setattr(cpu, "_PARALLEL_CELLS", 1)
+    monkeypatch.setattr(cpu, "_HALVED_CELLS", 1)
     monkeypatch.setattr(cpu.halves, "sweep_halves", lambda *args: halved.append(1) or in_halves(*args))
     before = torch.get_num_threads()
     torch.set_num_threads(2)

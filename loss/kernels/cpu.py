@@ -14,6 +14,7 @@ _TABLE_BYTES = 6 << 20  # of weights at most: what is kept of a lattice that nee
 _SEGMENT_BYTES = 1 << 20  # weights of a segment: they stay in the cache until the way back
 _ROW_CELLS = 1536  # cells in a row of a tile: so many that the work on them outweighs that on a row
 _PARALLEL_CELLS = 1 << 16  # below this a second thread costs more than it brings
+_HALVED_CELLS = 1 << 19  # and below this two halves of one pair, with a meeting between them
 
 
 def _row_bounds(N, M, band):
@@ -76,7 +77,7 @@ def _run(problem, results, band):
     """Sweep the whole batch."""
     N, M, batch, dtype = problem.N, problem.M, results.value.size, results.value.dtype
     threads = torch.get_num_threads() if batch * N * M >= _PARALLEL_CELLS else 1
-    halved = batch == 1 and threads > 1 and halves.can_be_halved(problem, band)
+    halved = batch == 1 and threads > 1 and N * M >= _HALVED_CELLS and halves.can_be_halved(problem, band)
     threads, end = min(threads, batch), max(halves.ends(problem)) if halved else N + M - 2
     plan = _plan(N, M, problem.x.shape[2], band, batch, end, dtype.itemsize, problem.toeplitz.size > 0,
                  problem.want_x, problem.want_y, problem.backward, threads, _TABLE_BYTES, _SEGMENT_BYTES)  # fmt: skip
