@@ -1,7 +1,7 @@
 """Eq. 2 and Eq. 4 for pairs of series at once, in two sweeps and without a cost matrix.
 
 Soft-DTW run on dual numbers ``Delta + eps * Omega`` gives the shape term and, as the coefficient of eps, the
-temporal term; reverse mode through it gives the gradients of both (see :mod:`loss.kernels.cpu`). The forward pass
+temporal term; reverse mode through it gives the gradients of both (see :mod:`loss.kernels.tile`). The forward pass
 makes the gradients right away, while the sweep's tables are still in the cache: the backward pass only scales them.
 """
 

@@ -18,10 +18,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Compiles one small kernel, or loads it, and says where its cache is and how often it was found there.
 ONE_KERNEL = """
 import dilate_loss
-from dilate_loss.kernels import cpu
-assert cpu._shifted((1, 2, 3, 4, 5), 1) == (2, 3, 4, 5, 6)
-print(cpu._shifted.stats.cache_path)
-print(sum(cpu._shifted.stats.cache_hits.values()))
+from dilate_loss.kernels import tile
+assert tile._shifted((1, 2, 3, 4, 5), 1) == (2, 3, 4, 5, 6)
+print(tile._shifted.stats.cache_path)
+print(sum(tile._shifted.stats.cache_hits.values()))
 """
 
 
@@ -70,7 +70,7 @@ def test_kernels_of_a_read_only_installation_are_cached_for_the_user(read_only, 
         folder, found = done.stdout.splitlines()
         assert Path(folder).is_relative_to(tmp_path / "home")
         assert found == hits
-        assert list(Path(folder).glob("cpu.dilate_loss_kernels_*__shifted*.nbc"))
+        assert list(Path(folder).glob("tile.dilate_loss_kernels_*__shifted*.nbc"))
 
 
 def test_without_any_place_for_a_cache_the_kernels_still_work_and_say_so_once(read_only, tmp_path):

@@ -109,6 +109,58 @@ def test_results_do_not_depend_on_tiles_and_segments(monkeypatch, B, N, M, segme
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize(("N", "band"), [(6, 0), (31, 0), (200, 0), (40, 3), (200, 2)])
+@pytest.mark.parametrize("B", [1, 3, 40])
+def test_gradients_inside_of_a_narrow_band(B, N, band):
+    x, y = series(B, N, N)
+    ours = sweep(*arguments(x, y, band=band))
+    for a, b in zip(ours[:6], reference_results(x, y, band=band)[:6], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+
+
+WHOLE = torch.empty(0, dtype=torch.int64)
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Two threads for any work, which cut one pair into halves; the list tells how often they did."""
+    halved = []
+    in_halves = cpu.halves.sweep_halves
+    monkeypatch.setattr(cpu, "_PARALLEL_CELLS", 1)
+    monkeypatch.setattr(cpu, "_HALVED_CELLS", 1)
+    monkeypatch.setattr(cpu.halves, "sweep_halves", lambda *args: halved.append(1) or in_halves(*args))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield halved
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("weights", [None, (0.3, 0.7)])
+@pytest.mark.parametrize(("dual", "d"), [(True, 1), (False, 2)])
+@pytest.mark.parametrize(
+    ("N", "M", "band"),
+    [(40, 40, -1), (33, 52, -1), (41, 30, -1), (30, 30, 5), (31, 31, 0), (300, 280, -1), (8, 3, -1), (1, 12, -1)],
+)
+def test_one_pair_in_halves_gives_the_same(two_threads, N, M, band, dual, d, weights):
+    x, y = series(1, N, M, d)
+    for wants in ((True, True, False), (False, False, False)):
+        args = list(arguments(x, y, band=band, dual=dual, wants=wants, weights=weights))
+        whole = kernels.series(*args)  # lengths are given, if only to be the whole: such a pair stays in one piece
+        args[5:7] = WHOLE, WHOLE
+        for a, b in zip(kernels.series(*args), whole, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert len(two_threads) == 2
+
+
+def test_a_spoilt_pair_in_halves_is_nan(two_threads):
+    x, y = series(1, 30, 30)
+    x[0, 29] = torch.nan
+    args = list(arguments(x, y, wants=(True, True, False)))
+    args[5:7] = WHOLE, WHOLE
+    assert all(result.isnan().all() for result in kernels.series(*args)[:4])
+    assert two_threads
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_results_do_not_depend_on_the_number_of_threads(threads):
     x, y = series(30, 40, 40)

@@ -1,4 +1,4 @@
-"""The formulas of a cell of the sweeps, each a loop over one row; what the letters mean is said in :mod:`.cpu`."""
+"""The formulas of a cell of the sweeps, each a loop over one row; what the letters mean is said in :mod:`.tile`."""
 
 from .simd import exp2, log2_1p, row_loop
 

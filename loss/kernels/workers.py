@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -47,7 +47,7 @@ class Memory(threading.local):
     def __init__(self):
         self._kept = {}
 
-    def take(self, purpose: str, size: int, dtype: np.dtype) -> np.ndarray:
+    def take(self, purpose: Hashable, size: int, dtype: np.dtype) -> np.ndarray:
         """At least ``size`` numbers, aligned to a cache line, with anything in them."""
         array = self._kept.get((purpose, dtype))
         if array is None or array.size < size:
