@@ -4,16 +4,20 @@ import pytest
 import torch
 
 from loss import DilateLoss, SoftDTWLoss
-from loss.kernels import workers
+from loss.kernels import halves, workers
 
 
 @pytest.fixture
 def asked(monkeypatch):
     """The numbers of threads that were asked for."""
     numbers, on_threads = [], workers.on_threads
-    monkeypatch.setattr(
-        workers, "on_threads", lambda threads, work: (numbers.append(threads), on_threads(threads, work))[1]
-    )
+
+    def listen(threads, work):
+        numbers.append(threads)
+        on_threads(threads, work)
+
+    for module in (workers, halves):
+        monkeypatch.setattr(module, "on_threads", listen)
     return numbers
 
 
@@ -44,3 +48,10 @@ def test_there_are_no_more_threads_than_pairs(asked, threads):
     call(DilateLoss(), 2, 256)
     call(DilateLoss(), 1, 512)
     assert asked == [2, 1]
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_one_long_pair_has_two_ends_for_two_threads(asked, threads, number):
+    threads(number)
+    call(DilateLoss(), 1, 1024)
+    assert set(asked) == {min(number, 2)}
