@@ -12,13 +12,14 @@ before:
 =====  ===================================================================================================
 
 alpha and beta are those of Graves et al. (2006), section 4.1. The backward sweep carries E in place of beta: with the
-shares of the forward sweep at hand it takes no exponential, its rows sum to one, and no large logarithms cancel.
+shares of the forward sweep at hand it takes no exponential, its rows sum to one, and no large logarithms cancel. V
+and E are float64 whatever the input is, the shares have its precision.
 
 Why logarithms: scaled probabilities would be faster still, but where a network is sure of blanks, the alignments that
 count in the end may for hundreds of steps be 1e-400 times as likely as some that lead nowhere, and would vanish.
 
-V is float64, and finite: a probability of zero costs IMPOSSIBLE, what no alignment reaches is UNREACHABLE, so that no
-infinity is ever subtracted from another one. States that no alignment can be in, early and late, are not looked at.
+V is finite: a probability of zero costs IMPOSSIBLE, what no alignment reaches is UNREACHABLE, so that no infinity is
+ever subtracted from another one. States that no alignment can be in, early and late, are not looked at.
 
 numba's cache on disk watches this file alone: after a change in simd.py, touch it.
 """
@@ -57,7 +58,8 @@ def _soft_minimum(arrays, at, numbers):
     here, stay, step, skip, state, q = at
     V_stay, V_step, V_skip = V.load(stay), V.load(step), V.load(skip) + skip_cost.load(state)
     near = V_stay.least(V_step)
-    sideways, across = V_stay - V_step, V_skip - near
+    number = q_stay.vector.element
+    sideways, across = (V_stay - V_step).to(number), (V_skip - near).to(number)
     lesser = _power(sideways)  # of stay and step, the weight of the larger V; the other one's is 1
     behind = _power(across)  # likewise for skip and the better of stay and step
     skip_weight, near_weight = across.where_positive(behind, 1.0), across.where_positive(1.0, behind)
@@ -68,7 +70,7 @@ def _soft_minimum(arrays, at, numbers):
     q_stay.store(q, sideways.where_positive(other, best))
     q_step.store(q, sideways.where_positive(best, other))
     q_skip.store(q, skip_weight * inverse)
-    V.store(here, cost.load(state) + near.least(V_skip) - log2(total))
+    V.store(here, cost.load(state) + near.least(V_skip) - log2(total).double())
 
 
 def _power(difference):
@@ -77,12 +79,21 @@ def _power(difference):
 
 
 @row_loop
+def _restore_mass(arrays, at, numbers):
+    """E / (sum of q), to second order: rounded shares must not lose or make alignments along thousands of steps."""
+    E, q_stay, q_step, q_skip = arrays
+    here, q = at
+    excess = q_stay.load(q).double() + q_step.load(q).double() + q_skip.load(q).double() - 1.0
+    E.store(here, E.load(here) * (1.0 - excess))
+
+
+@row_loop
 def _pull(arrays, at, numbers):
     """E of the row before: what stayed, stepped and skipped from there."""
     E, q_stay, q_step, q_skip = arrays
     before, stay, step, skip, of_stay, of_step, of_skip = at
-    moved = q_step.load(of_step) * E.load(step) + q_skip.load(of_skip) * E.load(skip)
-    E.store(before, q_stay.load(of_stay) * E.load(stay) + moved)
+    moved = q_step.load(of_step).double() * E.load(step) + q_skip.load(of_skip).double() * E.load(skip)
+    E.store(before, q_stay.load(of_stay).double() * E.load(stay) + moved)
 
 
 # ----------------------------------------------------------------------- one sequence
@@ -208,10 +219,12 @@ def _backward(problem, results, b, lo, hi, ends, shares, row):
     for t in range(problem.n[b] - 1, -1, -1):
         _add_row(problem, results, b, t, lo[t], hi[t], E[here : here + states])
         if t > 0:
-            first, n = lo[t - 1], hi[t - 1] + 1 - lo[t - 1]
-            stay, q = here + first, t * row + first
-            _pull((E, q_stay, q_step, q_skip), (before + first, stay, stay + 1, stay + 2, q, q + 1, q + 2), (), n)
-            E[before + first + n : before + first + n + 2] = 0.0
+            at = (here + lo[t], t * row + lo[t])
+            _restore_mass((E, q_stay, q_step, q_skip), at, (), hi[t] + 1 - lo[t])
+            stay, q = here + lo[t - 1], t * row + lo[t - 1]
+            at = (before + lo[t - 1], stay, stay + 1, stay + 2, q, q + 1, q + 2)
+            _pull((E, q_stay, q_step, q_skip), at, (), hi[t - 1] + 1 - lo[t - 1])
+            E[before + hi[t - 1] + 1 : before + hi[t - 1] + 3] = 0.0
         here, before = before, here
 
 
@@ -269,7 +282,7 @@ def _run(problem, results):
     room = 3 * rows * int(_width(states.max()))
 
     def work():
-        table = _memory.take("CTC's shares", room, np.dtype(np.float64))
+        table = _memory.take("CTC's shares", room, problem.log_probs.dtype)
         for first, last in runs:
             _sweep_sequences(problem, results, first, last, table)
 
