@@ -4,7 +4,10 @@ import copy
 import itertools
 import math
 import pickle
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -381,16 +384,56 @@ def test_a_batch_equals_its_sequences_one_by_one(dtype):
         assert torch.equal(alone[1], gradient[:, b])
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_results_do_not_depend_on_the_number_of_threads(threads):
-    expected = value_and_gradient(*batch_of_many())
+@contextmanager
+def torch_threads(number):
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(number)
     try:
-        for a, b in zip(value_and_gradient(*batch_of_many()), expected, strict=True):
-            assert torch.equal(a, b)
+        yield
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def on_one_thread():
+    with torch_threads(1):
+        return value_and_gradient(*batch_of_many())
+
+
+def assert_all_equal(results, expected):
+    assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_results_do_not_depend_on_the_number_of_threads(threads, on_one_thread):
+    with torch_threads(threads):
+        assert_all_equal(value_and_gradient(*batch_of_many()), on_one_thread)
+
+
+def test_a_helper_that_is_still_at_work_is_waited_for(monkeypatch, on_one_thread):
+    sweep, begun = kernels._sweep_sequences, threading.Event()
+
+    def sweep_slowly(*arguments):
+        if threading.current_thread() is threading.main_thread():
+            assert begun.wait(60)
+        else:
+            begun.set()
+            time.sleep(0.1)
+        sweep(*arguments)
+
+    monkeypatch.setattr(kernels, "_sweep_sequences", sweep_slowly)
+    with torch_threads(2):
+        assert_all_equal(value_and_gradient(*batch_of_many()), on_one_thread)
+
+
+def test_a_helper_that_does_not_come_to_run_is_not_waited_for(monkeypatch, on_one_thread):
+    pool, over = type(kernels._pool)(), threading.Event()
+    (busy,) = pool.submit(1, lambda: over.wait(20))
+    monkeypatch.setattr(kernels, "_pool", pool)
+    with torch_threads(2):
+        assert_all_equal(value_and_gradient(*batch_of_many()), on_one_thread)
+    assert not busy.done()
+    over.set()
 
 
 @given(cells=st.lists(st.integers(0, 50), min_size=1, max_size=20), count=st.integers(1, 20))
@@ -402,11 +445,10 @@ def test_every_sequence_is_in_one_of_the_runs_that_threads_share(cells, count):
     assert all(sum(cells[first:last]) <= even + max(cells) for first, last in runs)
 
 
-def test_calls_from_several_python_threads_do_not_disturb_each_other():
-    expected = value_and_gradient(*batch_of_many())
+def test_calls_from_several_python_threads_do_not_disturb_each_other(on_one_thread):
     with ThreadPoolExecutor(4) as pool:
         for results in pool.map(lambda _: value_and_gradient(*batch_of_many()), range(12)):
-            assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+            assert_all_equal(results, on_one_thread)
 
 
 @pytest.mark.parametrize("zero_infinity", [False, True])

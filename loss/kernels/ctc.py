@@ -186,7 +186,6 @@ def _forward(problem, b, lo, hi, skip_cost, shares, row):
         stay = before + lo[t]
         at = (here + lo[t], stay, stay - 1, stay - 2, lo[t], t * row + lo[t])
         _soft_minimum((V, cost, skip_cost, q_stay, q_step, q_skip), at, (), hi[t] + 1 - lo[t])
-        V[here + hi[t] + 1 : here + hi[t] + 3] = UNREACHABLE
         V[before - 1] = UNREACHABLE
         before, here = here, before
     return V[before + states - 1], V[before + states - 2]
