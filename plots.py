@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from loss import pairwise_distances, soft_path
+from loss import ctc_alignment, ctc_loss, pairwise_distances, soft_path
 from metrics import dtw_tdi, mse
 
-__all__ = ["plot_alignment", "plot_forecasts", "plot_learning_curves", "show_available"]
+__all__ = ["plot_alignment", "plot_ctc_alignment", "plot_forecasts", "plot_learning_curves", "show_available"]
 
 DPI = 100
 ROWS_PER_FIGURE = 5
@@ -33,6 +33,7 @@ ROWS_PER_FIGURE = 5
 VIEWED_HORIZONS = 2
 MAX_POINTS_WITH_MARKERS = 25
 MAX_CELLS = 250
+MAX_NAMED_STATES = 41
 LOG_METRICS = ("mse", "dtw")
 INPUTS, FUTURES = ("S", "N_input", "input_size"), ("S", "N_output", "output_size")
 METRIC_LABELS = {"mse": "MSE", "dtw": "DTW", "tdi": "TDI"}
@@ -51,6 +52,7 @@ OTHER_LOOKS = (
     {"color": "#999933", "marker": ">"},
     {"color": "#332288", "marker": "P"},
 )
+LABEL_COLOURS = [look["color"] for look in (*LOSS_LOOKS.values(), *OTHER_LOOKS)]
 
 STYLE = {
     "axes.axisbelow": True,
@@ -179,6 +181,48 @@ def plot_alignment(
         )
     with _house_style():
         return _finish(_alignment_figure(target, prediction, gamma, title), path, show)
+
+
+def plot_ctc_alignment(
+    log_probs: ArrayLike | torch.Tensor,
+    target: Sequence[int] | torch.Tensor,
+    path: str | os.PathLike[str],
+    blank: int = 0,
+    names: Sequence[str] | None = None,
+    title: str = "",
+    show: bool = False,
+) -> Path:
+    """Draw how CTC aligns one sequence with its target: `loss.ctc_alignment`, below what the network says.
+
+    Columns are time steps and rows the states of the label lattice, growing upwards: the labels of the target, with
+    a blank before, between and after them, each named in the colour of its curve above. These curves are the
+    probabilities of the target's labels and, dotted, of the blank. Beyond 250 steps or states a cell of the picture
+    shows the largest probability of a block; more than 41 states are numbered and not named.
+
+    Args:
+        log_probs: Logarithms of the classes' probabilities, ``(T, C)``.
+        target: Labels, ``(L,)``. If none of its alignments has a probability above zero, the picture says so.
+        path: File to write; its suffix chooses the format (none: PNG). Missing folders are made.
+        blank: The class of the blank.
+        names: Names of the C classes; by default their numbers, and a dash for the blank.
+        title: Put above the picture, before the line with the loss.
+        show: Also show the figure on screen, where `show_available`.
+
+    Returns:
+        The file written.
+
+    Raises:
+        TypeError: If log_probs are not numbers or the labels are not whole numbers.
+        ValueError: If log_probs are not 2-D, a label is no class or the blank, names are not as many as classes,
+            or the format is unknown.
+        OSError: If the file cannot be written.
+    """
+    log_probs = torch.tensor(_array("log_probs", log_probs, ("T", "C")))
+    if np.ndim(target) != 1:
+        raise ValueError(f"target must be shaped (L,), not {np.shape(target)}.")
+    with _house_style():
+        figure = _ctc_figure(log_probs, target, blank, _class_names(names, log_probs.shape[1], blank), title)
+        return _finish(figure, path, show)
 
 
 def show_available() -> bool:
@@ -362,26 +406,31 @@ def _share_steps(picture: Axes, above: Axes, beside: Axes, columns: int, rows: i
 
 def _draw_alignment(picture: Axes, alignment: NDArray) -> None:
     rows, columns = alignment.shape
-    blocks, extent = _pooled(alignment)
+    _draw_weights(picture, alignment, "weight of the pair ($h$, $j$)")
+    picture.plot([0, columns - 1], [0, rows - 1], color="#009E73", linewidth=1, linestyle=(0, (6, 4)))
+
+
+def _draw_weights(picture: Axes, weights: NDArray, meaning: str) -> None:
+    blocks, extent = _pooled(weights)
     # The square root keeps visible the small weights of a path that spreads over a flat stretch.
     colours = {"cmap": "Greys", "norm": PowerNorm(0.5, 0, 1), "interpolation": "nearest"}
     image = picture.imshow(blocks, extent=extent, origin="lower", aspect="auto", **colours)
-    picture.plot([0, columns - 1], [0, rows - 1], color="#009E73", linewidth=1, linestyle=(0, (6, 4)))
     bar_axes = picture.inset_axes((1.04, 0, 0.035, 1))
     bar = picture.figure.colorbar(image, cax=bar_axes, ticks=(0, 0.05, 0.2, 0.5, 1), format="{x:g}")
-    bar.set_label("weight of the pair ($h$, $j$)")
+    bar.set_label(meaning)
     bar.outline.set_linewidth(0.5)
 
 
-def _pooled(alignment: NDArray) -> tuple[NDArray, tuple[float, float, float, float]]:
-    """Give the largest weight of each block, one cell wide up to MAX_CELLS, and the blocks' extent in steps.
+def _pooled(weights: NDArray) -> tuple[NDArray, tuple[float, float, float, float]]:
+    """Give the largest weight of each block, one cell wide up to MAX_CELLS, and the blocks' extent in cells.
 
     Without it a long path, one cell wide, would fade between the pixels.
     """
-    width = -(-max(alignment.shape) // MAX_CELLS)
-    padded = np.pad(alignment, [(0, -length % width) for length in alignment.shape])
+    height, width = (-(-length // MAX_CELLS) for length in weights.shape)
+    rows, columns = weights.shape
+    padded = np.pad(weights, ((0, -rows % height), (0, -columns % width)))
     rows, columns = padded.shape
-    blocks = padded.reshape(rows // width, width, columns // width, width).max(axis=(1, 3))
+    blocks = padded.reshape(rows // height, height, columns // width, width).max(axis=(1, 3))
     return blocks, (-0.5, columns - 0.5, -0.5, rows - 0.5)
 
 
@@ -389,6 +438,60 @@ def _alignment(target: NDArray, prediction: NDArray, gamma: float) -> NDArray:
     """Give A*_gamma, (N, M), of the prediction (N, d) and the target (M, d)."""
     cost = pairwise_distances(torch.tensor(prediction), torch.tensor(target))
     return soft_path(cost[None], gamma)[0].detach().numpy()
+
+
+# CTC
+
+
+def _ctc_figure(
+    log_probs: torch.Tensor, target: Sequence[int] | torch.Tensor, blank: int, names: Sequence[str], title: str
+) -> Figure:
+    arguments = (log_probs, target, len(log_probs), len(target), blank)
+    posterior, loss = ctc_alignment(*arguments).T.numpy(), ctc_loss(*arguments, "sum").item()
+    states = [blank, *(k for label in target for k in (int(label), blank))]
+    colours = dict(zip(sorted({*states} - {blank}), cycle(LABEL_COLOURS), strict=False))
+    colours[blank] = ROLE_COLOURS["input"]
+    figure = Figure(figsize=(6.8, 5.6))
+    box = {"left": 0.1, "right": 0.84, "bottom": 0.1, "top": 0.88, "hspace": 0.08}
+    above, picture = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.6), gridspec_kw=box)
+    _draw_probabilities(above, log_probs.exp().numpy(), colours, blank)
+    if np.isfinite(posterior).all():
+        _draw_weights(picture, posterior, "probability of the state")
+    else:
+        _note(picture, "no alignment: the input is too short,\na probability is zero or a value is not a number")
+    _name_states(picture, states, names, colours)
+    picture.set(xlabel="time step $t$", ylabel="state of the lattice", xlim=(-0.5, len(log_probs) - 0.5))
+    picture.xaxis.set_major_locator(_whole_steps(10))
+    picture.grid(False)
+    caption = f"CTC: $-\\log\\,p$(target) = {loss:.4g}"
+    figure.suptitle(f"{title}\n{caption}" if title else caption, fontsize=11)
+    return figure
+
+
+def _draw_probabilities(axes: Axes, p: NDArray, colours: Mapping[int, str], blank: int) -> None:
+    width = 0.7 * _line_width(len(p))
+    for k, colour in colours.items():
+        axes.plot(p[:, k], color=colour, linewidth=width, linestyle=(0, (1, 1.5)) if k == blank else "-")
+    axes.set(ylabel="probability", ylim=(-0.03, 1.03))
+
+
+def _name_states(picture: Axes, classes: Sequence[int], names: Sequence[str], colours: Mapping[int, str]) -> None:
+    """Write the name of each state in the colour of its curve, small where many stand above each other."""
+    picture.set_ylim(-0.5, len(classes) - 0.5)
+    if len(classes) > MAX_NAMED_STATES:
+        picture.yaxis.set_major_locator(_whole_steps(8))
+        return
+    picture.set_yticks(range(len(classes)), [names[k] for k in classes])
+    for text, k in zip(picture.get_yticklabels(), classes, strict=True):
+        text.set(color=colours[k], fontweight="bold", fontsize=min(9, 230 / len(classes)))
+
+
+def _class_names(names: Sequence[str] | None, classes: int, blank: int) -> list[str]:
+    if names is None:
+        return ["–" if k == blank else str(k) for k in range(classes)]
+    if len(names) != classes:
+        raise ValueError(f"names must be as many as the {classes} classes of log_probs, but there are {len(names)}.")
+    return [str(name) for name in names]
 
 
 # Looks

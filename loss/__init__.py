@@ -1,6 +1,7 @@
 """DILATE and soft-DTW as PyTorch losses; installed on its own it is the package ``dilate_loss``."""
 
 from . import vmap
+from .ctc_loss import CTCLoss, ctc_alignment, ctc_loss, ctc_loss_of_one_sequence
 from .dilate_loss import DilateLoss, DilateTerms, TangledDilateLoss, dilate_loss
 from .omega import AsymmetricOmega, squared_omega
 from .path_soft_dtw import PathDTWBatch, soft_path
@@ -10,12 +11,16 @@ vmap.register()
 
 __all__ = [
     "AsymmetricOmega",
+    "CTCLoss",
     "DilateLoss",
     "DilateTerms",
     "PathDTWBatch",
     "SoftDTWBatch",
     "SoftDTWLoss",
     "TangledDilateLoss",
+    "ctc_alignment",
+    "ctc_loss",
+    "ctc_loss_of_one_sequence",
     "dilate_loss",
     "pairwise_distances",
     "soft_dtw",

@@ -143,29 +143,38 @@ def demand(condition: Tensor, error: Callable[[], ValueError], in_short: str) ->
 
 
 def check_lengths(
-    name: str, lengths: Tensor | Sequence[int] | None, batch: int, longest: int, device: torch.device
+    name: str,
+    lengths: Tensor | Sequence[int] | None,
+    batch: int,
+    longest: int,
+    device: torch.device,
+    shortest: int = 1,
 ) -> Tensor:
     """Return true lengths, one for each pair, as a (batch,) int64 tensor on ``device``; an empty one for None."""
     if lengths is None:
         return torch.empty(0, dtype=torch.int64, device=device)
-    lengths = _whole_numbers(name, lengths)
+    lengths = whole_numbers(name, lengths)
     if lengths.shape != (batch,):
         raise ValueError(f"{name} must have shape ({batch},), one for each pair, but its shape is "
                          f"{tuple(lengths.shape)}.")  # fmt: skip
 
     def error() -> ValueError:
-        return ValueError(f"{name} must lie between 1 and {longest}, but they range from {lengths.min().item()} to "
-                          f"{lengths.max().item()}.")  # fmt: skip
+        return ValueError(f"{name} must lie between {shortest} and {longest}, but they range from "
+                          f"{lengths.min().item()} to {lengths.max().item()}.")  # fmt: skip
 
-    demand((lengths >= 1) & (lengths <= longest), error, f"{name} must lie between 1 and {longest}.")
+    inside = (lengths >= shortest) & (lengths <= longest)
+    demand(inside, error, f"{name} must lie between {shortest} and {longest}.")
     return lengths.to(device=device, dtype=torch.int64)
 
 
-def _whole_numbers(name: str, numbers: Tensor | Sequence[int]) -> Tensor:
+def whole_numbers(name: str, numbers: Tensor | Sequence[int]) -> Tensor:
+    """Return a tensor of whole numbers, of the type and on the device that it has."""
     try:
         tensor = torch.as_tensor(numbers)
     except (TypeError, ValueError, RuntimeError) as reason:
         raise TypeError(f"{name} must be a tensor or a sequence of whole numbers, but it is {numbers!r}.") from reason
+    if tensor.numel() == 0 and not isinstance(numbers, Tensor):
+        tensor = tensor.long()  # torch makes floating-point numbers of nothing
     if tensor.dtype not in _WHOLE:
         raise TypeError(f"{name} must be whole numbers, but their type is {tensor.dtype}.")
     return tensor

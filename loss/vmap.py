@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
+from .kernels import ctc
 
 
 def _folded(argument: Tensor, dimension: int | None, size: int) -> Tensor:
@@ -51,7 +52,19 @@ def _matrix_rule(info, in_dims, D, gamma, omega, n, m, *settings):
     return _unfolded(kernels.matrix(D, gamma, omega, n, m, *settings), size)
 
 
+def _ctc_rule(info, in_dims, log_probs, targets, spans, *settings):
+    if in_dims[1] is not None or in_dims[2] is not None:
+        raise NotImplementedError("targets and lengths cannot be mapped over by vmap: only log_probs can.")
+    size = info.batch_size
+    folded = log_probs.movedim(in_dims[0], 1).flatten(1, 2)  # (T, size * B, C)
+    value, gradient, posterior = ctc.sweep(folded, targets, spans.repeat(1, size), *settings)
+    gradient = gradient.unflatten(1, (size, -1)) if gradient.numel() else gradient.expand(size, *gradient.shape)
+    (value, posterior), _ = _unfolded((value, posterior), size)
+    return (value, gradient, posterior), (0, 1 if gradient.numel() else 0, 0)
+
+
 def register() -> None:
-    """Teach both operators vmap."""
+    """Teach the operators vmap."""
     torch.library.register_vmap(kernels.series, _series_rule)
     torch.library.register_vmap(kernels.matrix, _matrix_rule)
+    torch.library.register_vmap(ctc.sweep, _ctc_rule)

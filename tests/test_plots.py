@@ -18,7 +18,8 @@ from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 
 import plots
-from plots import plot_alignment, plot_forecasts, plot_learning_curves, show_available
+from loss import ctc_alignment, ctc_loss
+from plots import plot_alignment, plot_ctc_alignment, plot_forecasts, plot_learning_curves, show_available
 
 ROOT = Path(__file__).parents[1]
 
@@ -399,7 +400,7 @@ def test_a_large_alignment_keeps_the_largest_weight_of_each_block(rows, columns,
         blocks, (left, right, bottom, top) = plots._pooled(weights)
     assert max(blocks.shape) <= most
     height, width = (top - bottom) / blocks.shape[0], (right - left) / blocks.shape[1]
-    assert height == width == int(width)
+    assert (height, width) == (-(-rows // most), -(-columns // most))
     expected = np.zeros_like(blocks)
     for h in range(rows):
         for j in range(columns):
@@ -418,6 +419,92 @@ def test_nothing_overlaps_around_the_alignment(rng, scale):
         assert_nothing_overlaps(figure)
 
 
+# CTC
+
+
+def ctc_task(rng, steps=40, classes=6, labels=(1, 4, 4, 2)):
+    logits = torch.from_numpy(rng.normal(size=(steps, classes)))
+    return (3 * logits).log_softmax(-1), torch.tensor(labels)
+
+
+def ctc_axes(log_probs, target, blank=0, names=None, title=""):
+    names = plots._class_names(names, log_probs.shape[1], blank)
+    figure = plots._ctc_figure(log_probs, target, blank, names, title)
+    return figure, *figure.axes[:2]
+
+
+@pytest.mark.parametrize(("steps", "labels"), [(40, 4), (600, 60)])
+def test_the_ctc_alignment_is_written_as_a_png(rng, tmp_path, steps, labels):
+    log_probs, target = ctc_task(rng, steps, labels=rng.integers(1, 6, labels))
+    for kind in (lambda a: a, lambda a: a.tolist(), lambda a: a.numpy()):
+        path = plot_ctc_alignment(kind(log_probs), kind(target), tmp_path / "ctc.png", title="a sample")
+        assert path == tmp_path / "ctc.png"
+        assert_picture(path)
+
+
+def test_the_picture_is_the_posterior_with_a_row_for_each_state(rng):
+    log_probs, target = ctc_task(rng)
+    _, _, picture = ctc_axes(log_probs, target)
+    posterior = ctc_alignment(log_probs, target, 40, 4)
+    assert np.asarray(picture.images[0].get_array()) == pytest.approx(posterior.T.numpy())
+    assert picture.images[0].get_extent() == [-0.5, 39.5, -0.5, 8.5]
+    assert picture.images[0].origin == "lower"
+    assert [text.get_text() for text in picture.get_yticklabels()] == [*"–1–4–4–2–"]
+
+
+def test_the_panel_above_shows_the_probabilities_in_the_colours_of_the_states(rng):
+    log_probs, target = ctc_task(rng)
+    _, above, picture = ctc_axes(log_probs, target, blank=3, names="abcdef")
+    curves = {line.get_color(): line.get_xydata() for line in above.lines}
+    assert len(curves) == len(above.lines) == 4
+    labels = picture.get_yticklabels()
+    assert [text.get_text() for text in labels] == [*"dbdededcd"]
+    for text in labels:
+        k = "abcdef".index(text.get_text())
+        assert curves[text.get_color()] == pytest.approx(np.c_[np.arange(40), log_probs[:, k].exp()])
+    assert above.get_xlim() == picture.get_xlim() == (-0.5, 39.5)
+
+
+def test_the_title_stands_above_the_line_with_the_loss(rng):
+    log_probs, target = ctc_task(rng)
+    figure, *_ = ctc_axes(log_probs, target, title="step 10")
+    first, second = figure.get_suptitle().split("\n")
+    assert first == "step 10"
+    loss = ctc_loss(log_probs, target, 40, 4, reduction="sum").item()
+    assert float(second.split("=")[1]) == pytest.approx(loss, rel=1e-3)
+    assert ctc_axes(log_probs, target)[0].get_suptitle() == second
+
+
+def test_the_states_of_a_long_target_are_numbered(rng):
+    log_probs, target = ctc_task(rng, 100, labels=rng.integers(1, 6, 30))
+    _, _, picture = ctc_axes(log_probs, target)
+    picture.figure.draw_without_rendering()
+    assert picture.get_ylim() == (-0.5, 60.5)
+    assert [text.get_text() for text in picture.get_yticklabels()][1:-1] == ["0", "10", "20", "30", "40", "50", "60"]
+
+
+@pytest.mark.parametrize("labels", [[1] * 21, [1, 2]], ids=["too long", "NaN"])
+def test_a_target_without_alignment_has_a_picture_all_the_same(rng, tmp_path, labels):
+    log_probs, target = ctc_task(rng, labels=labels)
+    log_probs[3, 2] = np.nan
+    _, _, picture = ctc_axes(log_probs, target)
+    assert not picture.images
+    assert "no alignment" in picture.texts[0].get_text()
+    assert_picture(plot_ctc_alignment(log_probs, target, tmp_path / "ctc.png"))
+
+
+def test_an_empty_target_can_be_drawn(rng, tmp_path):
+    log_probs, _ = ctc_task(rng)
+    assert_picture(plot_ctc_alignment(log_probs, [], tmp_path / "ctc.png"))
+
+
+@pytest.mark.parametrize("labels", [3, 20])
+def test_nothing_overlaps_around_the_ctc_alignment(rng, labels):
+    log_probs, target = ctc_task(rng, 90, labels=rng.integers(1, 6, labels))
+    with plots._house_style():
+        assert_nothing_overlaps(ctc_axes(log_probs, target, title="step 4499")[0])
+
+
 # On screen
 
 
@@ -429,6 +516,7 @@ def draw_everything(rng, tmp_path):
         plot_forecasts(inputs, targets, forecasts, tmp_path / "f.png", range(6), show=show)
         plot_learning_curves(history_of(["dilate"]), tmp_path / "c.png", show=show)
         plot_alignment(targets[0], forecasts["dilate"][0], 0.01, tmp_path / "a.png", show=show)
+        plot_ctc_alignment(*ctc_task(rng), tmp_path / "ctc.png", show=show)
 
     return draw
 
@@ -437,7 +525,7 @@ def test_without_a_display_nothing_is_shown(draw_everything, monkeypatch, tmp_pa
     monkeypatch.setattr(plt, "show", lambda: pytest.fail("plt.show was called without a display"))
     monkeypatch.setattr(plots, "show_available", lambda: False)
     draw_everything(show=True)
-    assert len(list(tmp_path.glob("*.png"))) == 4
+    assert len(list(tmp_path.glob("*.png"))) == 5
 
 
 def test_with_a_display_nothing_is_shown_unless_asked_for(draw_everything, monkeypatch):
@@ -455,7 +543,7 @@ def test_with_a_display_each_figure_is_shown_once_after_it_was_written(draw_ever
     monkeypatch.setattr(plt, "show", show)
     monkeypatch.setattr(plots, "show_available", lambda: True)
     draw_everything(show=True)
-    assert seen == [(1, 1), (1, 2), (1, 3), (1, 4)]
+    assert seen == [(1, 1), (1, 2), (1, 3), (1, 4), (1, 5)]
     assert plt.get_fignums() == []
 
 
@@ -610,6 +698,26 @@ def test_a_bad_history_is_named_in_one_sentence(tmp_path, history, sentence):
 def test_bad_alignment_arguments_are_named_in_one_sentence(tmp_path, target, prediction, gamma, sentence):
     with pytest.raises(ValueError, match=sentence):
         plot_alignment(target, prediction, gamma, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "sentence"),
+    [
+        ({"log_probs": np.zeros((2, 5, 4))}, ValueError, r"log_probs must be shaped \(T, C\), none of them 0"),
+        ({"log_probs": "abc"}, TypeError, "log_probs must be a regular array or tensor of numbers"),
+        ({"target": [1, 4]}, ValueError, "targets must be classes from 0 to 3 other than the blank, 0, but 4"),
+        ({"target": [[1, 2]]}, ValueError, r"target must be shaped \(L,\), not \(1, 2\)"),
+        ({"target": [1.5]}, TypeError, "targets must be whole numbers"),
+        ({"blank": 4}, ValueError, "blank must be a class from 0 to 3, but it is 4"),
+        ({"names": "abc"}, ValueError, "names must be as many as the 4 classes of log_probs, but there are 3"),
+    ],
+)
+def test_bad_arguments_of_a_ctc_alignment_are_named_in_one_sentence(tmp_path, changes, error, sentence):
+    arguments = {"log_probs": np.zeros((5, 4)), "target": [1, 2], "path": tmp_path / "ctc.png"}
+    with pytest.raises(error, match=sentence) as caught:
+        plot_ctc_alignment(**(arguments | changes))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_folders_are_made_and_a_missing_suffix_means_png(tmp_path):

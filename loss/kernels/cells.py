@@ -34,30 +34,34 @@ def blank(rows, at, numbers):
         T.store(offset, numbers[0])
 
 
-@row_loop
-def soft_minimum(rows, at, numbers):
-    """V = cost + softmin of the three predecessors, and the weights q of each.
+def softmin(first, second, third, number):
+    """The softmin of three vectors, in units of log(2), and the weight of each in the precision ``number``.
 
-    Two powers are enough: one for left against up, one for the smaller of these against the diagonal. The largest of
-    the three is exactly one, so what the others add to it keeps its digits however small it is.
+    Two powers are enough: one for the first against the second, one for the smaller of these against the third. The
+    largest of the three is exactly one, so what the others add to it keeps its digits however small it is.
     """
-    V, cost, T = rows
-    here, left, diagonal, up, at_cost, q_left, q_diagonal, q_up = at
-    V_left, V_diagonal, V_up = V.load(left), V.load(diagonal), V.load(up)
-    straight = V_left.least(V_up)
-    number = T.vector.element
-    sideways, across = (V_left - V_up).to(number), (V_diagonal - straight).to(number)
-    lesser = exp2(sideways.minus_abs())  # of left and up, the weight of the larger V; the other one's is 1
-    behind = exp2(across.minus_abs())  # likewise for the diagonal and the better of left and up
-    diagonal_weight, straight_weight = across.where_positive(behind, 1.0), across.where_positive(1.0, behind)
+    smaller = first.least(second)
+    sideways, across = (first - second).to(number), (third - smaller).to(number)
+    lesser = exp2(sideways.minus_abs())  # of the first two, the weight of the larger one; the other one's is 1
+    behind = exp2(across.minus_abs())  # likewise for the third and the smaller of these
+    third_weight, smaller_weight = across.where_positive(behind, 1.0), across.where_positive(1.0, behind)
     others = across.where_positive(lesser + behind, lesser * behind + behind)
     inverse = 1.0 / (others + 1.0)
-    best = straight_weight * inverse
+    best = smaller_weight * inverse
     other = best * lesser
-    T.store(q_left, sideways.where_positive(other, best))
-    T.store(q_up, sideways.where_positive(best, other))
-    T.store(q_diagonal, diagonal_weight * inverse)
-    V.store(here, cost.load(at_cost) + straight.least(V_diagonal) - log2_1p(others).double())
+    weights = sideways.where_positive(other, best), sideways.where_positive(best, other), third_weight * inverse
+    return smaller.least(third) - log2_1p(others).double(), weights
+
+
+@row_loop
+def soft_minimum(rows, at, numbers):
+    """V = cost + softmin of the three predecessors, and the weights q of each."""
+    V, cost, T = rows
+    here, left, diagonal, up, at_cost, q_left, q_diagonal, q_up = at
+    value, weights = softmin(V.load(left), V.load(up), V.load(diagonal), T.vector.element)
+    for offset, weight in zip((q_left, q_up, q_diagonal), weights, strict=True):
+        T.store(offset, weight)
+    V.store(here, cost.load(at_cost) + value)
 
 
 def _correction(T, q_left, q_diagonal, q_up):

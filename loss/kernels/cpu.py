@@ -35,7 +35,7 @@ def _offsets(sizes):
 
 def _tile(batch, threads, most):
     """Pairs in a tile: at most ``most``, a multiple of the vectors' length if that is possible, else all alike."""
-    most = max(1, min(most, -(-batch // max(2, threads))))
+    most = max(1, min(most, -(-batch // (2 * max(2, threads)))))
     if most >= LANES:
         return most - most % LANES
     tiles = -(-batch // most)

@@ -32,11 +32,12 @@ _pool = _Pool()
 
 
 def on_threads(threads: int, work: Callable[[], None]) -> None:
-    """Call ``work`` on this thread and, at the same time, on ``threads - 1`` others."""
+    """Call ``work``, which does what is left, on this thread and, as they come to it, on ``threads - 1`` others."""
     helpers = _pool.submit(threads - 1, work) if threads > 1 else []
     work()
     for helper in helpers:
-        helper.result()
+        if not helper.cancel():  # on a busy machine it may not have come to run, and nothing is left to do
+            helper.result()
 
 
 class Memory(threading.local):
