@@ -308,13 +308,13 @@ def _store_values(problem, plan, results, tile, d):
 
 
 @jit
-def _add_entropies(tile, d_gamma, weights, n):
+def _add_entropies(tile, dual, d_gamma, weights, n):
     """Derivatives of V and V_dot by gamma: minus the entropy of the steps, weighted by how often each is taken."""
     left, diagonal, up, left_dot, up_dot = weights
     for p in range(n):
         q_left, q_up = np.float64(tile.T[left + p]), np.float64(tile.T[up + p])
         q_diagonal = np.float64(tile.T[diagonal + p])
-        a_dot, c_dot = np.float64(tile.T[left_dot + p]), np.float64(tile.T[up_dot + p])
+        a_dot, c_dot = (np.float64(tile.T[left_dot + p]), np.float64(tile.T[up_dot + p])) if dual else (0.0, 0.0)
         entropy, entropy_dot = 0.0, 0.0
         for w, w_dot, others in (
             (q_left, a_dot, q_diagonal + q_up),
@@ -402,6 +402,14 @@ def _add_to_series(problem, plan, tile, d, p, n):
 
 
 @jit
+def _blank_after(plan, tile, origin):
+    """Weights of zero behind the last row, where the row before it looks for what comes back to it."""
+    size, before = tile.size, max(tile.end - 1, 0)
+    after, wide = _weights(plan, size, origin, tile.end + 1), plan.hi[before] - plan.lo[before] + 3
+    cells.blank((tile.T,), _shifted(after, -size), (0.0,), wide * size)
+
+
+@jit
 def go_back(problem, plan, results, tile, origin, starts):
     """E and E_dot from the last row to the first, and what the caller wants of them.
 
@@ -409,14 +417,14 @@ def go_back(problem, plan, results, tile, origin, starts):
     and E_dot of the last row and of the one before it.
     """
     size, end, of_dual = tile.size, tile.end, tile.size if problem.dual else 0
-    after, wide = _weights(plan, size, origin, end + 1), plan.hi[max(end - 1, 0)] - plan.lo[max(end - 1, 0)] + 3
-    cells.blank((tile.T,), _shifted(after, -size), (0.0,), wide * size)  # the row before the last looks there
-
+    _blank_after(plan, tile, origin)
     for d in range(end, -1, -1):
         if d < origin:
             origin = d // plan.rows * plan.rows
             _keep(problem, plan, tile, origin, False)
             advance(problem, plan, results, tile, origin, min(d + 2, end), origin, False)
+            if d == end - 1:
+                _blank_after(plan, tile, origin)
 
         n = (plan.hi[d] - plan.lo[d] + 1) * size
         here = (d % 3) * plan.stride + (plan.lo[d] + 1) * size
@@ -439,7 +447,7 @@ def go_back(problem, plan, results, tile, origin, starts):
         if problem.want_D:
             _store_path(problem, plan, results, tile, d)
         if problem.want_gamma:
-            _add_entropies(tile, results.d_gamma, weights, n)
+            _add_entropies(tile, problem.dual, results.d_gamma, weights, n)
 
 
 @jit
