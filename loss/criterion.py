@@ -70,7 +70,7 @@ class AlignmentLoss(nn.Module):
         if self.reduction != "none" and not self.divergence:
             parts = self._by_variable(pairs)
             arguments = self._arguments(parts)
-            if takes_weights(parts, *arguments[1:]):
+            if takes_weights(parts, *arguments[1:2]):
                 return self._reduced(pairs, parts, arguments)
         return reduce(self._weighted(self._per_pair(pairs)), self.reduction)
 

@@ -236,7 +236,7 @@ def sweep_series(
     return SeriesSweep.apply(x, y, gamma, *omega, n, m, settings)[:2]
 
 
-def takes_weights(pairs: Pairs, omega: Penalty | None = None, alpha: float | None = None) -> bool:
+def takes_weights(pairs: Pairs, omega: Penalty | None = None) -> bool:
     """Whether :func:`sweep_series` can weight its terms itself, which saves a fifth of a small call."""
     learned = omega is not None and omega.values.requires_grad
     return kernels.has_kernels(pairs.x.device) and not learned and not torch.compiler.is_compiling()
