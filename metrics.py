@@ -1,4 +1,7 @@
-"""What the paper's section 4.1 measures a forecast by: MSE, DTW and TDI, one value per series."""
+"""What the paper measures a forecast by, one value per series.
+
+MSE, DTW and TDI are those of Table 1; the Hausdorff distance (Eq. 6) and the ramp score, of Table 2, are in no loss.
+"""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -7,7 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["dtw_tdi", "evaluate_forecasts", "mse"]
+__all__ = ["RAMP_TOLERANCE", "dtw_tdi", "evaluate_forecasts", "hausdorff", "mse", "ramp_score"]
+
+RAMP_TOLERANCE = 0.05
 
 
 def mse(prediction: ArrayLike | torch.Tensor, target: ArrayLike | torch.Tensor) -> NDArray[np.float64]:
@@ -49,10 +54,74 @@ def dtw_tdi(
     """
     prediction, target = _paired(prediction, target)
     scores = np.full((2, len(target)), np.nan)
-    finite = np.isfinite(prediction) & np.isfinite(target)
-    for sample in np.flatnonzero(finite.all(axis=(1, 2))):
+    for sample in _finite(prediction, target):
         scores[:, sample] = _dtw_tdi_of_one(prediction[sample], target[sample])
     return scores[0], scores[1]
+
+
+def hausdorff(
+    prediction: ArrayLike | torch.Tensor, target: ArrayLike | torch.Tensor, change_points: int = 1
+) -> NDArray[np.float64]:
+    """Hausdorff distance between the change points of each forecast and of its target (Eq. 6).
+
+    The paper does not say how it finds change points. Here they are those of kernel change point detection (Arlot,
+    Celisse and Harchaoui) with a linear kernel and a given number of them, by ruptures: the partition into segments
+    of two steps or more with the least squared error around the segments' means.
+
+    Args:
+        prediction: Forecasts, ``(S, k, d)``, of any real dtype and on any device.
+        target: True futures, of the same shape.
+        change_points: How many in each series; at least 1, and k must be at least twice as many and 2.
+
+    Returns:
+        ``(S,)``, in time steps; nan for a series that holds nan or an infinity.
+
+    Raises:
+        ValueError: If the shapes differ or are not ``(S, k, d)``, or k is too short.
+    """
+    prediction, target = _paired(prediction, target)
+    steps = target.shape[1]
+    if change_points < 1 or steps < 2 * (change_points + 1):
+        raise ValueError(
+            f"change_points must be at least 1 and leave segments of 2 of the {steps} steps, got {change_points}."
+        )
+    distance = np.full(len(target), np.nan)
+    for sample in _finite(prediction, target):
+        found, true = (_change_points(series[sample], change_points) for series in (prediction, target))
+        apart = np.abs(found[:, None] - true)
+        distance[sample] = max(apart.min(axis=1).max(), apart.min(axis=0).max())
+    return distance
+
+
+def ramp_score(
+    prediction: ArrayLike | torch.Tensor, target: ArrayLike | torch.Tensor, tolerance: float = RAMP_TOLERANCE
+) -> NDArray[np.float64]:
+    """Ramp score of each series (Vallance et al. 2017): how much the slopes of forecast and target differ.
+
+    Both are compressed to lines by the swinging door algorithm (Florita et al. 2013): a line goes on as long as some
+    slope leads within ``tolerance`` of all samples since its start. The score is the absolute difference of the two
+    slopes, summed over the steps of the horizon. The paper does not say its tolerance; ours is 0.05.
+
+    Args:
+        prediction: Forecasts, ``(S, k, d)``, of any real dtype and on any device.
+        target: True futures, of the same shape.
+        tolerance: Half the width of the door, in the unit of the data; 0 compares every rise with its counterpart.
+
+    Returns:
+        ``(S,)``, in the unit of the data, the mean over the variables; nan for a series that holds nan or an
+        infinity.
+
+    Raises:
+        ValueError: If the shapes differ or are not ``(S, k, d)``, or the tolerance is negative or nan.
+    """
+    prediction, target = _paired(prediction, target)
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be at least 0, got {tolerance}.")
+    score = np.full(len(target), np.nan)
+    finite = _finite(prediction, target)
+    slopes = [_slopes(np.moveaxis(series[finite], 1, 2), tolerance) for series in (prediction, target)]
+    score[finite] = np.abs(slopes[0] - slopes[1]).sum(axis=2).mean(axis=1)
+    return score
 
 
 def evaluate_forecasts(prediction: ArrayLike | torch.Tensor, target: ArrayLike | torch.Tensor) -> dict[str, float]:
@@ -89,6 +158,46 @@ def _dtw_path() -> Callable[[NDArray, NDArray], tuple[list[tuple[int, int]], flo
     from tslearn.metrics import dtw_path
 
     return partial(dtw_path, be=instantiate_backend("numpy"))
+
+
+def _change_points(series: NDArray, count: int) -> NDArray[np.int64]:
+    """First steps of all segments of ``series``, (k, d), but the first."""
+    from ruptures import KernelCPD  # it brings scipy, which only these runs need
+
+    return np.array(KernelCPD(kernel="linear", min_size=2).fit(series).predict(n_bkps=count)[:-1])
+
+
+def _slopes(series: NDArray, tolerance: float) -> NDArray[np.float64]:
+    """Slopes ``(..., k - 1)`` of ``series``, (..., k), after its compression to lines."""
+    steps = np.arange(series.shape[-1])
+    knots = _swinging_door(series.reshape(-1, len(steps)), tolerance).reshape(series.shape)
+    start = np.maximum.accumulate(np.where(knots, steps, 0), axis=-1)[..., :-1]
+    backwards = np.where(knots, steps, steps[-1])[..., ::-1]
+    end = np.minimum.accumulate(backwards, axis=-1)[..., ::-1][..., 1:]
+    rise = np.take_along_axis(series, end, -1) - np.take_along_axis(series, start, -1)
+    return rise / (end - start)
+
+
+def _swinging_door(series: NDArray, tolerance: float) -> NDArray[np.bool_]:
+    """Where the lines of each series, (n, k), begin and end."""
+    rows, pivot = np.arange(len(series)), np.zeros(len(series), dtype=np.int64)
+    low, high = np.full(len(series), -np.inf), np.full(len(series), np.inf)
+    knots = np.zeros(series.shape, dtype=bool)
+    knots[:, [0, -1]] = True
+    for t in range(1, series.shape[1]):
+        rise, run = series[:, t] - series[rows, pivot], t - pivot
+        low, high = np.maximum(low, (rise - tolerance) / run), np.minimum(high, (rise + tolerance) / run)
+        shut = low > high  # no slope is left that passes all samples since the pivot
+        knots[shut, t - 1] = True
+        pivot[shut] = t - 1
+        rise = series[shut, t] - series[shut, t - 1]
+        low[shut], high[shut] = rise - tolerance, rise + tolerance
+    return knots
+
+
+def _finite(prediction: NDArray, target: NDArray) -> NDArray[np.int64]:
+    """Which series can be measured."""
+    return np.flatnonzero((np.isfinite(prediction) & np.isfinite(target)).all(axis=(1, 2)))
 
 
 def _paired(
