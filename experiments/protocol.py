@@ -99,25 +99,18 @@ class Command:
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        add = parser.add_argument
+        add, count = parser.add_argument, {"type": _at_least_1, "metavar": "N"}
         several = {"nargs": "+", "choices": datasets, "default": list(datasets), "metavar": "NAME"}
         if len(datasets) > 1:
             add("--datasets", **several, help=f"of {', '.join(datasets)} (default: all)")
         if has_runs:
-            add(
-                "--runs", type=_at_least_1, default=RUNS, metavar="N", help="seeds 0 to N - 1 (paper and default: 10)"
-            )
-        add("--epochs", type=_at_least_1, default=EPOCHS, metavar="N", help="at most (paper and default: 1000)")
-        cores = {"type": _at_least_1, "default": os.cpu_count(), "metavar": "N"}
-        add("--jobs", dest="workers", **cores, help="at a time, one thread each (default: all cores, %(default)s)")
+            add("--runs", **count, default=RUNS, help="seeds 0 to N - 1 (paper and default: 10)")
+        add("--epochs", **count, default=EPOCHS, help="at most (paper and default: 1000)")
+        cores = "at a time, one thread each (default: all cores, %(default)s)"
+        add("--jobs", dest="workers", **count, default=os.cpu_count(), help=cores)
         add("--backend", choices=list(BACKENDS), default="loky", help="of joblib (default: loky, processes here)")
         paths = {"nargs": "+", "type": _data_path, "default": [], "metavar": "NAME=PATH"}
-        add(
-            "--data-path",
-            dest="data_paths",
-            **paths,
-            help="where a dataset's files are: traffic=downloads/traffic.csv",
-        )
+        add("--data-path", dest="data_paths", **paths, help="where a dataset's files are: traffic=traffic.csv")
         add("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: experiments/results")
         add("--report-only", action="store_true", help="only write the table, from the jobs that are finished")
         args = {"datasets": list(datasets), "runs": 1, **vars(parser.parse_args(argv))}
