@@ -25,6 +25,7 @@ from itertools import product
 from experiments.jobs import Job, Result
 from experiments.protocol import DATASETS, MODELS, Command, job
 from experiments.table1 import LOSSES
+from experiments.tables import pipes
 from training import atomic_write
 
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
@@ -155,7 +156,7 @@ def _lost_by(patience: int, result: Result) -> float:
 def _comparison(results: Iterable[Result], chosen: Mapping[str, Settings]) -> str:
     """Every training that was compared, in Markdown, the chosen ones in bold."""
     header = ("trained", "learning rate", "alpha", "band", "lowest validation loss", "DILATE there", "epoch")
-    lines = [header, ["---"] * len(header)]
+    lines = [header]
     for result in results:
         own, name = result["job"], "{dataset}-{model}-{loss}".format(**result["job"])
         others = {key: value for key, value in chosen.get(name, {}).items() if key != "patience"}
@@ -171,9 +172,9 @@ def _comparison(results: Iterable[Result], chosen: Mapping[str, Settings]) -> st
             ]
         )
     patiences = sorted({(name.rpartition("-")[0], settings["patience"]) for name, settings in chosen.items()})
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     looks = ", ".join(f"{name} {patience}" for name, patience in patiences)
-    return f"Chosen on validation data by `python -m experiments.choose`, in bold. Patience: {looks}.\n\n{table}\n"
+    caption = f"Chosen on validation data by `python -m experiments.choose`, in bold. Patience: {looks}."
+    return f"{caption}\n\n{pipes(lines)}\n"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from training import atomic_write
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Row", "Summary", "Table", "best", "summary"]
+__all__ = ["OURS", "PAPER", "Row", "Summary", "Table", "best", "in_words", "pipes", "summary"]
 
 LEVEL = 0.05
 OURS, PAPER = {"color": "#0072B2", "marker": "o"}, {"color": "#D55E00", "marker": "s", "markerfacecolor": "white"}
@@ -99,9 +99,8 @@ class Table:
         header = ["", "metric"]
         for column, label in self.columns.items():
             header += [label, "paper"] if column in self.rows[0].paper else [label]
-        lines = [header, ["---"] * len(header), *map(self._line, self.rows)]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"{self.caption} Mean ± standard deviation (number of our runs).\n\n{table}\n"
+        lines = pipes([header, *map(self._line, self.rows)])
+        return f"{self.caption} Mean ± standard deviation (number of our runs).\n\n{lines}\n"
 
     def _line(self, row: Row) -> list[str]:
         bold, bold_of_paper = best(row.ours), best({**row.ours, **row.paper})
@@ -109,9 +108,9 @@ class Table:
         for column in self.columns:
             cell = row.ours.get(column)
             runs = f" ({cell.runs})" if cell is not None else ""
-            line.append(_in_words(cell, row.scale, column in bold) + runs)
+            line.append(in_words(cell, row.scale, column in bold) + runs)
             if column in row.paper:
-                line.append(_in_words(row.paper[column], row.scale, column in bold_of_paper))
+                line.append(in_words(row.paper[column], row.scale, column in bold_of_paper))
         return line
 
     def _csv(self) -> str:
@@ -158,7 +157,14 @@ class Table:
         axes.grid(alpha=0.3)
 
 
-def _in_words(cell: Summary | None, scale: float, bold: bool) -> str:
+def pipes(lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first line is its header."""
+    header, *others = lines
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *others))
+
+
+def in_words(cell: Summary | None, scale: float, bold: bool) -> str:
+    """Mean and standard deviation to three digits; a dash where there is no run."""
     if cell is None:
         return "-"
     text = f"{cell.mean * scale:#.3g}" + (f" ± {cell.std * scale:#.3g}" if cell.runs > 1 else "")
