@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from experiments.jobs import BACKENDS, Job, Result, Store, run_all
 from paper_results import RUNS
@@ -123,16 +124,21 @@ class Command:
             cells: Cell of a table -> its jobs, one per seed, equally many in all cells.
 
         Raises:
-            SystemExit: 1, if a job failed; the results of the others are kept.
+            SystemExit: 1, if a job failed; 2, if the backend is not installed; 130, if interrupted by Ctrl-C. What is
+                finished is kept.
         """
         store, failed = Store(self.results), []
         if not self.report_only:
             # Seed by seed, so that all cells have as many runs when it is interrupted.
             rounds = [job for jobs in zip(*cells.values(), strict=True) for job in jobs]
-            failed = run_all(rounds, store, self.data_paths, self.workers, self.backend)
+            try:
+                failed = run_all(rounds, store, self.data_paths, self.workers, self.backend)
+            except ModuleNotFoundError as missing:
+                _end(2, f"--backend {self.backend} needs a package that is not installed: {missing.name}.")
+            except KeyboardInterrupt:
+                _end(130, "\nInterrupted; the same command goes on from here.")
         if failed:
-            print(f"{len(failed)} jobs failed, see above; the same command runs them again.", file=sys.stderr)
-            raise SystemExit(1)
+            _end(1, f"{len(failed)} jobs failed, see above; the same command runs them again.")
         found = {cell: [store.read(job) for job in jobs] for cell, jobs in cells.items()}
         return {cell: [result for result in results if result is not None] for cell, results in found.items()}
 
@@ -142,8 +148,12 @@ class Command:
         try:
             return [job(dataset, model, loss, seed, **settings) for seed in range(self.runs)]
         except LookupError as problem:
-            print(problem.args[0], file=sys.stderr)
-            raise SystemExit(2) from None
+            _end(2, problem.args[0])
+
+
+def _end(code: int, sentence: str) -> NoReturn:
+    print(sentence, file=sys.stderr)
+    raise SystemExit(code) from None
 
 
 def _at_least_1(text: str) -> int:

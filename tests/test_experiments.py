@@ -425,6 +425,23 @@ def test_a_table_with_a_failed_job_ends_with_1_and_keeps_the_others(chosen, tmp_
     assert len(results_of(tmp_path)) == 3
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "\nInterrupted; the same command goes on from here.\n"),
+        (ModuleNotFoundError(name="dask"), 2, "--backend loky needs a package that is not installed: dask.\n"),
+    ],
+)
+def test_an_end_before_the_end_is_one_sentence(chosen, tmp_path, monkeypatch, capsys, error, code, sentence):
+    def stop(*args):
+        raise error
+
+    monkeypatch.setattr(protocol, "run_all", stop)
+    with pytest.raises(SystemExit) as ended:
+        table3.main(["--results", str(tmp_path)])
+    assert (ended.value.code, capsys.readouterr().err) == (code, sentence)
+
+
 # --- weights ------------------------------------------
 
 
