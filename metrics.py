@@ -3,11 +3,11 @@
 MSE, DTW and TDI are those of Table 1; the Hausdorff distance (Eq. 6) and the ramp score, of Table 2, are in no loss.
 """
 
-from collections.abc import Callable
-from functools import cache, partial
+from contextlib import suppress
 
 import numpy as np
 import torch
+from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["RAMP_TOLERANCE", "dtw_tdi", "evaluate_forecasts", "hausdorff", "mse", "ramp_score"]
@@ -35,11 +35,11 @@ def mse(prediction: ArrayLike | torch.Tensor, target: ArrayLike | torch.Tensor) 
 def dtw_tdi(
     prediction: ArrayLike | torch.Tensor, target: ArrayLike | torch.Tensor
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Dynamic time warping and temporal distortion index of each series, from tslearn's best path A*.
+    """Dynamic time warping and temporal distortion index of each series, from the best path A* that tslearn finds.
 
     DTW is the square root of the squared distances summed over A* (so it is not the value of a squared loss);
-    TDI is Eq. 3, ``<A*, Omega>`` with ``Omega(i, j) = (i - j)^2 / k^2``, and can exceed 1. Where several
-    paths are best, tslearn prefers the diagonal.
+    TDI is Eq. 3, ``<A*, Omega>`` with ``Omega(i, j) = (i - j)^2 / k^2``, and can exceed 1. Where several paths are
+    best, A* is the one that is diagonal as long as it can be, seen from the end.
 
     Args:
         prediction: Forecasts, ``(S, k, d)``, of any real dtype and on any device.
@@ -54,8 +54,8 @@ def dtw_tdi(
     """
     prediction, target = _paired(prediction, target)
     scores = np.full((2, len(target)), np.nan)
-    for sample in _finite(prediction, target):
-        scores[:, sample] = _dtw_tdi_of_one(prediction[sample], target[sample])
+    finite = _finite(prediction, target)
+    scores[:, finite] = _dtw_tdi_of_all(prediction[finite], target[finite])
     return scores[0], scores[1]
 
 
@@ -144,20 +144,52 @@ def evaluate_forecasts(prediction: ArrayLike | torch.Tensor, target: ArrayLike |
     return {"mse": float(squared_error.mean()), "dtw": float(dtw.mean()), "tdi": float(tdi.mean())}
 
 
-def _dtw_tdi_of_one(prediction: NDArray, target: NDArray) -> tuple[float, float]:
-    path, dtw = _dtw_path()(target, prediction)
-    i, j = np.transpose(path)
-    return dtw, np.square(i - j).sum() / len(target) ** 2
+def _jit(function):
+    """Compile, and cache on disk if there is a place for it: tslearn's own takes five seconds in each process."""
+    dispatcher = njit(nogil=True)(function)
+    with suppress(RuntimeError):  # numba's "no locator available"
+        dispatcher.enable_caching()
+    return dispatcher
 
 
-@cache
-def _dtw_path() -> Callable[[NDArray, NDArray], tuple[list[tuple[int, int]], float]]:
-    # tslearn takes seconds to import: only evaluation pays. Not told its backend, it looks for one at every
-    # call, which costs ten times the warping itself.
-    from tslearn.backend import instantiate_backend
-    from tslearn.metrics import dtw_path
+@_jit
+def _best_path(target, prediction, cost, path):
+    """Fill ``path`` with the cells of A*, from the last to the first, and return their number and summed cost."""
+    k, d = target.shape
+    cost[0, :], cost[:, 0] = np.inf, np.inf
+    cost[0, 0] = 0.0
+    for i in range(k):
+        for j in range(k):
+            distance = 0.0
+            for v in range(d):
+                distance += (target[i, v] - prediction[j, v]) ** 2
+            cost[i + 1, j + 1] = distance + min(cost[i, j], cost[i, j + 1], cost[i + 1, j])
+    i, j, length = k - 1, k - 1, 1
+    path[0] = i, j
+    while i > 0 or j > 0:
+        diagonal, up, left = cost[i, j], cost[i, j + 1], cost[i + 1, j]  # what leads to cell (i, j)
+        if j == 0 or (i > 0 and up < diagonal and up <= left):
+            i -= 1
+        elif i == 0 or (left < diagonal and left < up):
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+        path[length] = i, j
+        length += 1
+    return length, cost[k, k]
 
-    return partial(dtw_path, be=instantiate_backend("numpy"))
+
+@_jit
+def _dtw_tdi_of_all(prediction, target):
+    """DTW and TDI of finite series, ``(2, S)``."""
+    samples, k, _ = target.shape
+    scores = np.empty((2, samples))
+    cost, path = np.empty((k + 1, k + 1)), np.empty((2 * k - 1, 2), dtype=np.int64)
+    for sample in range(samples):
+        length, squared = _best_path(target[sample], prediction[sample], cost, path)
+        lag = path[:length, 0] - path[:length, 1]
+        scores[0, sample], scores[1, sample] = np.sqrt(squared), np.sum(lag * lag) / k**2
+    return scores
 
 
 def _change_points(series: NDArray, count: int) -> NDArray[np.int64]:

@@ -269,5 +269,5 @@ def _short(value: float) -> float:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("torch", "numpy", "numba", "tslearn", "ruptures")
+    packages = ("torch", "numpy", "numba", "ruptures")
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
