@@ -138,7 +138,7 @@ class Command:
             except KeyboardInterrupt:
                 _end(130, "\nInterrupted; the same command goes on from here.")
         if failed:
-            _end(1, f"{len(failed)} jobs failed, see above; the same command runs them again.")
+            _end(1, f"{len(failed)} jobs failed, see above; the same command runs them again, and no other one.")
         found = {cell: [store.read(job) for job in jobs] for cell, jobs in cells.items()}
         return {cell: [result for result in results if result is not None] for cell, results in found.items()}
 

@@ -18,6 +18,11 @@ LOSSES = {"mse": "MSE", "soft_dtw": "DTW_γ", "dilate": "DILATE"}
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, print the table, and write results/table1.*."""
     command = Command.parse("table1", __doc__, argv)
+    print(table(command).write(command.results))
+
+
+def table(command: Command) -> Table:
+    """The table of the command's runs."""
     cells = {
         (dataset, model, loss): command.jobs(dataset, model, loss)
         for dataset in command.datasets
@@ -37,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for dataset in command.datasets
         for metric in ("mse", "dtw", "tdi")
     ]
-    print(Table("table1", "Table 1.", LOSSES, rows).write(command.results))
+    return Table("table1", "Table 1.", LOSSES, rows)
 
 
 def _paper(dataset: str, model: str, loss: str, metric: str) -> Summary:

@@ -14,6 +14,11 @@ from paper_results import RUNS, TABLE_2, printed_scale
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, print the table, and write results/table2.*."""
     command = Command.parse("table2", __doc__, argv)
+    print(table(command).write(command.results))
+
+
+def table(command: Command) -> Table:
+    """The table of the command's runs."""
     cells = {
         (dataset, loss): command.jobs(dataset, "seq2seq", loss) for dataset in command.datasets for loss in LOSSES
     }
@@ -29,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for dataset in command.datasets
         for metric in ("hausdorff", "ramp")
     ]
-    print(Table("table2", "Table 2, Seq2Seq.", LOSSES, rows).write(command.results))
+    return Table("table2", "Table 2, Seq2Seq.", LOSSES, rows)
 
 
 if __name__ == "__main__":

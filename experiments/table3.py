@@ -17,6 +17,11 @@ LOSSES = {"dilate": "DILATE", "tangled_weighted": "DILATE^t-W", "tangled_band": 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, print the table, and write results/table3.*."""
     command = Command.parse("table3", __doc__, argv, ["synthetic"])
+    print(table(command).write(command.results))
+
+
+def table(command: Command) -> Table:
+    """The table of the command's runs."""
     results = command.collect({(loss,): command.jobs("synthetic", "seq2seq", loss) for loss in LOSSES})
     rows = [
         Row(
@@ -28,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         for metric in ("mse", "dtw", "ramp", "tdi", "hausdorff")
     ]
-    print(Table("table3", "Table 3, Seq2Seq.", LOSSES, rows).write(command.results))
+    return Table("table3", "Table 3, Seq2Seq.", LOSSES, rows)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,11 @@ COLUMNS = {"lstnet": "LSTNet-rec (paper)", "tt_rnn": "TT-RNN (paper)", "dilate":
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, print the table, and write results/table4.*."""
     command = Command.parse("table4", __doc__, argv, ["traffic"])
+    print(table(command).write(command.results))
+
+
+def table(command: Command) -> Table:
+    """The table of the command's runs."""
     results = command.collect({("dilate",): command.jobs("traffic", "seq2seq", "dilate")})["dilate",]
     rows = []
     for metric in ("mse", "dtw", "ramp", "tdi", "hausdorff"):
@@ -24,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ours = {**paper, "dilate": summary(values(results, metric))}
         scale = printed_scale("traffic", metric)
         rows.append(Row(DATASETS["traffic"], METRICS[metric], scale, ours, {"dilate": paper["dilate"]}))
-    print(Table("table4", "Table 4.", COLUMNS, rows).write(command.results))
+    return Table("table4", "Table 4.", COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from training import atomic_write
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["OURS", "PAPER", "Row", "Summary", "Table", "best", "in_words", "pipes", "summary"]
+__all__ = ["LEVEL", "OURS", "PAPER", "Row", "Summary", "Table", "best", "in_words", "p_value", "pipes", "summary"]
 
 LEVEL = 0.05
 OURS, PAPER = {"color": "#0072B2", "marker": "o"}, {"color": "#D55E00", "marker": "s", "markerfacecolor": "white"}
@@ -48,7 +48,12 @@ def best(cells: Mapping[str, Summary | None]) -> set[str]:
         return set()
     lowest = min(known.values())
     # A lowest cell is compared with itself: p = 1, or nan where its std is 0.
-    return {name for name, cell in known.items() if not ttest_ind_from_stats(*lowest, *cell).pvalue < LEVEL}
+    return {name for name, cell in known.items() if not p_value(lowest, cell) < LEVEL}
+
+
+def p_value(a: Summary, b: Summary) -> float:
+    """Of Student's t-test for the same mean; nan where one of them is a single run."""
+    return float(ttest_ind_from_stats(*a, *b).pvalue) if min(a.runs, b.runs) > 1 else float("nan")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_ind
 
-from experiments import choose, fig5, jobs, protocol, table1, table2, table3, table4, weights
+from experiments import choose, claims, fig5, jobs, protocol, table1, table2, table3, table4, weights
 from experiments.jobs import Job, Store, run, run_all
 from experiments.tables import Row, Summary, Table, best, summary
 from metrics import evaluate_forecasts, hausdorff, ramp_score
@@ -420,7 +420,7 @@ def test_a_table_with_a_failed_job_ends_with_1_and_keeps_the_others(chosen, tmp_
     with pytest.raises(SystemExit) as ended:
         table2.main([*flags, "--datasets", "synthetic", "traffic", "--data-path", f"traffic={tmp_path / 'none.csv'}"])
     assert ended.value.code == 1
-    assert "3 jobs failed, see above; the same command runs them again." in capsys.readouterr().err
+    assert "3 jobs failed, see above; the same command runs them again, and no other one." in capsys.readouterr().err
     assert len(results_of(tmp_path)) == 3
 
 
@@ -439,6 +439,59 @@ def test_an_end_before_the_end_is_one_sentence(chosen, tmp_path, monkeypatch, ca
     with pytest.raises(SystemExit) as ended:
         table3.main(["--results", str(tmp_path)])
     assert (ended.value.code, capsys.readouterr().err) == (code, sentence)
+
+
+# --- claims -------------------------------------------
+
+
+def rows_of_table_1(shift=0.0):
+    """Ours are the paper's numbers, moved by so many of its standard deviations."""
+    rows = []
+    for model in protocol.MODELS:
+        for dataset in protocol.DATASETS:
+            for metric in ("mse", "dtw", "tdi"):
+                paper = {loss: table1._paper(dataset, model, loss, metric) for loss in table1.LOSSES}
+                ours = {loss: cell._replace(mean=cell.mean + shift * cell.std) for loss, cell in paper.items()}
+                rows.append(Row(f"{model} {dataset}", protocol.METRICS[metric], 1, ours, paper))
+    return rows
+
+
+def test_the_papers_numbers_support_what_its_text_counts():
+    lines = [line.strip("| ").split(" | ") for line in claims._counted(rows_of_table_1()).splitlines()[2:]]
+    names = lines[0][2::2]
+    assert names == ["lower, paper", "better, paper", "equivalent, paper", "worse, paper"]
+    counted = {(line[0], line[1]): [int(cell.split(" of ")[0]) for cell in line[2::2]] for line in lines[2:]}
+    assert counted == {
+        ("MSE", "MSE"): [0, 0, 3, 3],  # "equivalent in 3 of 6"
+        ("MSE", "DTW"): [6, 4, 2, 0],  # "better in 6 of 6", and in bold in 5 (Seq2Seq on Traffic: p = 0.054)
+        ("MSE", "TDI"): [6, 3, 3, 0],  # "better in 6 of 6", and in bold in 3
+        ("DTW_γ", "MSE"): [6, 6, 0, 0],  # "always significantly better"
+        ("DTW_γ", "DTW"): [3, 2, 3, 1],  # 2 wins, 3 ties, 1 loss
+        ("DTW_γ", "TDI"): [6, 6, 0, 0],
+    }
+    assert all(line[2::2] == line[3::2] for line in lines[2:])  # ours are the paper's here
+    assert lines[2][2].endswith(" of 6")
+
+
+def test_cells_outside_of_two_standard_deviations_are_listed():
+    assert "0 of 54 cells" in claims._outside({"table1": rows_of_table_1(1.9)})
+    text = claims._outside({"table1": rows_of_table_1(-2.1)})
+    assert "54 of 54 cells" in text
+    assert text.count("| -2.1 |") == 54
+
+
+def test_claims_are_made_of_the_finished_jobs(chosen, tmp_path, capsys):
+    for loss in ("mse", "dilate"):
+        for seed in range(2):
+            run(protocol.job("synthetic", "mlp", loss, seed, epochs=1), Store(tmp_path))
+    claims.main(["--epochs", "1", "--runs", "2", "--datasets", "synthetic", "--results", str(tmp_path)])
+    text = (tmp_path / "claims.md").read_text()
+    assert text in capsys.readouterr().out
+    dilate, mse = ([r["test"]["dtw"] for r in results_of(tmp_path, loss=loss)] for loss in ("dilate", "mse"))
+    difference, p = 100 * (np.mean(dilate) - np.mean(mse)), ttest_ind(dilate, mse).pvalue
+    assert f"| MLP, Synthetic | DTW × 100 | {difference:+.3g} | {p:.2g} | - | - |" in text
+    assert "| MSE | DTW | 2 of 2 |" in text
+    assert len(results_of(tmp_path)) == 4
 
 
 # --- weights ------------------------------------------
