@@ -513,6 +513,16 @@ def test_rounding_is_to_the_nearest():
     assert weights.rounded(values).tolist() == [1.0, 1 + step, 2.0, -1 - step]
 
 
+@pytest.mark.parametrize("loss", table1.LOSSES)
+def test_the_weights_in_the_clone_have_the_scores_of_their_job(loss):
+    job = protocol.job("synthetic", "seq2seq", loss, 0)
+    net = jobs._network(job, data := jobs._data("synthetic", None, None))
+    net.load_state_dict(load_checkpoint(weights.FOLDER / f"{loss}.pt")["net"])
+    stored = Store(protocol.RESULTS).read(job)["test"]
+    scores = evaluate_forecasts(*predict(net, data.test))
+    assert scores == pytest.approx({name: stored[name] for name in scores}, rel=2e-4)
+
+
 def test_the_exported_networks_are_those_of_table_1(chosen, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "weights")
     weights.main(["--epochs", "1", "--jobs", "1", "--results", str(tmp_path)])
