@@ -520,7 +520,7 @@ def test_the_weights_in_the_clone_have_the_scores_of_their_job(loss):
     net.load_state_dict(load_checkpoint(weights.FOLDER / f"{loss}.pt")["net"])
     stored = Store(protocol.RESULTS).read(job)["test"]
     scores = evaluate_forecasts(*predict(net, data.test))
-    assert scores == pytest.approx({name: stored[name] for name in scores}, rel=2e-4)
+    assert scores == pytest.approx({name: stored[name] for name in scores}, rel=1e-3)
 
 
 def test_the_exported_networks_are_those_of_table_1(chosen, tmp_path, monkeypatch):
