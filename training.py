@@ -21,6 +21,7 @@ __all__ = [
     "CheckpointError",
     "DivergenceError",
     "atomic_write",
+    "best_record",
     "eval_model",
     "load_checkpoint",
     "load_weights",
@@ -60,8 +61,10 @@ def train_model(
     net: nn.Module,
     criterion: Criterion,
     train_set: Dataset,
-    test_set: Dataset,
+    test_set: Dataset | None,
     *,
+    valid_set: Dataset | None = None,
+    patience: int | None = None,
     learning_rate: float = 1e-3,
     epochs: int = 500,
     batch_size: int = 100,
@@ -82,13 +85,20 @@ def train_model(
     dropout (your global random state is put back afterwards). A training continued from a checkpoint
     therefore gives exactly the numbers of one that was never interrupted. Denormal numbers count as 0.
 
+    With a validation set the network ends with the weights of the evaluation at which the criterion itself was
+    lowest on that set, and with ``patience`` the training stops early (the paper's protocol, which does not say by
+    what: the criterion is the one number that every training loss has, and favours none of the metrics).
+
     Args:
         net: Maps ``(B, N_input, input_size)`` to ``(B, N_output, output_size)``. Batches are brought to the
             dtype and device of its parameters.
         criterion: ``criterion(prediction, target)`` gives the scalar to minimise. If it also has
             ``components(prediction, target) -> (loss, shape, temporal)``, these terms are printed.
         train_set: Dataset that serves ``dataset[indices]`` as a batch ``(input, target, ...)``.
-        test_set: The same, for the evaluations.
+        test_set: The same, for the evaluations; None leaves their scores out.
+        valid_set: The same, to choose the weights by.
+        patience: Evaluations in a row without a lower ``valid_loss`` after which the training stops; never, if not
+            given. A stopped training goes on from its checkpoint if this is raised.
         learning_rate: Adam's step size.
         epochs: Passes over the training set, those before the checkpoint included.
         batch_size: Series per step; the last batch of an epoch holds what is left.
@@ -103,28 +113,33 @@ def train_model(
 
     Returns:
         A record per evaluation, earlier sessions included: ``epoch``, ``train_loss`` (mean over that epoch's
-        series), ``mse``, ``dtw``, ``tdi`` (means over the test set) and ``seconds`` (of training, without
-        evaluation, since epoch 0).
+        series), ``valid_loss`` (mean over the validation set), ``mse``, ``dtw``, ``tdi`` (means over the test set)
+        and ``seconds`` (of training, without evaluation, since epoch 0). `best_record` tells whose weights the
+        network has.
 
     Raises:
         TypeError: If a count is not a whole number.
-        ValueError: If a number is out of its range, or the checkpoint is beyond ``epochs``.
+        ValueError: If a number is out of its range, the checkpoint is beyond ``epochs``, or ``patience`` comes
+            without a validation set.
         CheckpointError: If the checkpoint is unreadable, or of another network, learning rate, batch size or
-            seed.
+            seed, or was written without a validation set and cannot go on with one.
         DivergenceError: If the training loss becomes nan or infinite.
         OSError: If the checkpoint cannot be read or written.
     """
     _check_numbers(learning_rate, epochs, batch_size, print_every, eval_every, seed)
+    _check_patience(patience, valid_set)
     if device is not None:
         net.to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
     protocol = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
-    start, history = _restore(checkpoint, net, optimizer, protocol)
+    start, history, best = _restore(checkpoint, net, optimizer, protocol, valid_set)
     if start > epochs:
         raise ValueError(f"epochs must be at least {start}, which {checkpoint} already has, got {epochs}.")
     seconds = history[-1]["seconds"] if history else 0.0
     with _flushed_denormals(), _kept_random_state(net), _bar(progress, start, epochs) as bar:
         for epoch in range(start, epochs):
+            if _out_of_patience(history, patience):
+                break
             begun = perf_counter()
             batch_order = _seed_epoch(seed, epoch)
             summary = _train_epoch(net, criterion, optimizer, batches(train_set, batch_size, batch_order))
@@ -136,15 +151,36 @@ def train_model(
                 tqdm.write(_training_line(epoch, summary, criterion))
             if not _due(epoch, eval_every, last):
                 continue
-            scores = eval_model(net, test_set, batch_size)
+            scores = {} if valid_set is None else {"valid_loss": _mean_loss(net, criterion, valid_set, batch_size)}
+            if test_set is not None:
+                scores |= eval_model(net, test_set, batch_size)
             history.append({"epoch": epoch, "train_loss": summary.mean, **scores, "seconds": seconds})
+            if valid_set is not None and best_record(history) is history[-1]:
+                best = {name: value.clone() for name, value in net.state_dict().items()}
             if checkpoint is not None:
-                save_checkpoint(checkpoint, net, optimizer, epoch, history, protocol, settings)
-            if print_every:
+                save_checkpoint(checkpoint, net, optimizer, epoch, history, protocol, settings, best)
+            if print_every and scores:
                 tqdm.write(_evaluation_line(scores))
             if on_eval is not None:
                 on_eval(history[-1])
+    if best is not None:
+        net.load_state_dict(best)
     return history
+
+
+def best_record(history: list[Record]) -> Record:
+    """The record whose weights a training with these records ends with.
+
+    Args:
+        history: As `train_model` returns it.
+
+    Returns:
+        The first one with the lowest ``valid_loss``; without a validation set the last one.
+    """
+    if "valid_loss" not in history[-1]:
+        return history[-1]
+    # nan is neither below nor above any number, so it is sorted behind all of them.
+    return min(history, key=lambda record: (np.isnan(record["valid_loss"]), record["valid_loss"]))
 
 
 def eval_model(
@@ -203,6 +239,7 @@ def save_checkpoint(
     history: list[Record],
     protocol: Mapping[str, int | float],
     settings: Mapping[str, object] | None = None,
+    best: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a training's state, whole or not at all: state_dicts and plain values only.
 
@@ -214,6 +251,8 @@ def save_checkpoint(
         history: Records of `train_model`.
         protocol: What a continued training must agree with: learning rate, batch size, seed.
         settings: More plain values to keep.
+        best: The weights to use, if they are not the last ones; the file then has them as ``net``, and those to
+            continue from as ``last``.
 
     Raises:
         OSError: If the file cannot be written.
@@ -226,6 +265,8 @@ def save_checkpoint(
         "protocol": dict(protocol),
         "settings": dict(settings or {}),
     }
+    if best is not None:
+        state |= {"net": dict(best), "last": net.state_dict()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
@@ -322,6 +363,17 @@ def _train_epoch(
     return _EpochSummary(float(total) / count, float(loss.detach()), prediction.detach(), target)
 
 
+def _mean_loss(net: nn.Module, criterion: Criterion, dataset: Dataset, batch_size: int) -> float:
+    """Mean of the training criterion over the series of a dataset."""
+    like = next(net.parameters())
+    prediction, target = predict(net, dataset, batch_size)
+    total = 0.0
+    with torch.no_grad():
+        for forecasts, truths in zip(prediction.split(batch_size), target.split(batch_size), strict=True):
+            total += float(criterion(forecasts.to(like), truths.to(like))) * len(forecasts)
+    return total / len(prediction)
+
+
 def _seed_epoch(seed: int, epoch: int) -> torch.Generator:
     mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
     torch.manual_seed(mixed)
@@ -340,9 +392,11 @@ def _restore(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
     protocol: Mapping[str, int | float],
-) -> tuple[int, list[Record]]:
+    valid_set: Dataset | None,
+) -> tuple[int, list[Record], dict[str, Tensor] | None]:
+    """First epoch to train, the records of those before, and the best weights so far."""
     if checkpoint is None or not Path(checkpoint).exists():
-        return 0, []
+        return 0, [], None
     state = load_checkpoint(checkpoint)
     if not state.keys() >= CHECKPOINT_KEYS:
         raise CheckpointError(f"{checkpoint} holds weights only, so no training can be continued from it.")
@@ -350,9 +404,11 @@ def _restore(
         before = state["protocol"].get(name)
         if before != value:
             raise CheckpointError(f"{checkpoint} was trained with {name}={before} and cannot go on with {value}.")
-    load_weights(net, state, checkpoint)
+    if valid_set is not None and "last" not in state:
+        raise CheckpointError(f"{checkpoint} was written without a validation set and cannot go on with one.")
+    load_weights(net, {"net": state.get("last", state["net"])}, checkpoint)
     optimizer.load_state_dict(state["optimizer"])
-    return state["epoch"] + 1, state["history"]
+    return state["epoch"] + 1, state["history"], None if valid_set is None else state["net"]
 
 
 def _check_numbers(
@@ -364,6 +420,20 @@ def _check_numbers(
     check_count("batch_size", batch_size)
     for name, value in {"print_every": print_every, "eval_every": eval_every, "seed": seed}.items():
         check_count(name, value, at_least=0)
+
+
+def _check_patience(patience: int | None, valid_set: Dataset | None) -> None:
+    if patience is None:
+        return
+    check_count("patience", patience)
+    if valid_set is None:
+        raise ValueError(f"patience needs a valid_set to look at, got patience={patience} without one.")
+
+
+def _out_of_patience(history: list[Record], patience: int | None) -> bool:
+    if patience is None or not history:
+        return False
+    return len(history) - 1 - history.index(best_record(history)) >= patience
 
 
 def _check_finite(summary: _EpochSummary, epoch: int) -> None:
@@ -401,7 +471,7 @@ def _training_line(epoch: int, summary: _EpochSummary, criterion: Criterion) -> 
 
 
 def _evaluation_line(scores: Mapping[str, float]) -> str:
-    return f" Eval mse=  {scores['mse']:.6g} dtw=  {scores['dtw']:.6g} tdi=  {scores['tdi']:.6g}"
+    return " Eval " + " ".join(f"{name}=  {value:.6g}" for name, value in scores.items())
 
 
 def _shape_of(state: Mapping[str, Tensor], name: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .csv_dataset import open_text
-from .windows import ForecastData, WindowDataset
+from .windows import ForecastData, WindowDataset, check_count
 
 _LENGTH, _INPUT_LENGTH = 140, 84
 _CLASS_COUNTS = {"TRAIN": (292, 177, 10, 19, 2), "TEST": (2627, 1590, 86, 175, 22)}  # of classes 1 to 5
@@ -29,27 +29,40 @@ _TIMEOUT = 30.0  # seconds without an answer after which a download is given up
 Pair = dict[str, Path]
 
 
-def load_ecg5000(path: str | Path | None = None, download: bool = True) -> ForecastData:
+def load_ecg5000(
+    path: str | Path | None = None, download: bool = True, held_out: int = 0, seed: int = 0
+) -> ForecastData:
     """Load ECG5000 with its official split: 500 training and 4,500 test heartbeats, in raw UCR values.
 
-    UCR series are already normalised one by one, and the paper's numbers are in those values. There is no
-    validation part. The files are looked for in `path` if one is given; else in the folder where tslearn
-    keeps its downloads, and downloaded into it if it does not exist. Existing files are never changed.
+    UCR series are already normalised one by one, and the paper's numbers are in those values. UCR has no
+    validation part; `held_out` draws one from the 500, without a look at the classes. The files are looked for in
+    `path` if one is given; else in the folder where tslearn keeps its downloads, and downloaded into it if it does
+    not exist. Existing files are never changed.
 
     Args:
         path: A folder that holds ECG5000_TRAIN and ECG5000_TEST (.txt or .tsv, gzipped or not), directly or
             in a sub-folder ECG5000.
         download: Whether to download the files if no `path` is given and tslearn's folder does not have them.
+        held_out: Training series to validate by instead of training on them, 0 to 499.
+        seed: Seed of the draw of those.
 
     Raises:
         FileNotFoundError: The files are not there, or could not be downloaded; the sentence says where they
             were looked for and how to get them.
         NotADirectoryError: `path` is not a folder.
-        ValueError: A file is damaged or is not that part of ECG5000.
+        TypeError: `held_out` or `seed` is not a whole number.
+        ValueError: A file is damaged or is not that part of ECG5000, or a number is out of range.
     """
+    check_count("held_out", held_out, at_least=0)
+    check_count("seed", seed, at_least=0)
     pair = _pair_of_user(Path(path).expanduser()) if path is not None else _pair_of_tslearn(download)
     train, test = (_read_part(pair[part], part) for part in ("TRAIN", "TEST"))
-    return ForecastData.from_parts("ecg5000", _dataset(train), None, _dataset(test))
+    if held_out >= len(train):
+        raise ValueError(f"held_out must leave one of the {len(train)} training series, given {held_out}")
+    chosen = np.zeros(len(train), dtype=bool)
+    chosen[np.random.default_rng(seed).permutation(len(train))[:held_out]] = True
+    valid = _dataset(train[chosen]) if held_out else None
+    return ForecastData.from_parts("ecg5000", _dataset(train[~chosen]), valid, _dataset(test))
 
 
 def _dataset(series: np.ndarray) -> WindowDataset:

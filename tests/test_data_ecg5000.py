@@ -212,6 +212,31 @@ def test_a_missing_folder_says_what_where_and_how(tmp_path):
     assert_guides(one_sentence(error), tmp_path / "absent")
 
 
+def test_held_out_series_are_a_seeded_draw_from_the_training_part(made, tables):
+    task = load("ecg5000", path=made, held_out=100)
+    assert (len(task.train), len(task.valid), len(task.test)) == (400, 100, 4500)
+    whole = tables["TRAIN"][:, 1:].astype(np.float32)
+    parts = [np.concatenate([part.inputs, part.targets], axis=1)[..., 0] for part in (task.train, task.valid)]
+    np.testing.assert_array_equal(np.unique(np.concatenate(parts), axis=0), np.unique(whole, axis=0))
+    again, other = (load("ecg5000", path=made, held_out=100, seed=seed).valid.inputs for seed in (0, 1))
+    assert again.equal(task.valid.inputs)
+    assert not other.equal(again)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "sentence"),
+    [
+        ({"held_out": 500}, ValueError, "held_out must leave one of the 500 training series, given 500"),
+        ({"held_out": -1}, ValueError, "held_out must be .* at least 0, given -1"),
+        ({"held_out": 0.2}, TypeError, "held_out must be a whole number"),
+        ({"held_out": 1, "seed": -1}, ValueError, "seed must be .* at least 0, given -1"),
+    ],
+)
+def test_a_number_of_held_out_series_that_cannot_be_is_refused(made, options, kind, sentence):
+    with pytest.raises(kind, match=sentence):
+        load("ecg5000", path=made, **options)
+
+
 def test_a_file_instead_of_its_folder_is_refused(made):
     with pytest.raises(NotADirectoryError, match=r"path must be the folder .* is a file"):
         load("ecg5000", path=made / "ECG5000_TRAIN.txt")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics import dtw_tdi, evaluate_forecasts, mse
+from metrics import _best_path, dtw_tdi, evaluate_forecasts, hausdorff, mse, ramp_score
 
 
 def series(*values):
@@ -69,15 +69,24 @@ def test_dtw_and_tdi_equal_the_best_of_all_paths(seed, k, d):
     np.testing.assert_allclose(tdi, [sum((i - j) ** 2 for i, j in best) / k**2])
 
 
-def test_dtw_and_tdi_equal_tslearn_with_its_default_arguments():
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 12), d=st.integers(1, 2), levels=st.integers(1, 5))
+@settings(max_examples=200, deadline=None)
+def test_paths_are_tslearns_cell_for_cell_with_all_their_ties(seed, k, d, levels):
     from tslearn.metrics import dtw_path
 
-    target, prediction = np.random.default_rng(1).standard_normal((2, 5, 20, 1)).round(1)
+    # Whole numbers in a small range tie all the time; 1e200 has an infinite square, which ties with the borders.
+    rng = np.random.default_rng(seed)
+    target, prediction = rng.choice(
+        [*range(levels), *rng.standard_normal(2), 1e200][: levels + seed % 4], (2, 3, k, d)
+    )
     dtw, tdi = dtw_tdi(prediction, target)
-    for s in range(5):
-        path, distance = dtw_path(target[s], prediction[s])
+    for s in range(3):
+        theirs, distance = dtw_path(target[s], prediction[s], be="numpy")
+        cost, path = np.empty((k + 1, k + 1)), np.empty((2 * k - 1, 2), dtype=np.int64)
+        length, _ = _best_path(target[s], prediction[s], cost, path)
+        assert [tuple(cell) for cell in path[:length][::-1]] == theirs
         assert dtw[s] == distance
-        assert tdi[s] == pytest.approx(sum((i - j) ** 2 for i, j in path) / 400)
+        assert tdi[s] == pytest.approx(sum((i - j) ** 2 for i, j in theirs) / k**2)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -90,6 +99,124 @@ def test_a_forecast_that_is_not_finite_scores_nan_and_spares_the_others(bad):
     np.testing.assert_array_equal(np.isnan(tdi), [False, True, False])
     np.testing.assert_array_equal(mse(prediction, target)[[0, 2]], [1.0, 1.0])
     assert math.isnan(evaluate_forecasts(prediction, target)["dtw"])
+
+
+# --- change points (Eq. 6) ----------------------------
+
+
+def test_hausdorff_is_how_late_a_step_is():
+    target = series(0, 0, 0, 1, 1, 1, 1, 1)
+    late = series(0, 0, 0, 0, 0, 1, 1, 1)
+    np.testing.assert_array_equal(hausdorff(late, target), [2.0])
+    np.testing.assert_array_equal(hausdorff(target, target), [0.0])
+
+
+def test_hausdorff_of_several_change_points_is_the_farthest_nearest_one():
+    target = series(0, 0, 0, 5, 5, 5, 5, 0, 0, 0)  # changes at 3 and 7
+    forecast = series(0, 0, 5, 5, 0, 0, 0, 0, 0, 0)  # at 2 and 4: nobody is near 7
+    np.testing.assert_array_equal(hausdorff(forecast, target, change_points=2), [3.0])
+    np.testing.assert_array_equal(hausdorff(target, forecast, change_points=2), [3.0])
+
+
+@given(seed=st.integers(0, 1000), k=st.integers(4, 20), d=st.integers(1, 2))
+@settings(max_examples=25, deadline=None)
+def test_the_change_point_is_the_best_of_all(seed, k, d):
+    x, y = np.random.default_rng(seed).standard_normal((2, 1, k, d))
+
+    def cost(values, t):
+        return sum(np.square(part - part.mean(axis=0)).sum() for part in (values[:t], values[t:]))
+
+    best = [min(range(2, k - 1), key=lambda t, values=values[0]: cost(values, t)) for values in (x, y)]
+    np.testing.assert_array_equal(hausdorff(x, y), [abs(best[0] - best[1])])
+
+
+@pytest.mark.parametrize("change_points", [1, 3])
+def test_hausdorff_equals_that_of_ruptures(change_points):
+    from ruptures import KernelCPD
+    from ruptures.metrics import hausdorff as distance
+
+    prediction, target = np.random.default_rng(0).standard_normal((2, 20, 24, 1)).cumsum(axis=2)
+    found, true = (
+        [KernelCPD("linear").fit(values).predict(n_bkps=change_points) for values in series]
+        for series in (prediction, target)
+    )
+    expected = [distance(*pair) for pair in zip(found, true, strict=True)]
+    np.testing.assert_array_equal(hausdorff(prediction, target, change_points), expected)
+
+
+@pytest.mark.parametrize(("k", "change_points"), [(3, 1), (8, 0), (7, 3)])
+def test_too_many_change_points_are_refused(k, change_points):
+    with pytest.raises(ValueError, match=rf"segments of 2 of the {k} steps, got {change_points}"):
+        hausdorff(np.zeros((1, k, 1)), np.zeros((1, k, 1)), change_points)
+
+
+# --- ramps --------------------------------------------
+
+
+def test_ramp_score_without_tolerance_is_the_distance_of_all_rises():
+    target = series(0, 0, 0, 1, 1, 1)
+    early = series(0, 0, 1, 1, 1, 1)
+    np.testing.assert_allclose(ramp_score(early, target, tolerance=0), [2.0])
+    np.testing.assert_array_equal(ramp_score(target, target), [0.0])
+
+
+def test_ramp_score_of_series_compressed_by_hand():
+    # From 0, the doors to .05 and 0 leave slopes from -.05 to .05; 1 needs at least .3. So 0 .05 0 is a line, and so
+    # is 0 1 2.05, whose slopes from .975 to 1.075 meet .9 to 1.1. The straight line has the slope .5.
+    bumpy, straight = series(0, 0.05, 0, 1, 2.05), series(0, 0.5, 1, 1.5, 2)
+    expected = 2 * 0.5 + 2 * (2.05 / 2 - 0.5)
+    np.testing.assert_allclose(ramp_score(bumpy, straight, tolerance=0.1), [expected])
+    np.testing.assert_allclose(ramp_score(straight, bumpy, tolerance=0.1), [expected])
+    np.testing.assert_allclose(ramp_score(bumpy, straight, tolerance=math.inf), [4 * (2.05 / 4 - 0.5)])
+
+
+def swinging_door(values, tolerance):
+    """Slopes of one series, sample by sample: the doors hang above and below the last knot."""
+    knots, t = [0], 1
+    while t < len(values):
+        passed = range(knots[-1] + 1, t + 1)
+        upper = max((values[i] - values[knots[-1]] - tolerance) / (i - knots[-1]) for i in passed)
+        lower = min((values[i] - values[knots[-1]] + tolerance) / (i - knots[-1]) for i in passed)
+        if upper > lower:
+            knots.append(t - 1)
+        else:
+            t += 1
+    knots.append(len(values) - 1)
+    line = np.interp(np.arange(len(values)), knots, np.asarray(values)[knots])
+    # some slope passes within the tolerance of all samples, and that to the last one is as near to it again
+    assert np.abs(line - values).max() <= 2 * tolerance + 1e-12
+    return np.diff(line)
+
+
+@given(seed=st.integers(0, 1000), k=st.integers(1, 30), tolerance=st.sampled_from([0.25, 0.5, 1.0, 4.0]))
+@settings(max_examples=50, deadline=None)
+def test_ramp_score_equals_the_algorithm_sample_by_sample(seed, k, tolerance):
+    x, y = np.random.default_rng(seed).integers(-8, 9, (2, 3, k, 2)) / 4
+    slopes = [
+        np.array([[swinging_door(values[:, v], tolerance) for v in range(2)] for values in series])
+        for series in (x, y)
+    ]
+    expected = np.abs(slopes[0] - slopes[1]).sum(axis=2).mean(axis=1)
+    np.testing.assert_allclose(ramp_score(x, y, tolerance), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, math.nan])
+def test_a_tolerance_below_0_is_refused(tolerance):
+    with pytest.raises(ValueError, match=f"tolerance must be at least 0, got {tolerance}"):
+        ramp_score(np.zeros((1, 4, 1)), np.zeros((1, 4, 1)), tolerance)
+
+
+# --- all of them --------------------------------------
+
+
+@pytest.mark.parametrize("metric", [hausdorff, ramp_score])
+def test_external_metrics_of_series_that_are_not_finite_are_nan(metric):
+    prediction, target = np.random.default_rng(4).standard_normal((2, 3, 6, 2))
+    spoilt = prediction.copy()
+    spoilt[1, 3, 0] = math.nan
+    np.testing.assert_array_equal(metric(spoilt, target)[[0, 2]], metric(prediction, target)[[0, 2]])
+    assert math.isnan(metric(spoilt, target)[1])
+    assert metric(torch.from_numpy(prediction), target) == pytest.approx(metric(prediction, target))
 
 
 def test_tensors_lists_and_arrays_score_alike():
@@ -109,7 +236,7 @@ def test_evaluate_forecasts_is_the_mean_over_series():
     assert all(type(value) is float for value in scores.values())
 
 
-@pytest.mark.parametrize("metric", [mse, dtw_tdi, evaluate_forecasts])
+@pytest.mark.parametrize("metric", [mse, dtw_tdi, hausdorff, ramp_score, evaluate_forecasts])
 @pytest.mark.parametrize("shapes", [((2, 4, 1), (2, 4, 2)), ((2, 4, 1), (3, 4, 1))])
 def test_series_of_different_shapes_are_refused_in_one_sentence(metric, shapes):
     with pytest.raises(ValueError, match=r"must both be of shape .* got"):

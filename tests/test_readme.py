@@ -58,6 +58,7 @@ def test_command(command, short_run, tmp_path):
     traffic = tmp_path / "traffic.csv"
     np.savetxt(traffic, rng.random(1200), header="0", comments="")
     replaced = {"ETTh1.csv": csv, "FILE": traffic, "runs/RUN": short_run[0], "FOLDER": SHARED / "ecg5000"}
+    replaced["experiments/weights"] = ROOT / "experiments" / "weights"
     if "ecg5000" in command and not (SHARED / "ecg5000").is_dir():
         pytest.skip("the real ECG5000 files are not here, and the loader takes no others")
     for placeholder, path in replaced.items():

@@ -1,3 +1,4 @@
+import math
 import os
 import re
 from itertools import chain
@@ -15,6 +16,7 @@ from training import (
     CheckpointError,
     DivergenceError,
     atomic_write,
+    best_record,
     eval_model,
     load_checkpoint,
     load_weights,
@@ -269,6 +271,92 @@ def test_seconds_add_up_over_sessions(parts, tmp_path):
     assert seconds == sorted(seconds)
     assert seconds[0] > 0
     assert seconds[-1] > first
+
+
+class Bowl(nn.Module):
+    """A criterion whose values on another set than its training follow a script."""
+
+    def __init__(self, valid_losses):
+        super().__init__()
+        self.valid_losses = iter(valid_losses)
+
+    def forward(self, prediction, target):
+        if prediction.requires_grad:
+            return (prediction - target).square().mean()
+        return torch.tensor(next(self.valid_losses))
+
+
+def stop_early(net, parts, valid_losses, patience=2, **options):
+    options = {"epochs": 50, "eval_every": 1, "batch_size": 17, **options}
+    return train(net, parts, Bowl(valid_losses), valid_set=parts[1], patience=patience, **options)
+
+
+@pytest.mark.parametrize(
+    ("valid_losses", "patience", "best"),
+    [
+        ([5.0, 3.0, 4.0, 3.0], 2, 1),  # as low as before is no improvement
+        ([5.0, 4.0, 4.5, 3.0, 3.5, 3.25, 9.0], 3, 3),
+        ([1.0, 2.0], 1, 0),
+        ([math.nan, 2.0, math.nan, math.nan], 2, 1),
+        ([-1.0, -2.0, math.inf, -1.0], 2, 1),
+    ],
+)
+def test_training_stops_after_patience_evaluations_without_improvement(parts, valid_losses, patience, best):
+    history = stop_early(net := fresh_net(), parts, valid_losses, patience)
+    np.testing.assert_array_equal([record["valid_loss"] for record in history], valid_losses)
+    assert best_record(history) is history[best]
+    shorter = fresh_net()
+    train(shorter, parts, epochs=best + 1, batch_size=17)
+    assert_same_weights(net, shorter)
+
+
+def test_without_patience_all_epochs_are_trained_and_the_best_weights_kept(parts):
+    history = stop_early(net := fresh_net(), parts, [3.0, 1.0, 2.0, 4.0, 5.0], patience=None, epochs=5)
+    assert len(history) == 5
+    assert eval_model(net, parts[1]) == {key: history[1][key] for key in ("mse", "dtw", "tdi")}
+
+
+def test_the_validation_loss_is_the_criterion_over_the_whole_set(parts):
+    net = fresh_net()
+    history = train(net, parts, valid_set=parts[1], epochs=1)
+    prediction, target = predict(net, parts[1])
+    assert history[0]["valid_loss"] == pytest.approx((prediction - target).square().mean().item(), rel=1e-6)
+
+
+def test_evaluations_without_a_test_set_hold_losses_only(parts):
+    history = train(fresh_net(), (parts[0], None), valid_set=parts[1], epochs=1)
+    assert list(history[0]) == ["epoch", "train_loss", "valid_loss", "seconds"]
+    assert best_record(train(fresh_net(), parts))["epoch"] == 4
+
+
+def test_an_early_stop_resumes_to_the_same_end(parts, tmp_path):
+    losses = [5.0, 3.0, 4.0, 2.0, 2.5, 2.5, 2.5, 1.0]
+    history = stop_early(whole := fresh_net(), parts, losses, 3)
+    assert len(history) == 7
+    path = tmp_path / "c.pt"
+    for end in (3, 5, 6):  # in the middle, after the best, right before the stop
+        path.unlink(missing_ok=True)
+        stop_early(fresh_net(), parts, losses, 3, epochs=end, checkpoint=path)
+        resumed = fresh_net()
+        assert numbers(stop_early(resumed, parts, losses[end:], 3, checkpoint=path)) == numbers(history)
+        assert_same_weights(resumed, whole)
+    stopped = fresh_net()
+    assert numbers(stop_early(stopped, parts, [], 3, checkpoint=path)) == numbers(history)
+    assert_same_weights(stopped, whole)
+    used = fresh_net()
+    load_weights(used, load_checkpoint(path), path)
+    assert_same_weights(used, whole)
+    assert len(stop_early(fresh_net(), parts, [1.0, 1.5, 1.5, 1.5, 1.5, 1.5], 5, checkpoint=path)) == 13
+
+
+def test_patience_needs_a_validation_set_from_the_start(parts, tmp_path):
+    with pytest.raises(ValueError, match="patience needs a valid_set to look at, got patience=3"):
+        train(fresh_net(), parts, patience=3)
+    with pytest.raises(ValueError, match=r"patience must be .* at least 1, given 0"):
+        train(fresh_net(), parts, valid_set=parts[1], patience=0)
+    train(fresh_net(), parts, epochs=1, checkpoint=tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="without a validation set and cannot go on with one"):
+        train(fresh_net(), parts, valid_set=parts[1], checkpoint=tmp_path / "c.pt")
 
 
 def test_a_checkpoint_holds_plain_values_and_tensors_only(parts, tmp_path):

@@ -1,0 +1,1 @@
+"""The paper's tables and figures, run anew: ``python -m experiments.table1`` and its neighbours."""

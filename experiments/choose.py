@@ -1,0 +1,181 @@
+"""Choose what the paper does not say (learning rate, patience, the tangled versions' settings) on validation data.
+
+    python -m experiments.choose --datasets synthetic
+    python -m experiments.choose --data-path ecg5000=FOLDER traffic=FILE
+
+One training each with seed 100, which no table uses; the test set is not looked at.
+
+Learning rate: of 1e-3, 3e-3 and 1e-2, the one that leads to the lowest training loss on the validation set, for each
+dataset, model and loss. Patience, one for each dataset and model: these trainings wait long (40 looks at the
+validation set; for Seq2Seq on Traffic, where a look comes with 104 steps instead of 20 to 25, 10 looks, and 30 epochs
+at most); the shortest of 5, 10, 20 and 40 looks that would have stopped all three at a loss at most 0.1 % higher, in
+parts of what the training gained.
+
+The tangled versions have no loss in common, so they are chosen by DILATE itself (alpha 0.5) on the validation set,
+with DILATE's learning rate and patience: the weighted one, with the paper's Omega, by its alpha, the band version by
+its T; alpha is 1 there, since it would only rescale gamma.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+
+from experiments.jobs import Job, Result
+from experiments.protocol import DATASETS, MODELS, Command, job
+from experiments.table1 import LOSSES
+from experiments.tables import pipes
+from training import atomic_write
+
+LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+PATIENCES = (5, 10, 20, 40)
+LOST_BY_STOPPING = 0.001
+LONG = {("traffic", "seq2seq"): {"patience": 10, "epochs": 30}}
+TANGLED = {
+    "tangled_weighted": [{"alpha": alpha} for alpha in (0.1, 0.3, 0.5, 0.7, 0.9)],
+    "tangled_band": [{"alpha": 1.0, "band": band} for band in (1, 2, 3, 5)],
+}
+SEED = 100
+
+Settings = dict[str, float]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is missing, print what was compared, and write results/choices.json and results/choices.md."""
+    command = Command.parse("choose", __doc__, argv, has_runs=False)
+    report = replace(command, report_only=True)  # of all datasets: the others may have been trained before
+    for dataset in command.datasets:
+        command.collect({cell: [job] for cell, job in sweep(dataset, command.epochs).items()})
+        if dataset == "synthetic":
+            settings = choose(_finished(report, sweep(dataset, command.epochs)))["synthetic-seq2seq-dilate"]
+            command.collect({cell: [job] for cell, job in sweep_tangled(settings, command.epochs).items()})
+    chosen, compared = {}, []
+    for dataset in DATASETS:
+        results = _finished(report, sweep(dataset, command.epochs))
+        chosen |= choose(results)
+        compared += results.values()
+    if settings := chosen.get("synthetic-seq2seq-dilate"):
+        results = _finished(report, sweep_tangled(settings, command.epochs))
+        chosen |= choose_tangled(results)
+        compared += results.values()
+    with atomic_write(command.results / "choices.json") as file:
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(settings)}" for name, settings in chosen.items())
+        file.write(f"{{\n{lines}\n}}\n".encode())
+    with atomic_write(command.results / "choices.md") as file:
+        file.write((text := _comparison(compared, chosen)).encode())
+    print(text)
+
+
+def sweep(dataset: str, epochs: int) -> dict[tuple[str, str, str, float], Job]:
+    """The long trainings of one dataset: (dataset, model, loss, learning rate) -> job."""
+    jobs = {}
+    for model, loss, rate in product(MODELS, LOSSES, LEARNING_RATES):
+        settings = {"patience": max(PATIENCES), "epochs": epochs, **LONG.get((dataset, model), {})}
+        settings["epochs"] = min(settings["epochs"], epochs)
+        jobs[dataset, model, loss, rate] = job(dataset, model, loss, SEED, learning_rate=rate, **settings)
+    return jobs
+
+
+def choose(results: Mapping[tuple[str, str, str, float], Result]) -> dict[str, Settings]:
+    """Learning rates, and the patience that all losses of a dataset and model have in common.
+
+    Args:
+        results: Of the jobs of `sweep`; a dataset and model with unfinished ones is left out.
+
+    Returns:
+        ``dataset-model-loss`` -> ``learning_rate`` and ``patience``.
+    """
+    chosen = {}
+    for dataset, model in dict.fromkeys(cell[:2] for cell in results):
+        if any((dataset, model, *other) not in results for other in product(LOSSES, LEARNING_RATES)):
+            continue
+        best = {
+            loss: min((results[dataset, model, loss, rate] for rate in LEARNING_RATES), key=_lowest_loss)
+            for loss in LOSSES
+        }
+        longest = min(result["job"]["patience"] for result in best.values())
+        enough = (
+            patience
+            for patience in PATIENCES
+            if patience < longest and all(_lost_by(patience, result) <= LOST_BY_STOPPING for result in best.values())
+        )
+        patience = next(enough, longest)
+        for loss, result in best.items():
+            settings = {"learning_rate": result["job"]["learning_rate"], "patience": patience}
+            chosen[f"{dataset}-{model}-{loss}"] = settings
+    return chosen
+
+
+def lost_by_stopping(losses: Sequence[float], patience: int) -> float:
+    """How much higher the lowest of these losses would be with that patience, in parts of what was gained in all."""
+    best = 0
+    for look, loss in enumerate(losses):
+        if look - 1 - best >= patience:
+            break
+        if loss < losses[best]:
+            best = look
+    gain = losses[0] - min(losses)
+    return (losses[best] - min(losses)) / gain if gain else 0.0
+
+
+def sweep_tangled(settings: Settings, epochs: int) -> dict[tuple[str, int], Job]:
+    """Trainings with the tangled versions, with learning rate and patience of DILATE."""
+    return {
+        (loss, number): job("synthetic", "seq2seq", loss, SEED, epochs=epochs, **settings, **own)
+        for loss, tried in TANGLED.items()
+        for number, own in enumerate(tried)
+    }
+
+
+def choose_tangled(results: Mapping[tuple[str, int], Result]) -> dict[str, Settings]:
+    """All settings of the tangled versions, by DILATE on the validation set; unfinished versions are left out."""
+    chosen = {}
+    for loss, tried in TANGLED.items():
+        if all((loss, number) in results for number in range(len(tried))):
+            of_loss = (results[loss, number] for number in range(len(tried)))
+            best = min(of_loss, key=lambda result: result["valid"]["dilate"])["job"]
+            names = ("learning_rate", "patience", *tried[0])
+            chosen[f"synthetic-seq2seq-{loss}"] = {name: best[name] for name in names}
+    return chosen
+
+
+def _finished(report: Command, jobs: Mapping[tuple, Job]) -> dict[tuple, Result]:
+    found = report.collect({cell: [job] for cell, job in jobs.items()})
+    return {cell: results[0] for cell, results in found.items() if results}
+
+
+def _lowest_loss(result: Result) -> float:
+    return min(loss if math.isfinite(loss) else math.inf for loss in result["history"]["valid_loss"])
+
+
+def _lost_by(patience: int, result: Result) -> float:
+    return lost_by_stopping(result["history"]["valid_loss"], patience)
+
+
+def _comparison(results: Iterable[Result], chosen: Mapping[str, Settings]) -> str:
+    """Every training that was compared, in Markdown, the chosen ones in bold."""
+    header = ("trained", "learning rate", "alpha", "band", "lowest validation loss", "DILATE there", "epoch")
+    lines = [header]
+    for result in results:
+        own, name = result["job"], "{dataset}-{model}-{loss}".format(**result["job"])
+        others = {key: value for key, value in chosen.get(name, {}).items() if key != "patience"}
+        bold = "**" if others and all(own[key] == value for key, value in others.items()) else ""
+        lines.append(
+            [
+                f"{bold}{name}{bold}",
+                f"{own['learning_rate']:g}",
+                *(f"{own[key]:g}" if key in own else "" for key in ("alpha", "band")),
+                f"{_lowest_loss(result):.4g}",
+                f"{result['valid']['dilate']:.4g}",
+                f"{result['best_epoch']} of {result['epochs']}",
+            ]
+        )
+    patiences = sorted({(name.rpartition("-")[0], settings["patience"]) for name, settings in chosen.items()})
+    looks = ", ".join(f"{name} {patience}" for name, patience in patiences)
+    caption = f"Chosen on validation data by `python -m experiments.choose`, in bold. Patience: {looks}."
+    return f"{caption}\n\n{pipes(lines)}\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""What the paper concludes from Tables 1 to 3, held against our runs of them.
+
+    python -m experiments.claims
+
+Trains nothing: it reads the finished jobs. Writes results/claims.md: how often DILATE beats each of the other two
+losses, in the paper and here; every comparison with its p-value; every cell that lies outside the paper's mean +- 2
+standard deviations. Student's t-test at 0.05, of unpaired runs, as in the tables.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from experiments import table1, table2, table3
+from experiments.protocol import Command
+from experiments.tables import LEVEL, Row, Summary, in_words, p_value, pipes
+from training import atomic_write
+
+OTHERS = {"mse": "MSE", "soft_dtw": "DTW_γ"}
+METRICS = ("MSE", "DTW", "TDI")
+
+
+class Verdict(NamedTuple):
+    """DILATE against another loss in one row: the difference of the means, and the p-value of their being equal."""
+
+    difference: float
+    p: float
+
+
+COUNTS: dict[str, Callable[[Verdict], bool]] = {
+    "lower": lambda found: found.difference < 0,
+    "better": lambda found: found.difference < 0 and found.p < LEVEL,
+    "equivalent": lambda found: found.p >= LEVEL,
+    "worse": lambda found: found.difference > 0 and found.p < LEVEL,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the account, and write results/claims.md."""
+    command = replace(Command.parse("claims", __doc__, argv), report_only=True)
+    tables = [table1.table(command), table2.table(command)]
+    if "synthetic" in command.datasets:
+        tables.append(table3.table(command))
+    text = "\n".join((_counted(tables[0].rows), _compared([row for table in tables[:2] for row in table.rows])))
+    text += "\n" + _outside({table.name: table.rows for table in tables})
+    with atomic_write(command.results / "claims.md") as file:
+        file.write(text.encode())
+    print(text)
+
+
+def verdict(cells: Mapping[str, Summary | None], other: str) -> Verdict | None:
+    """DILATE against the other loss; None where one of them has no run."""
+    ours, others = cells.get("dilate"), cells.get(other)
+    return None if ours is None or others is None else Verdict(ours.mean - others.mean, p_value(ours, others))
+
+
+def _counted(rows: Sequence[Row]) -> str:
+    lines = [["DILATE against", "metric", *(f"{name}, {who}" for name in COUNTS for who in ("paper", "ours"))]]
+    for other, label in OTHERS.items():
+        for metric in METRICS:
+            of_metric = [row for row in rows if row.metric == metric]
+            line = [label, metric]
+            for count in COUNTS.values():
+                for cells in ([row.paper for row in of_metric], [row.ours for row in of_metric]):
+                    known = [found for each in cells if (found := verdict(each, other)) is not None]
+                    line.append(f"{sum(map(count, known))} of {len(known)}")
+            lines.append(line)
+    caption = f"Table 1: rows in which DILATE has the lower mean, and is better, equivalent or worse at p < {LEVEL}."
+    return f"{caption}\n\n{pipes(lines)}\n"
+
+
+def _compared(rows: Sequence[Row]) -> str:
+    lines = [["", "metric", *(text for label in OTHERS.values() for text in (f"DILATE - {label}", "p"))]]
+    for row in rows:
+        line = [row.setting, f"{row.metric} × {row.scale:g}"]
+        for other in OTHERS:
+            found = verdict(row.ours, other)
+            line += ["-", "-"] if found is None else [f"{found.difference * row.scale:+.3g}", f"{found.p:.2g}"]
+        lines.append(line)
+    return f"Our runs, differences of means.\n\n{pipes(lines)}\n"
+
+
+def _outside(tables: Mapping[str, Sequence[Row]]) -> str:
+    cells = list(_all_cells(tables))
+    lines = [["table", "", "metric", "trained with", "ours", "paper", "(ours - paper) / std"]]
+    for name, row, column, ours, paper in cells:
+        apart = (ours.mean - paper.mean) / paper.std
+        if abs(apart) > 2:
+            numbers = (in_words(cell, row.scale, bold=False) for cell in (ours, paper))
+            lines.append([name, row.setting, f"{row.metric} × {row.scale:g}", column, *numbers, f"{apart:+.1f}"])
+    caption = f"Outside the paper's mean ± 2 standard deviations: {len(lines) - 1} of {len(cells)} cells."
+    return f"{caption}\n\n{pipes(lines)}\n"
+
+
+def _all_cells(tables: Mapping[str, Sequence[Row]]) -> Iterator[tuple[str, Row, str, Summary, Summary]]:
+    """Every cell that both have."""
+    for name, rows in tables.items():
+        for row in rows:
+            for column, paper in row.paper.items():
+                if (ours := row.ours.get(column)) is not None and paper is not None:
+                    yield name, row, column, ours, paper
+
+
+if __name__ == "__main__":
+    main()

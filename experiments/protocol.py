@@ -1,0 +1,169 @@
+"""What all tables share: the paper's settings, those that were chosen on validation data, and the flags."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from experiments.jobs import BACKENDS, Job, Result, Store, run_all
+from paper_results import RUNS
+
+__all__ = ["ALPHAS", "CHOICES", "DATASETS", "METRICS", "MODELS", "RESULTS", "Command", "choices", "job", "values"]
+
+RESULTS = Path(__file__).parent / "results"
+CHOICES = RESULTS / "choices.json"  # made by experiments.choose
+
+DATASETS = {"synthetic": "Synthetic", "ecg5000": "ECG5000", "traffic": "Traffic"}
+MODELS = {"mlp": "MLP", "seq2seq": "Seq2Seq"}
+METRICS = {"mse": "MSE", "dtw": "DTW", "tdi": "TDI", "hausdorff": "Hausdorff", "ramp": "Ramp"}
+
+ALPHAS, GAMMA, EPOCHS = {"synthetic": 0.5, "ecg5000": 0.5, "traffic": 0.8}, 0.01, 1000  # section 4.1
+# An epoch of Synthetic, ECG5000 and Traffic is 5, 4 and 104 steps.
+EVAL_EVERY = {"synthetic": 5, "ecg5000": 5, "traffic": 1}
+HELD_OUT = {"ecg5000": 100}
+
+
+def choices() -> dict[str, dict[str, float]]:
+    """What `experiments.choose` chose on validation data: ``dataset-model-loss`` -> settings of its jobs."""
+    return json.loads(CHOICES.read_text()) if CHOICES.exists() else {}
+
+
+def job(dataset: str, model: str, loss: str, seed: int, **settings: float | None) -> Job:
+    """A job with the paper's settings and the chosen ones.
+
+    Args:
+        dataset: One of `DATASETS`.
+        model: One of `MODELS`.
+        loss: One of `experiments.jobs.LOSSES`.
+        seed: Of weights and batches.
+        **settings: Of the `Job`, to be other ones.
+
+    Raises:
+        LookupError: If learning rate and patience are neither chosen nor given.
+    """
+    paper = {
+        "epochs": EPOCHS,
+        "eval_every": EVAL_EVERY[dataset],
+        "gamma": None if loss == "mse" else GAMMA,
+        "alpha": ALPHAS[dataset] if loss == "dilate" else None,
+        "held_out": HELD_OUT.get(dataset),
+    }
+    chosen = choices().get(f"{dataset}-{model}-{loss}", {})
+    merged = paper | chosen | settings
+    if not {"learning_rate", "patience"} <= merged.keys():
+        raise LookupError(f"Nothing was chosen for {dataset}-{model}-{loss} yet: see python -m experiments.choose.")
+    return Job(dataset, model, loss, seed, **merged)
+
+
+def values(results: Iterable[Result], metric: str) -> list[float]:
+    """One metric of several jobs, on the test set."""
+    return [result["test"][metric] for result in results]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A table's command line: what to run, how, and where to keep it."""
+
+    datasets: list[str]
+    runs: int
+    epochs: int
+    workers: int
+    backend: str
+    data_paths: dict[str, str]
+    results: Path
+    report_only: bool
+
+    @classmethod
+    def parse(
+        cls,
+        name: str,
+        description: str,
+        argv: Sequence[str] | None,
+        datasets: Sequence[str] = tuple(DATASETS),
+        has_runs: bool = True,
+    ) -> "Command":
+        """Read the flags.
+
+        Args:
+            name: Of the table's module.
+            description: Its docstring.
+            argv: The flags; those of the process if not given.
+            datasets: Those that the table can have.
+            has_runs: Whether it repeats its trainings.
+        """
+        parser = argparse.ArgumentParser(
+            prog=f"python -m experiments.{name}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add, count = parser.add_argument, {"type": _at_least_1, "metavar": "N"}
+        several = {"nargs": "+", "choices": datasets, "default": list(datasets), "metavar": "NAME"}
+        if len(datasets) > 1:
+            add("--datasets", **several, help=f"of {', '.join(datasets)} (default: all)")
+        if has_runs:
+            add("--runs", **count, default=RUNS, help="seeds 0 to N - 1 (paper and default: 10)")
+        add("--epochs", **count, default=EPOCHS, help="at most (paper and default: 1000)")
+        cores = "at a time, one thread each (default: all cores, %(default)s)"
+        add("--jobs", dest="workers", **count, default=os.cpu_count(), help=cores)
+        add("--backend", choices=list(BACKENDS), default="loky", help="of joblib (default: loky, processes here)")
+        paths = {"nargs": "+", "type": _data_path, "default": [], "metavar": "NAME=PATH"}
+        add("--data-path", dest="data_paths", **paths, help="where a dataset's files are: traffic=traffic.csv")
+        add("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: experiments/results")
+        add("--report-only", action="store_true", help="only write the table, from the jobs that are finished")
+        args = {"datasets": list(datasets), "runs": 1, **vars(parser.parse_args(argv))}
+        return cls(**args | {"data_paths": dict(args["data_paths"])})
+
+    def collect(self, cells: Mapping[tuple, list[Job]]) -> dict[tuple, list[Result]]:
+        """Run the jobs of all cells, unless only a report is wanted, and return the finished ones of each.
+
+        Args:
+            cells: Cell of a table -> its jobs, one per seed, equally many in all cells.
+
+        Raises:
+            SystemExit: 1, if a job failed; 2, if the backend is not installed; 130, if interrupted by Ctrl-C. What is
+                finished is kept.
+        """
+        store, failed = Store(self.results), []
+        if not self.report_only:
+            # Seed by seed, so that all cells have as many runs when it is interrupted.
+            rounds = [job for jobs in zip(*cells.values(), strict=True) for job in jobs]
+            try:
+                failed = run_all(rounds, store, self.data_paths, self.workers, self.backend)
+            except ModuleNotFoundError as missing:
+                _end(2, f"--backend {self.backend} needs a package that is not installed: {missing.name}.")
+            except KeyboardInterrupt:
+                _end(130, "\nInterrupted; the same command goes on from here.")
+        if failed:
+            _end(1, f"{len(failed)} jobs failed, see above; the same command runs them again, and no other one.")
+        found = {cell: [store.read(job) for job in jobs] for cell, jobs in cells.items()}
+        return {cell: [result for result in results if result is not None] for cell, results in found.items()}
+
+    def jobs(self, dataset: str, model: str, loss: str, **settings: float | None) -> list[Job]:
+        """The jobs of one cell, one per seed."""
+        settings = {"epochs": self.epochs, **settings}
+        try:
+            return [job(dataset, model, loss, seed, **settings) for seed in range(self.runs)]
+        except LookupError as problem:
+            _end(2, problem.args[0])
+
+
+def _end(code: int, sentence: str) -> NoReturn:
+    print(sentence, file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _data_path(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if name not in DATASETS or not equals or not path:
+        raise argparse.ArgumentTypeError(f"must be NAME=PATH with a name of {', '.join(DATASETS)}, got {text!r}")
+    return name, str(Path(path).expanduser().absolute())

@@ -1,0 +1,177 @@
+"""A table of ours beside the paper's: mean, std, the t-test for the bolds, as Markdown, CSV and a plot."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy.stats import ttest_ind_from_stats
+
+from training import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["LEVEL", "OURS", "PAPER", "Row", "Summary", "Table", "best", "in_words", "p_value", "pipes", "summary"]
+
+LEVEL = 0.05
+OURS, PAPER = {"color": "#0072B2", "marker": "o"}, {"color": "#D55E00", "marker": "s", "markerfacecolor": "white"}
+
+
+class Summary(NamedTuple):
+    """Several runs: their mean, their standard deviation (with n - 1), and how many they are."""
+
+    mean: float
+    std: float
+    runs: int
+
+
+def summary(values: Sequence[float]) -> Summary | None:
+    """Mean and standard deviation (nan of a single run); None of no run at all."""
+    if not len(values):
+        return None
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    return Summary(float(np.mean(values)), std, len(values))
+
+
+def best(cells: Mapping[str, Summary | None]) -> set[str]:
+    """Names of the cells to print in bold: the lowest mean, and those that do not differ from it at 0.05.
+
+    The paper names Student's t-test; that of unpaired runs with equal variances gives its bolds in 32 of 34 rows. (In
+    Table 3 its DTW differ, and in Table 4 its MSE do not, other than printed.)
+    """
+    known = {name: cell for name, cell in cells.items() if cell is not None and cell.runs > 1}
+    if len(known) < 2:
+        return set()
+    lowest = min(known.values())
+    # A lowest cell is compared with itself: p = 1, or nan where its std is 0.
+    return {name for name, cell in known.items() if not p_value(lowest, cell) < LEVEL}
+
+
+def p_value(a: Summary, b: Summary) -> float:
+    """Of Student's t-test for the same mean; nan where one of them is a single run."""
+    return float(ttest_ind_from_stats(*a, *b).pvalue) if min(a.runs, b.runs) > 1 else float("nan")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric in one setting.
+
+    Attributes:
+        setting: What the row is about, such as dataset and model, in words.
+        metric: Its name.
+        scale: What the printed numbers are multiplied by.
+        ours: Column -> our runs, in raw units; None where there is none yet.
+        paper: Column -> the paper's, where it has that column.
+    """
+
+    setting: str
+    metric: str
+    scale: float
+    ours: Mapping[str, Summary | None]
+    paper: Mapping[str, Summary | None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with common columns.
+
+    Attributes:
+        name: Of its files.
+        caption: A sentence above it.
+        columns: Column -> what to call it.
+        rows: From top to bottom.
+    """
+
+    name: str
+    caption: str
+    columns: Mapping[str, str]
+    rows: Sequence[Row]
+
+    def write(self, folder: Path) -> str:
+        """Write ``<name>.csv``, ``.md`` and ``.png`` into a folder, and return the Markdown."""
+        folder.mkdir(parents=True, exist_ok=True)
+        contents = {".md": self.markdown().encode(), ".csv": self._csv().encode(), ".png": self._png()}
+        for suffix, content in contents.items():
+            with atomic_write(folder / f"{self.name}{suffix}") as file:
+                file.write(content)
+        return self.markdown()
+
+    def markdown(self) -> str:
+        """Ours beside the paper's in the printed scales, the best in bold, and the number of runs of each cell."""
+        header = ["", "metric"]
+        for column, label in self.columns.items():
+            header += [label, "paper"] if column in self.rows[0].paper else [label]
+        lines = pipes([header, *map(self._line, self.rows)])
+        return f"{self.caption} Mean ± standard deviation (number of our runs).\n\n{lines}\n"
+
+    def _line(self, row: Row) -> list[str]:
+        bold, bold_of_paper = best(row.ours), best({**row.ours, **row.paper})
+        line = [row.setting, row.metric if row.scale == 1 else f"{row.metric} × {row.scale:g}"]
+        for column in self.columns:
+            cell = row.ours.get(column)
+            runs = f" ({cell.runs})" if cell is not None else ""
+            line.append(in_words(cell, row.scale, column in bold) + runs)
+            if column in row.paper:
+                line.append(in_words(row.paper[column], row.scale, column in bold_of_paper))
+        return line
+
+    def _csv(self) -> str:
+        """One line per cell, in raw units."""
+        names = ("setting", "metric", "column", "runs", "mean", "std", "best", "paper_mean", "paper_std", "scale")
+        lines = csv.writer(text := io.StringIO(), lineterminator="\n")
+        lines.writerow(names)
+        for row in self.rows:
+            bold = best(row.ours)
+            for column in self.columns:
+                cell, paper = row.ours.get(column) or ("", "", 0), row.paper.get(column) or ("", "")
+                mean, std, runs = cell
+                lines.writerow(
+                    [row.setting, row.metric, column, runs, mean, std, int(column in bold), *paper[:2], row.scale]
+                )
+        return text.getvalue()
+
+    def _png(self) -> bytes:
+        """One picture per row, one line of pictures per setting: ours and the paper's, with standard deviations."""
+        from matplotlib.figure import Figure
+
+        settings = list(dict.fromkeys(row.setting for row in self.rows))
+        metrics = list(dict.fromkeys(row.metric for row in self.rows))
+        figure = Figure(figsize=(3 * len(metrics), 2.2 * len(settings) + 0.4), layout="constrained")
+        grid = figure.subplots(len(settings), len(metrics), squeeze=False)
+        for row in self.rows:
+            axes = grid[settings.index(row.setting), metrics.index(row.metric)]
+            self._draw(axes, row)
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+        figure.savefig(content := io.BytesIO(), format="png", dpi=100)
+        return content.getvalue()
+
+    def _draw(self, axes: "Axes", row: Row) -> None:
+        columns = list(self.columns)
+        for shift, name, look, cells in ((-0.12, "ours", OURS, row.ours), (0.12, "paper", PAPER, row.paper)):
+            shown = [(columns.index(column) + shift, cell) for column, cell in cells.items() if cell is not None]
+            means, stds = ([cell[part] * row.scale for _, cell in shown] for part in (0, 1))
+            axes.errorbar([x for x, _ in shown], means, np.nan_to_num(stds), linestyle="", label=name, **look)
+        axes.set_xticks(range(len(columns)), self.columns.values(), fontsize=7)
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_title(f"{row.setting}, {row.metric}" + f" × {row.scale:g}" * (row.scale != 1), fontsize=8)
+        axes.tick_params(axis="y", labelsize=7)
+        axes.grid(alpha=0.3)
+
+
+def pipes(lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first line is its header."""
+    header, *others = lines
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *others))
+
+
+def in_words(cell: Summary | None, scale: float, bold: bool) -> str:
+    """Mean and standard deviation to three digits; a dash where there is no run."""
+    if cell is None:
+        return "-"
+    text = f"{cell.mean * scale:#.3g}" + (f" ± {cell.std * scale:#.3g}" if cell.runs > 1 else "")
+    return f"**{text}**" if bold else text
