@@ -3,11 +3,13 @@
 import argparse
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+import distributed
 from data import DATASETS
 from experiment import CRITERIA, flag
 from models import GRUS, MODELS
@@ -19,7 +21,8 @@ __all__ = ["complaints", "fail", "get_args_parser", "parse_args", "settings_of"]
 
 NOT_STORED = ("resume", "evaluate", "output")
 CHANGED_BY_RESUME = ("epochs", "plot_samples", "plots", "show", "threads")
-CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "threads")
+CHANGED_BY_EVALUATE = ("batch_size", "compile", "data_path", "device", "gru", "threads")
+SETTINGS_OF_OLD = {"gru": "torch", "clip_norm": None, "bf16": False, "compile": False}  # before there was a flag
 
 PAPER = "paper and default: %(default)s"
 RELEASED = "released code and default: %(default)s"
@@ -30,11 +33,16 @@ EXAMPLES = """examples:
   python main.py --dataset csv --data-path ETTh1.csv --csv-columns OT --input-length 96 --horizon 24
   python main.py --resume runs/synthetic-seq2seq-20260102-030405 --epochs 1000
   python main.py --evaluate runs/synthetic-seq2seq-20260102-030405/checkpoints/dilate.pt
+  torchrun --nproc-per-node 2 main.py --hidden-size 1024 --batch-size 1600
 """
+SECONDS_FOR_THE_FIRST = 5
 
 
 def fail(message: object) -> NoReturn:
     """End the program with one sentence on stderr and exit code 2."""
+    if not distributed.is_first():
+        # What all processes stumble over, the first one says, and torchrun ends the others meanwhile.
+        time.sleep(SECONDS_FOR_THE_FIRST)
     print(f"main.py: error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -94,14 +102,18 @@ def _add_network_flags(add: Callable) -> None:
 
 def _add_training_flags(add: Callable) -> None:
     count, from_0 = {"type": _count(), "metavar": "N"}, {"type": _count(at_least=0), "metavar": "N"}
+    switch = {"action": argparse.BooleanOptionalAction, "default": False}
     epochs = f"passes over the training set; paper: at most 1000, stopped early; {RELEASED}"
     every = f"epochs between evaluations, each of them a checkpoint, 0: only the last; {RELEASED}"
     seed = "of initial weights and batches, the data stay the same; paper: 10 runs (default: %(default)s)"
     device = "auto (cuda if there, else cpu), cpu, cuda, cuda:1, ... or mps (default: %(default)s)"
     threads = "default on the CPU: 1; a second gains nothing at these sizes and stalls where a core is busy"
     add("--epochs", **count, default=500, help=epochs)
-    add("--batch-size", **count, default=100, help=f"series; {RELEASED}")
+    add("--batch-size", **count, default=100, help=f"series per step, of all processes; {RELEASED}")
     add("--learning-rate", type=_positive, metavar="X", default=1e-3, help=f"Adam's step size; {RELEASED}")
+    add("--clip-norm", type=_positive, metavar="X", help="shorten longer gradients to this norm (default: none)")
+    add("--bf16", **switch, help="train the network in bfloat16, where autocast says so (default: no)")
+    add("--compile", **switch, help="train the network by torch.compile, which takes a minute first (default: no)")
     add("--eval-every", **from_0, default=50, help=every)
     add("--seed", **from_0, default=0, help=seed)
     add("--device", default="auto", help=device)
@@ -194,7 +206,7 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[s
 
 
 def _settings_to_resume(parser: argparse.ArgumentParser, folder: RunFolder) -> Settings:
-    settings = folder.read_settings()
+    settings = {**SETTINGS_OF_OLD, **folder.read_settings()}
     known = vars(parser.parse_args([])).keys() - set(NOT_STORED)
     if settings.keys() != known:
         odd = min(settings.keys() ^ known)
