@@ -3,7 +3,6 @@
 import argparse
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,14 +34,11 @@ EXAMPLES = """examples:
   python main.py --evaluate runs/synthetic-seq2seq-20260102-030405/checkpoints/dilate.pt
   torchrun --nproc-per-node 2 main.py --hidden-size 1024 --batch-size 1600
 """
-SECONDS_FOR_THE_FIRST = 5
 
 
 def fail(message: object) -> NoReturn:
     """End the program with one sentence on stderr and exit code 2."""
-    if not distributed.is_first():
-        # What all processes stumble over, the first one says, and torchrun ends the others meanwhile.
-        time.sleep(SECONDS_FOR_THE_FIRST)
+    distributed.let_the_first_speak()
     print(f"main.py: error: {message}", file=sys.stderr)
     raise SystemExit(2)
 

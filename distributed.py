@@ -6,6 +6,8 @@ gradients goes over the CPU (gloo), wherever the network is.
 
 import os
 import re
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import TypeVar
@@ -22,6 +24,7 @@ __all__ = [
     "barrier",
     "dealt",
     "is_first",
+    "let_the_first_speak",
     "local_processes",
     "local_rank",
     "lost_a_process",
@@ -34,17 +37,30 @@ __all__ = [
 
 T = TypeVar("T")
 
+SECONDS_TO_SPEAK = 5
+
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes of this run, if torchrun started several: only the first of them prints from here on."""
+    """Join the processes of this run, if torchrun started several: only the first of them prints from here on.
+
+    Raises:
+        SystemExit: 1, after a sentence, if another process is gone.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     # Without a name: gloo for what is on the CPU, NCCL for what is on CUDA.
     dist.init_process_group()
     with open(os.devnull, "w") as nowhere, nullcontext() if is_first() else redirect_stdout(nowhere):
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            if not lost_a_process(error):
+                raise
+            let_the_first_speak()
+            print(f"Another process of this run is gone, so process {rank()} ends.", file=sys.stderr)
+            raise SystemExit(1) from None
     # Not after an error: the others may be gone, and NCCL would wait for them.
     dist.destroy_process_group()
 
@@ -62,6 +78,12 @@ def processes() -> int:
 def is_first() -> bool:
     """True in the process that prints and writes."""
     return rank() == 0
+
+
+def let_the_first_speak() -> None:
+    """Wait, unless this is the first process, for it to say what all have come to, and for torchrun to end the rest."""
+    if not is_first():
+        time.sleep(SECONDS_TO_SPEAK)
 
 
 def local_rank() -> int:
