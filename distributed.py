@@ -81,7 +81,7 @@ def is_first() -> bool:
 
 
 def let_the_first_speak() -> None:
-    """Wait, unless this is the first process, for it to say what all have come to, and for torchrun to end the rest."""
+    """Wait, unless this is the first process, for that one to say what all came to and torchrun to end the rest."""
     if not is_first():
         time.sleep(SECONDS_TO_SPEAK)
 

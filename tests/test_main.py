@@ -1,4 +1,3 @@
-import csv
 import gzip
 import json
 import math
@@ -21,6 +20,7 @@ from main import main, results_table
 from models import GRUS
 from paper_results import TABLE_1, paper_row
 from run_folder import RunFolder
+from tests.runs import records, results, untimed, weights, write_waves
 
 ROOT = Path(program.__file__).parent
 LOSSES = ["mse", "soft_dtw", "dilate"]
@@ -38,12 +38,7 @@ def own_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """A CSV file of two columns that depend on each other, long enough for a few windows."""
-    path = tmp_path_factory.mktemp("data") / "waves.csv"
-    t = np.arange(120)
-    rows = zip(np.sin(0.4 * t), np.cos(0.4 * t) + 0.1 * np.sin(3 * t), strict=True)
-    path.write_text("sine,other\n" + "\n".join(f"{a:.6f},{b:.6f}" for a, b in rows))
-    return path
+    return write_waves(tmp_path_factory.mktemp("data") / "waves.csv")
 
 
 @pytest.fixture
@@ -58,24 +53,6 @@ def small(table):
 
 def run(*flags):
     return main(parse_args([str(flag) for flag in flags]))
-
-
-def records(folder):
-    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def untimed(records):
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
-
-
-def results(folder):
-    with open(Path(folder) / "results.csv", newline="") as file:
-        return {row["loss"]: {k: float(row[k]) for k in ("mse", "dtw", "tdi")} for row in csv.DictReader(file)}
-
-
-def weights(folder, loss):
-    return torch.load(Path(folder) / "checkpoints" / f"{loss}.pt", weights_only=True)["net"]
 
 
 def assert_same_run(folder, other, losses=LOSSES):

@@ -366,7 +366,8 @@ def test_a_checkpoint_holds_plain_values_and_tensors_only(parts, tmp_path):
     assert state["epoch"] == 4
     assert state["history"] == history
     assert state["settings"] == settings
-    assert state["protocol"] == {"learning_rate": 1e-3, "batch_size": 8, "seed": 0}
+    protocol = {"learning_rate": 1e-3, "batch_size": 8, "seed": 0, "clip_norm": None, "bf16": False}
+    assert state["protocol"] == protocol
     assert os.listdir(tmp_path / "deep") == ["c.pt"]
 
 
