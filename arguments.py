@@ -1,0 +1,229 @@
+"""The command line of main.py: its flags, and what an earlier run brings along."""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from data import DATASETS
+from experiment import CRITERIA, flag
+from models import GRUS, MODELS
+from paper_results import PAPER_ALPHA, PAPER_GAMMA, PAPER_HIDDEN_SIZE, PAPER_LAYERS, PAPER_WINDOWS
+from run_folder import RunFolder, Settings
+from training import load_checkpoint
+
+__all__ = ["complaints", "fail", "get_args_parser", "parse_args", "settings_of"]
+
+NOT_STORED = ("resume", "evaluate", "output")
+CHANGED_BY_RESUME = ("epochs", "plot_samples", "plots", "show", "threads")
+CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "threads")
+
+PAPER = "paper and default: %(default)s"
+RELEASED = "released code and default: %(default)s"
+EXAMPLES = """examples:
+  python main.py --epochs 50 --losses dilate
+  python main.py --dataset ecg5000 --data-path folder/with/ECG5000
+  python main.py --dataset traffic --data-path traffic.csv --model mlp
+  python main.py --dataset csv --data-path ETTh1.csv --csv-columns OT --input-length 96 --horizon 24
+  python main.py --resume runs/synthetic-seq2seq-20260102-030405 --epochs 1000
+  python main.py --evaluate runs/synthetic-seq2seq-20260102-030405/checkpoints/dilate.pt
+"""
+
+
+def fail(message: object) -> NoReturn:
+    """End the program with one sentence on stderr and exit code 2."""
+    print(f"main.py: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        fail(message)
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """All flags, in groups, with units and the paper's values in the help."""
+    parser = _Parser(
+        prog="main.py",
+        usage="python main.py [flags]",
+        description="Train forecasters with MSE, soft-DTW and DILATE, and compare them (paper, Table 1).",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_data_flags(parser.add_argument_group("data").add_argument)
+    _add_network_flags(parser.add_argument_group("network and losses").add_argument)
+    _add_training_flags(parser.add_argument_group("training").add_argument)
+    _add_output_flags(parser.add_argument_group("output").add_argument)
+    _add_continuation_flags(parser.add_argument_group("earlier runs").add_argument)
+    return parser
+
+
+def _add_data_flags(add: Callable) -> None:
+    column, length = {"nargs": "+", "metavar": "COLUMN"}, {"type": _count(), "metavar": "STEPS"}
+    add("--dataset", choices=list(DATASETS), default="synthetic", help="default: %(default)s")
+    add("--data-path", metavar="PATH", help="file or folder of the data; csv needs one, synthetic takes none")
+    add("--csv-columns", **column, help="to observe: names, positions from 0, or all (default: the last)")
+    add("--csv-targets", **column, help="to forecast: some of --csv-columns (default: all of them)")
+    lengths = ", ".join(f"{name} {observed}" for name, (observed, _) in PAPER_WINDOWS.items())
+    horizons = ", ".join(f"{name} {forecast}" for name, (_, forecast) in PAPER_WINDOWS.items())
+    add("--input-length", **length, help=f"observed; paper and default: {lengths}; csv 168")
+    add("--horizon", **length, help=f"forecast, k; paper and default: {horizons}; csv 24")
+    add("--stride", **length, help="between two windows of traffic or csv (default: 1)")
+
+
+def _add_network_flags(add: Callable) -> None:
+    models, losses = list(MODELS), list(CRITERIA)
+    count = {"type": _count(), "metavar": "N"}
+    alpha = "DILATE's weight of shape against time, 0 to 1; paper and default: .5, traffic .8"
+    gamma = f"smoothing, in squared units of the data; {PAPER}"
+    gru = (
+        "fused: in the least time on the CPU, elsewhere nn.GRU; torch: nn.GRU; written-out: its equations, in "
+        "models/gru.py; same weights, same numbers (default: %(default)s)"
+    )
+    add("--model", choices=models, default="seq2seq", help="the paper has both (default: %(default)s)")
+    add("--hidden-size", **count, default=PAPER_HIDDEN_SIZE, help=f"units per layer; {PAPER}")
+    add("--layers", **count, default=PAPER_LAYERS, help=f"of GRUs, or hidden layers of the MLP; {PAPER}")
+    add("--gru", choices=list(GRUS), default="fused", help=gru)
+    add("--losses", nargs="+", choices=losses, default=losses, help="one network each; paper and default: all")
+    add("--alpha", type=_fraction, metavar="A", help=alpha)
+    add("--gamma", type=_positive, metavar="G", default=PAPER_GAMMA, help=gamma)
+
+
+def _add_training_flags(add: Callable) -> None:
+    count, from_0 = {"type": _count(), "metavar": "N"}, {"type": _count(at_least=0), "metavar": "N"}
+    epochs = f"passes over the training set; paper: at most 1000, stopped early; {RELEASED}"
+    every = f"epochs between evaluations, each of them a checkpoint, 0: only the last; {RELEASED}"
+    seed = "of initial weights and batches, the data stay the same; paper: 10 runs (default: %(default)s)"
+    device = "auto (cuda if there, else cpu), cpu, cuda, cuda:1, ... or mps (default: %(default)s)"
+    threads = "default on the CPU: 1; a second gains nothing at these sizes and stalls where a core is busy"
+    add("--epochs", **count, default=500, help=epochs)
+    add("--batch-size", **count, default=100, help=f"series; {RELEASED}")
+    add("--learning-rate", type=_positive, metavar="X", default=1e-3, help=f"Adam's step size; {RELEASED}")
+    add("--eval-every", **from_0, default=50, help=every)
+    add("--seed", **from_0, default=0, help=seed)
+    add("--device", default="auto", help=device)
+    add("--threads", **count, help=threads)
+    add("--deterministic", action="store_true", help="only deterministic algorithms, where a GPU has a choice")
+
+
+def _add_output_flags(add: Callable) -> None:
+    switch = {"action": argparse.BooleanOptionalAction, "default": True}
+    samples = "series of the test set to plot, counted from 0 (default: 1 2 3 4 5)"
+    add("--output", metavar="FOLDER", help="a new one (default: runs/<dataset>-<model>-<timestamp>)")
+    add("--plot-samples", nargs="+", type=_count(at_least=0), metavar="I", help=samples)
+    add("--plots", **switch, help="draw figures at the end (default: yes)")
+    add("--show", **switch, help="show them, where there is a display (default: yes)")
+
+
+def _add_continuation_flags(add: Callable) -> None:
+    resume, measure = (" ".join(map(flag, names)) for names in (CHANGED_BY_RESUME, CHANGED_BY_EVALUATE))
+    add("--resume", metavar="FOLDER", help=f"continue that run, with its settings but for: {resume}")
+    add("--evaluate", metavar="CHECKPOINT", help=f"only measure it, with its settings but for: {measure}")
+
+
+def _count(at_least: int = 1) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        if not text.isdecimal() or int(text) < at_least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {at_least}, got {text!r}")
+        return int(text)
+
+    return count
+
+
+def _positive(text: str) -> float:
+    return _number(text, "must be a positive number", lambda value: 0 < value < math.inf)
+
+
+def _fraction(text: str) -> float:
+    return _number(text, "must lie between 0 and 1", lambda value: 0 <= value <= 1)
+
+
+def _number(text: str, rule: str, allowed: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not allowed(value):
+        raise argparse.ArgumentTypeError(f"{rule}, got {text!r}")
+    return value
+
+
+# ------------------------------------------------------------------------------------------------- settings
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; an earlier run that is continued or evaluated brings its own settings.
+
+    Args:
+        argv: Flags; those of the process if not given.
+
+    Returns:
+        One attribute per setting, complete and checked.
+    """
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    if args.resume and args.evaluate:
+        fail("--resume and --evaluate cannot be given together.")
+    if args.data_path is not None:
+        # A run may be continued from another folder than the one it was started in.
+        args.data_path = str(Path(args.data_path).expanduser().absolute())
+    with complaints(ValueError, OSError):
+        if args.resume:
+            stored = _settings_to_resume(parser, RunFolder(Path(args.resume)))
+            _adopt(args, stored, _given(parser, argv), "resume", CHANGED_BY_RESUME)
+        elif args.evaluate:
+            stored = load_checkpoint(args.evaluate).get("settings", {})
+            changeable = CHANGED_BY_EVALUATE if stored else vars(args)
+            _adopt(args, stored, _given(parser, argv), "evaluate", changeable)
+    if args.alpha is None:
+        args.alpha = PAPER_ALPHA.get(args.dataset, 0.5)
+    if args.gru != parser.get_default("gru") and args.model == "mlp":
+        fail(f"--gru {args.gru} cannot be given with --model mlp, which has no GRU.")
+    if len(set(args.losses)) < len(args.losses):
+        fail(f"--losses must name each loss once, got {' '.join(args.losses)}.")
+    return args
+
+
+def _given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:
+    """Names of the settings that the command line itself sets."""
+    unset = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([]))))
+    return {name for name, value in vars(parser.parse_args(argv, unset)).items() if value is not None}
+
+
+def _settings_to_resume(parser: argparse.ArgumentParser, folder: RunFolder) -> Settings:
+    settings = folder.read_settings()
+    known = vars(parser.parse_args([])).keys() - set(NOT_STORED)
+    if settings.keys() != known:
+        odd = min(settings.keys() ^ known)
+        raise ValueError(f"{folder.config} belongs to another version of this program: see {odd!r}.")
+    return settings
+
+
+def _adopt(args: argparse.Namespace, stored: Mapping, given: set[str], mode: str, changeable: Sequence[str]) -> None:
+    """Replace the settings of the command line by stored ones, except for changeable ones that were given."""
+    fixed = sorted(given - {mode, *changeable})
+    if fixed:
+        allowed = ", ".join(map(flag, changeable))
+        fail(f"{flag(fixed[0])} cannot be given with {flag(mode)}, only {allowed} can.")
+    for name, value in stored.items():
+        if hasattr(args, name) and name not in given:
+            setattr(args, name, value)
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """What a run stores of its settings: plain values only."""
+    return {name: value for name, value in vars(args).items() if name not in NOT_STORED}
+
+
+@contextmanager
+def complaints(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors that the user can mend into one sentence and exit code 2."""
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            fail(f"Cannot read or write {error.filename}: {error.strerror}.")
+        fail(error)

@@ -1,0 +1,167 @@
+"""What main.py compares: settings, with the data, the network, the loss and the device that they stand for."""
+
+import argparse
+import inspect
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data import DATASETS, ForecastData, load
+from loss import DilateLoss, SoftDTWLoss
+from models import build_model
+from paper_results import (
+    PAPER_ALPHA,
+    PAPER_GAMMA,
+    PAPER_HIDDEN_SIZE,
+    PAPER_LAYERS,
+    PAPER_WINDOWS,
+    PaperRow,
+    paper_row,
+)
+from training import load_checkpoint, load_weights
+
+__all__ = ["CRITERIA", "Experiment", "flag", "paper_comparison", "prepare", "resolve_device"]
+
+CRITERIA = {
+    "mse": lambda args: nn.MSELoss(),
+    "soft_dtw": lambda args: SoftDTWLoss(args.gamma),
+    "dilate": lambda args: DilateLoss(args.alpha, args.gamma),
+}
+
+LOADER_FLAGS = {
+    "path": "data_path",
+    "columns": "csv_columns",
+    "targets": "csv_targets",
+    "input_length": "input_length",
+    "horizon": "horizon",
+    "stride": "stride",
+}
+
+
+def flag(setting: str) -> str:
+    """The setting of that name, as it is written on the command line."""
+    return "--" + setting.replace("_", "-")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name, made sure of.
+
+    Args:
+        name: ``auto`` (cuda if there is one, else cpu), ``cpu``, ``cuda``, ``cuda:1``, ... or ``mps``.
+
+    Raises:
+        ValueError: If the name is unknown or this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and index.isdecimal())):
+        raise ValueError(f"--device must be auto, cpu, cuda, cuda:1, ... or mps, got {name!r}.")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name} is not there: torch finds {torch.cuda.device_count()} CUDA devices.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("--device mps is not there: torch finds no Apple GPU.")
+    return torch.device(name)
+
+
+def set_up_torch(args: argparse.Namespace, device: torch.device) -> None:
+    """Number of threads and determinism, for the whole process."""
+    threads = args.threads or (1 if device.type == "cpu" else None)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if args.deterministic:
+        # cuBLAS is deterministic only with a workspace of fixed size, chosen before its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Settings, with the data and the device that they stand for."""
+
+    args: argparse.Namespace
+    data: ForecastData
+    device: torch.device
+
+    def network(self) -> nn.Module:
+        """A network with the initial weights that all losses of a run start from."""
+        torch.manual_seed(self.args.seed)
+        data, args = self.data, self.args
+        net = build_model(
+            args.model,
+            input_length=data.input_length,
+            horizon=data.horizon,
+            input_size=data.input_size,
+            output_size=data.output_size,
+            hidden_size=args.hidden_size,
+            layers=args.layers,
+            output_columns=_output_columns(args),
+            gru=args.gru,
+        )
+        return net.to(self.device)
+
+    def trained_network(self, path: str | Path) -> nn.Module:
+        """A network with the weights of a checkpoint."""
+        net = self.network()
+        load_weights(net, load_checkpoint(path), path)
+        return net
+
+
+def prepare(args: argparse.Namespace) -> Experiment:
+    """Load the data and find the device.
+
+    Raises:
+        ValueError, TypeError, OSError: As `data.load` and `resolve_device` say.
+    """
+    device = resolve_device(args.device)
+    set_up_torch(args, device)
+    return Experiment(args, _load_data(args), device)
+
+
+def _load_data(args: argparse.Namespace) -> ForecastData:
+    options = {option: getattr(args, setting) for option, setting in LOADER_FLAGS.items()}
+    options = {option: value for option, value in options.items() if value is not None}
+    known = inspect.signature(DATASETS[args.dataset]).parameters
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{flag(LOADER_FLAGS[option])} cannot be given with --dataset {args.dataset}.")
+    if args.dataset == "csv" and args.data_path is None:
+        raise ValueError("--dataset csv needs --data-path, the CSV file.")
+    if options.get("columns") == ["all"]:
+        options["columns"] = "all"
+    _output_columns(args)
+    return load(args.dataset, **options)
+
+
+def _output_columns(args: argparse.Namespace) -> list[int] | None:
+    """Where the columns to forecast stand among the observed ones, if only some are to be forecast."""
+    if args.csv_targets is None:
+        return None
+    observed = args.csv_columns or []
+    for column in args.csv_targets:
+        if column not in observed:
+            raise ValueError(f"--csv-targets must be among --csv-columns, got {column!r}.")
+    return [observed.index(column) for column in args.csv_targets]
+
+
+def paper_comparison(experiment: Experiment, loss: str) -> PaperRow | None:
+    """The paper's numbers for this network, data and loss, if the setting is the paper's."""
+    args, data = experiment.args, experiment.data
+    ours = {
+        "network": (args.hidden_size, args.layers),
+        "windows": (data.input_length, data.horizon, args.stride or 1),
+        "gamma": args.gamma if loss != "mse" else None,
+        "alpha": args.alpha if loss == "dilate" else None,
+    }
+    papers = {
+        "network": (PAPER_HIDDEN_SIZE, PAPER_LAYERS),
+        "windows": (*PAPER_WINDOWS.get(args.dataset, ()), 1),
+        "gamma": PAPER_GAMMA if loss != "mse" else None,
+        "alpha": PAPER_ALPHA.get(args.dataset) if loss == "dilate" else None,
+    }
+    if ours != papers:
+        return None
+    return paper_row(args.dataset, args.model, loss)

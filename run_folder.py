@@ -1,0 +1,132 @@
+"""The folder that a run leaves behind: settings, metrics, results, checkpoints and figures."""
+
+import csv
+import io
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from training import Record, atomic_write
+
+__all__ = ["METRICS", "RunFolder", "Settings", "unused_folder"]
+
+Settings = dict[str, object]
+
+METRICS = ("mse", "dtw", "tdi")
+RESULT_COLUMNS = ("loss", "epoch", "train_loss", *METRICS, "seconds")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its settings, metrics, results, checkpoints and figures."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Settings of the run, and the versions it was started with (JSON)."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per evaluation and line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def results(self) -> Path:
+        """Final metrics, in full precision (CSV)."""
+        return self.path / "results.csv"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the figures (PNG)."""
+        return self.path / "figures"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, loss: str) -> Path:
+        """State of the training with that loss, as of its last evaluation."""
+        return self.checkpoints / f"{loss}.pt"
+
+    def create(self) -> None:
+        """Make the folder; one that already holds a run is refused.
+
+        Raises:
+            FileExistsError: If it holds a run.
+            OSError: If it cannot be made.
+        """
+        for part in (self.config, self.metrics, self.results, self.figures, self.checkpoints):
+            if part.exists():
+                raise FileExistsError(
+                    f"--output {self.path} already holds a run ({part.name}): name another folder, "
+                    f"or continue with --resume {self.path}."
+                )
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def read_settings(self) -> Settings:
+        """Settings of the run in this folder.
+
+        Raises:
+            FileNotFoundError: If there is no run.
+            ValueError: If the file is damaged.
+        """
+        if not self.config.exists():
+            raise FileNotFoundError(f"There is no run to continue in {self.path}: {self.config} is missing.")
+        try:
+            return dict(json.loads(self.config.read_text())["settings"])
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(f"{self.config} is damaged: it holds no settings.") from None
+
+    def write_settings(self, settings: Settings) -> None:
+        """Store the settings; the time of the start is kept when a run is continued."""
+        started = datetime.now().astimezone().isoformat(timespec="seconds")
+        if self.config.exists():
+            started = json.loads(self.config.read_text()).get("started", started)
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+        config = {"settings": settings, "started": started, "versions": versions}
+        self._write(self.config, json.dumps(config, indent=2) + "\n")
+
+    def append_metrics(self, record: Record) -> None:
+        """Add one evaluation."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(_json_line(record))
+
+    def write_metrics(self, records: Sequence[Record]) -> None:
+        """Replace all evaluations."""
+        self._write(self.metrics, "".join(map(_json_line, records)))
+
+    def write_results(self, results: Mapping[str, Record]) -> None:
+        """Store the last evaluation of each loss."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, RESULT_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"loss": loss, **record} for loss, record in results.items())
+        self._write(self.results, text.getvalue())
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        with atomic_write(path) as file:
+            file.write(text.encode())
+
+
+def _json_line(record: Record) -> str:
+    # JSON has no nan.
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
+def unused_folder(prefix: str) -> RunFolder:
+    """One in ``runs/`` that is not there yet, named by a prefix and the time."""
+    name = Path("runs") / f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}"
+    others = (name.with_name(f"{name.name}-{number}") for number in range(2, 1000))
+    return RunFolder(next(path for path in (name, *others) if not path.exists()))
