@@ -84,13 +84,13 @@ def _add_network_flags(add: Callable) -> None:
     alpha = "DILATE's weight of shape against time, 0 to 1; paper and default: .5, traffic .8"
     gamma = f"smoothing, in squared units of the data; {PAPER}"
     gru = (
-        "torch: nn.GRU; written-out: its equations, in models/gru.py; fused: in less time, on the CPU; "
-        "same weights, same numbers (default: %(default)s)"
+        "fused: in the least time on the CPU, elsewhere nn.GRU; torch: nn.GRU; written-out: its equations, in "
+        "models/gru.py; same weights, same numbers (default: %(default)s)"
     )
     add("--model", choices=models, default="seq2seq", help="the paper has both (default: %(default)s)")
     add("--hidden-size", **count, default=PAPER_HIDDEN_SIZE, help=f"units per layer; {PAPER}")
     add("--layers", **count, default=PAPER_LAYERS, help=f"of GRUs, or hidden layers of the MLP; {PAPER}")
-    add("--gru", choices=list(GRUS), default="torch", help=gru)
+    add("--gru", choices=list(GRUS), default="fused", help=gru)
     add("--losses", nargs="+", choices=losses, default=losses, help="one network each; paper and default: all")
     add("--alpha", type=_fraction, metavar="A", help=alpha)
     add("--gamma", type=_positive, metavar="G", default=PAPER_GAMMA, help=gamma)

@@ -15,6 +15,7 @@ __all__ += ["PaperRow", "Stat", "paper_row", "printed_scale"]
 PAPER_ALPHA = {"synthetic": 0.5, "ecg5000": 0.5, "traffic": 0.8}
 PAPER_GAMMA, PAPER_HIDDEN_SIZE, PAPER_LAYERS = 0.01, 128, 1
 PAPER_WINDOWS = {"synthetic": (20, 20), "ecg5000": (84, 56), "traffic": (168, 24)}  # input length, horizon
+
 RUNS = 10  # that each mean and standard deviation is of
 
 

@@ -109,17 +109,25 @@ def check_tensor(name: str, tensor: Tensor, allowed: str, dimensions: tuple[int,
 
 def check_alike(names: tuple[str, str], x: Tensor, y: Tensor, axes: dict[int, str]) -> None:
     """Demand as many dimensions, the same sizes along ``axes`` (axis -> what it is), one device, one precision."""
-    both = " and ".join(names)
-    shapes = f"but their shapes are {tuple(x.shape)} and {tuple(y.shape)}."
+    problem = _difference(x, y, axes)
+    if problem:
+        both, shapes = " and ".join(names), f"their shapes are {tuple(x.shape)} and {tuple(y.shape)}"
+        what, shown = problem
+        raise ValueError(f"{both} must {what}, but {shown or shapes}.")
+
+
+def _difference(x: Tensor, y: Tensor, axes: dict[int, str]) -> tuple[str, str | None] | None:
+    """What two tensors should have in common and do not, and what they have instead if it is not their shapes."""
     if x.dim() != y.dim():
-        raise ValueError(f"{both} must have the same number of dimensions, {shapes}")
+        return "have the same number of dimensions", None
     for axis, what in axes.items():
         if x.shape[axis] != y.shape[axis]:
-            raise ValueError(f"{both} must have the same {what}, {shapes}")
+            return f"have the same {what}", None
     for attribute in ("device", "dtype"):
         ours, theirs = getattr(x, attribute), getattr(y, attribute)
         if ours != theirs:
-            raise ValueError(f"{both} must share one {attribute}, but they have {ours} and {theirs}.")
+            return f"share one {attribute}", f"they have {ours} and {theirs}"
+    return None
 
 
 def check_series(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

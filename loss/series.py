@@ -5,7 +5,6 @@ temporal term; reverse mode through it gives the gradients of both (see :mod:`lo
 makes the gradients right away, while the sweep's tables are still in the cache: the backward pass only scales them.
 """
 
-import inspect
 from typing import NamedTuple
 
 import torch
@@ -30,10 +29,21 @@ class Settings(NamedTuple):
     want_gamma: bool
 
 
-class SeriesSweep(torch.autograd.Function):
-    """The results of :func:`loss.kernels.series`, of which the two values are differentiable."""
+class _Sweep(torch.autograd.Function):
+    """A Function that is called with all its arguments, by position."""
 
     generate_vmap_rule = True
+
+    @classmethod
+    def apply(cls, *args):
+        """As ever, but for looking up the arguments' names, which takes as long as a small sweep."""
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return super().apply(*args)
+        return super(torch.autograd.Function, cls).apply(*args)
+
+
+class SeriesSweep(_Sweep):
+    """The results of :func:`loss.kernels.series`, of which the two values are differentiable."""
 
     @staticmethod
     def forward(x, y, gamma, omega, omega_scale, n, m, settings):
@@ -72,15 +82,13 @@ class SeriesSweep(torch.autograd.Function):
         return d_x, d_y, d_gamma, d_omega, None, None, None, None
 
 
-class SeriesDerivatives(torch.autograd.Function):
+class SeriesDerivatives(_Sweep):
     """The derivatives that :func:`loss.kernels.series` returns, as a function with a derivative of its own.
 
     There are six, by x, y and gamma, each of the shape term first; those that were not asked for are empty. The
     second derivative of the shape term is right; that of the temporal term, which would be a third one of soft-DTW,
     is refused.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x, y, gamma, omega, omega_scale, n, m, settings):
@@ -101,29 +109,6 @@ class SeriesDerivatives(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             raise NotImplementedError("A loss with an Omega that is learned can be differentiated once only.")
         return (*_second_derivative(ctx, ctx.saved_tensors, g_derivatives), *(None,) * 5)
-
-
-class _Complete(inspect.Signature):
-    """The signature of a function that gets all its arguments, by position: there is nothing to look up.
-
-    ``Function.apply`` binds its arguments to forward's signature at every call, which takes as long as a small sweep.
-    """
-
-    def bind(self, *args, **kwargs):
-        """Take the arguments as they come."""
-        return _Bound(args, kwargs) if len(args) == len(self.parameters) else super().bind(*args, **kwargs)
-
-
-class _Bound(NamedTuple):
-    args: tuple
-    kwargs: dict
-
-    def apply_defaults(self):
-        """There are none."""
-
-
-for _function in (SeriesSweep, SeriesDerivatives):
-    _function.forward.__signature__ = _Complete(inspect.signature(_function.forward).parameters.values())
 
 
 def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
