@@ -178,18 +178,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.data_path is not None:
         # A run may be continued from another folder than the one it was started in.
         args.data_path = str(Path(args.data_path).expanduser().absolute())
+    given = _given(parser, argv)
     with complaints(ValueError, OSError):
         if args.resume:
             stored = _settings_to_resume(parser, RunFolder(Path(args.resume)))
-            _adopt(args, stored, _given(parser, argv), "resume", CHANGED_BY_RESUME)
+            _adopt(args, stored, given, "resume", CHANGED_BY_RESUME)
         elif args.evaluate:
             stored = load_checkpoint(args.evaluate).get("settings", {})
             changeable = CHANGED_BY_EVALUATE if stored else vars(args)
-            _adopt(args, stored, _given(parser, argv), "evaluate", changeable)
+            _adopt(args, stored, given, "evaluate", changeable)
     if args.alpha is None:
         args.alpha = PAPER_ALPHA.get(args.dataset, 0.5)
-    if args.gru != parser.get_default("gru") and args.model == "mlp":
+    if "gru" in given and args.model == "mlp":
         fail(f"--gru {args.gru} cannot be given with --model mlp, which has no GRU.")
+    if args.bf16 and args.gru == "written-out" and args.model != "mlp":
+        fail("--bf16 cannot be given with --gru written-out, which does not mix precisions.")
     if len(set(args.losses)) < len(args.losses):
         fail(f"--losses must name each loss once, got {' '.join(args.losses)}.")
     return args

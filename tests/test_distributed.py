@@ -83,7 +83,7 @@ def small(tmp_path_factory):
             "--eval-every",
             "1",
         ),
-        *("--losses", *LOSSES, "--no-plots", "--no-show"),
+        *("--clip-norm", "0.2", "--losses", *LOSSES, "--no-plots", "--no-show"),
     ]
 
 
