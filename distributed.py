@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import TypeVar
@@ -103,6 +104,8 @@ def parallel(net: nn.Module) -> nn.Module:
     """
     if not _several():
         return net
+    # The fused GRU gives some gradients transposed; DDP copies them, and would warn of it once in each process.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     device = next(net.parameters()).device
     return DistributedDataParallel(net, [device] if device.type == "cuda" else None)
 
