@@ -48,7 +48,8 @@ def main(args: argparse.Namespace) -> dict[str, Record]:
         Training loss -> last record (see `training.train_model`).
 
     Raises:
-        SystemExit: 2 for a mistake of the user, 130 and 143 if interrupted by Ctrl-C or SIGTERM.
+        SystemExit: 2 for a mistake of the user, 130 and 143 if interrupted by Ctrl-C or SIGTERM, 1 if another
+            process of the run is gone.
     """
     with complaints(ValueError, TypeError, OSError):
         experiment = prepare(args)
