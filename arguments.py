@@ -191,7 +191,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         args.alpha = PAPER_ALPHA.get(args.dataset, 0.5)
     if "gru" in given and args.model == "mlp":
         fail(f"--gru {args.gru} cannot be given with --model mlp, which has no GRU.")
-    if args.bf16 and args.gru == "written-out" and args.model != "mlp":
+    if args.bf16 and args.gru == "written-out" and args.model != "mlp" and not args.evaluate:
         fail("--bf16 cannot be given with --gru written-out, which does not mix precisions.")
     if len(set(args.losses)) < len(args.losses):
         fail(f"--losses must name each loss once, got {' '.join(args.losses)}.")

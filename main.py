@@ -116,13 +116,13 @@ def draw(
     experiment: Experiment, folder: RunFolder, histories: Mapping[str, list[Record]], samples: list[int]
 ) -> None:
     """Draw forecasts side by side, learning curves and one alignment per loss into the run's folder."""
-    # Not at the top: matplotlib takes a second to import, which no run without figures needs.
-    from plots import plot_alignment, plot_forecasts, plot_learning_curves
-
     args, test = experiment.args, experiment.data.test
     forecasts = {loss: _forecast(experiment, folder, loss) for loss in histories}
     if not distributed.is_first():
         return
+    # Not at the top: matplotlib takes a second to import, which no run without figures needs.
+    from plots import plot_alignment, plot_forecasts, plot_learning_curves
+
     folder.figures.mkdir(exist_ok=True)
     inputs, targets = test[list(range(len(test)))][:2]
     plot_forecasts(inputs, targets, forecasts, folder.figures / "forecasts.png", samples, show=args.show)
@@ -207,8 +207,8 @@ def interruptible(folder: RunFolder) -> Iterator[None]:
 
 
 def _say_how_to_continue(what: str, folder: RunFolder) -> None:
-    count = distributed.local_processes()
-    program = f"torchrun --nproc-per-node {count}" if count > 1 else "python"
+    several = distributed.processes() > 1
+    program = f"torchrun --nproc-per-node {distributed.local_processes()}" if several else "python"
     command = f"{program} main.py --resume {shlex.quote(str(folder.path))}"
     print(
         f"\n{what}; only the work since the last evaluation is lost, and this continues: {command}", file=sys.stderr

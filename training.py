@@ -362,9 +362,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 class _EpochSummary(NamedTuple):
     mean: float  # over the epoch's series
-    last: (
-        float  # of the last batch, which is what the released code prints; the rest is of this process's share of it
-    )
+    # Of the last batch, which is what the released code prints, or of this process's share of it:
+    last: float
     prediction: Tensor  # before the step
     target: Tensor
     count: int  # of series

@@ -304,7 +304,8 @@ def test_bf16_and_clipping_reach_the_training_and_are_kept(small):
         for mine, other in zip(records(name), records("plain"), strict=True):
             assert mine["train_loss"] == pytest.approx(other["train_loss"], rel=0.05)
         run("--resume", name, "--epochs", 5)
-        run("--evaluate", f"{name}/checkpoints/mse.pt")
+        for gru in GRUS:
+            run("--evaluate", f"{name}/checkpoints/mse.pt", "--gru", gru)
     assert torch.load("half/checkpoints/mse.pt", weights_only=True)["protocol"]["bf16"] is True
 
 
