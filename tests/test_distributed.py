@@ -49,8 +49,8 @@ with distributed.process_group():
 """
 
 
-def torchrun(program, *flags, processes=2):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+def torchrun(program, *flags):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [str(word) for word in (*command, program, *flags)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200, check=False)
@@ -113,7 +113,7 @@ def test_two_processes_have_the_loss_curve_and_the_weights_of_one(runs):
     assert_close(two, one)
 
 
-def test_the_first_process_alone_prints_and_writes(runs, capsys):
+def test_the_first_process_alone_prints_and_writes(runs):
     one, two, printed = runs
     assert printed.count("in 2 processes") == printed.count("Everything is in") == 1
     assert printed.count("epoch  0") == len(LOSSES)
@@ -121,7 +121,7 @@ def test_the_first_process_alone_prints_and_writes(runs, capsys):
     assert files[0] == files[1]
 
 
-def test_a_checkpoint_of_two_processes_is_one_of_one_and_the_other_way_round(small, runs, tmp_path):
+def test_a_checkpoint_of_two_processes_is_one_of_one_and_the_other_way_round(runs, tmp_path):
     one, two, _ = runs
     for loss in LOSSES:
         assert run("--evaluate", two / "checkpoints" / f"{loss}.pt")[loss] == results(two)[loss]
@@ -133,11 +133,11 @@ def test_a_checkpoint_of_two_processes_is_one_of_one_and_the_other_way_round(sma
     assert_close(tmp_path / "one", tmp_path / "two")
 
 
-def test_evaluation_in_three_processes_prints_the_table_of_one(runs, capsys):
+def test_evaluation_in_two_processes_prints_the_table_of_one(runs, capsys):
     checkpoint = runs[0] / "checkpoints" / "dilate.pt"
     run("--evaluate", checkpoint)
-    # Batches of 6, 6 and 3 for three processes; two would have them in turns, and a fourth had none.
-    finished = torchrun(ROOT / "main.py", "--evaluate", checkpoint, "--batch-size", 6, processes=3)
+    # Of the batches of 6, 6 and 3, the first process has two and the second one.
+    finished = torchrun(ROOT / "main.py", "--evaluate", checkpoint, "--batch-size", 6)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == capsys.readouterr().out
 
@@ -163,7 +163,7 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_it_resumes_from_the_l
     assert all(torch.equal(value, weights(runs[1], "mse")[name]) for name, value in weights(folder, "mse").items())
 
 
-def test_a_mistake_is_said_once(small):
+def test_a_mistake_is_said_once():
     finished = torchrun(ROOT / "main.py", "--device", "gpu")
     assert finished.returncode != 0
     assert finished.stderr.count("main.py: error: --device must be auto, cpu, cuda, cuda:1, ... or mps") == 1
