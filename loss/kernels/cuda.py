@@ -19,6 +19,7 @@ digest of :mod:`.jit` cannot be put into the names of the parts that a kernel is
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import NamedTuple
@@ -34,7 +35,7 @@ _WARP = 32
 _MOST_THREADS = 512  # of a block; a longer row takes several turns
 _THREADS_PER_PROCESSOR = 512  # enough to hide each other's waiting, and few enough to share the scratch memory
 _SHARED_BYTES = 48 << 10  # of a block, without asking the device for more
-_SCRATCH_BYTES = 48 << 20  # of all blocks, as long as segments are not shorter than the square root of all rows
+_SCRATCH_BYTES = 44 << 20  # of all blocks, as long as segments are not shorter than the square root of all rows
 _REGISTERS = 128  # of a thread: 512 threads fill the register file of a processor
 
 # ----------------------------------------------------------------------- what a kernel is told
@@ -264,6 +265,7 @@ def _advance(problem, plan, pair, rows, begin, end, origin, first_time, number):
         if first_time and d == segment * plan.rows and d < origin:
             saved = pair.doubles + plan.saved_at + segment * 3 * plan.stride
             _copy(rows, pair.rows, plan.doubles, saved, 3 * plan.stride)
+            cuda.syncthreads()
             segment += 1
         lo, hi = _row(problem, pair, d)
         weights = pair.numbers + (d - origin) * plan.width - lo
@@ -487,7 +489,7 @@ def _sweep_pair(problem, plan, results, pair, rows, number):
     longer = pair.n - pair.m if pair.n > pair.m else pair.m - pair.n
     valid = abs(V) < 0.5 * UNREACHABLE and longer <= problem.band
     spoilt = 0.0 if valid else math.nan  # added to all that depends on a value that is NaN
-    _store_values(problem, results, pair, V / pair.inverse_gamma + spoilt, V_dot + spoilt, number)
+    _store_values(problem, results, pair, V * problem.gamma[0] + spoilt, V_dot + spoilt, number)
     cuda.syncthreads()  # rows are used for mass from here on
     if problem.backward:
         _way_back(problem, plan, results, pair, rows, end, origin, spoilt, number)
@@ -545,6 +547,15 @@ def _compiled(number, shared: bool, device: torch.device) -> Callable:
     if _SIMULATED:
         return cuda.jit(_kernel(number, shared))
     return cuda.jit(signature(number), max_registers=_REGISTERS)(_kernel(number, shared))
+
+
+@lru_cache(maxsize=256)
+def _launcher(number, device: torch.device, blocks: int, threads: int, shared_bytes: int, stream: int) -> Callable:
+    """A kernel on a device, which is the current one, and on one of its streams, given by its address."""
+    kernel = _compiled(number, shared_bytes > 0, device)
+    with warnings.catch_warnings():  # a small batch needs few blocks, and numba would say so each time
+        warnings.filterwarnings("ignore", "Grid size")
+        return kernel[blocks, threads, cuda.external_stream(stream), shared_bytes]
 
 
 # ----------------------------------------------------------------------- how a batch is cut up
@@ -607,26 +618,20 @@ def _pointer(tensor: Tensor | None):
     return memoryview(tensor.detach().numpy().reshape(-1)) if _SIMULATED else tensor.data_ptr()
 
 
-@lru_cache(maxsize=64)
-def _stream(device: torch.device, address: int):
-    """torch's stream in numba's words, made while the device is the current one."""
-    return cuda.external_stream(address)
-
-
 def _launch(problem: Problem, results: Results, sizes: _Sizes, like: Tensor) -> None:
     """Sweep the whole batch, on the current stream of the tensors' device."""
-    device, number = like.device, _NUMBERS[like.dtype]
+    device = like.device
     plan, blocks, threads, shared_bytes = _plan(sizes, device)
     doubles = like.new_empty(blocks * plan.doubles_per_block, dtype=torch.float64)
     numbers = like.new_empty(blocks * plan.numbers_per_block)
     plan = plan._replace(doubles=_pointer(doubles), numbers=_pointer(numbers))
+    number = _NUMBERS[like.dtype]
     if _SIMULATED:
         _compiled(number, shared_bytes > 0, device)[blocks, threads, 0, shared_bytes](problem, plan, results)
         return
     with torch.cuda.device(device):
-        stream = _stream(device, torch.cuda.current_stream(device).cuda_stream)
-        kernel = _compiled(number, shared_bytes > 0, device)
-        kernel[blocks, threads, stream, shared_bytes](problem, plan, results)
+        stream = torch.cuda.current_stream(device).cuda_stream
+        _launcher(number, device, blocks, threads, shared_bytes, stream)(problem, plan, results)
 
 
 _NUMBERS = {torch.float32: float32, torch.float64: float64}
