@@ -10,9 +10,9 @@ pair: V at the starts of the segments is kept as well, and a segment is swept ag
 it. Its E is kept too, and then each thread sums up derivatives by some steps of a series: no two threads write to the
 same number, so nothing is atomic and results are the same every time.
 
-Kernels take bare pointers, for numba needs longer to look at one array than a small sweep takes; they read gamma where
-it is, so that the host never waits; and they run on torch's current stream, which torch's array interface does not
-tell. Under ``NUMBA_ENABLE_CUDASIM=1`` the same code runs on CPU tensors.
+Kernels take bare pointers, for numba looks longer at an array than a small sweep takes; they read gamma where it is,
+so that the host never waits; and they run on torch's current stream, which torch's array interface does not tell.
+Under ``NUMBA_ENABLE_CUDASIM=1`` the same code runs on CPU tensors.
 
 Nothing is cached on disk: numba keeps CUDA code under the name of a function and the time stamp of its file, and the
 digest of :mod:`.jit` cannot be put into the names of the parts that a kernel is linked from.
@@ -103,7 +103,7 @@ class Results(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a block works, and the memory that all blocks have; ``*_at`` says where a part of it begins in a block's."""
+    """How a block works, and the memory that all blocks have; ``*_at``: where a part begins in that of a block."""
 
     doubles: Doubles
     numbers: Numbers  # the softmin weights left, diagonal, up and, with the dual part, the derivatives of left and up
