@@ -430,8 +430,7 @@ def _way_back(problem, plan, results, pair, rows, end, origin, spoilt, number):
     while origin >= 0:
         last = _smaller(origin + plan.rows - 1, end)
         if last < end:  # its weights have not been kept
-            _copy(rows, pair.rows, plan.doubles, saved, size)
-            cuda.syncthreads()
+            _copy(rows, pair.rows, plan.doubles, saved, size)  # each thread the same numbers in all three copies
             _copy(plan.doubles, saved + origin // plan.rows * size, rows, pair.rows, size if origin > 0 else 0)
             cuda.syncthreads()
             _advance(problem, plan, pair, rows, origin, _smaller(last + 2, end), origin, False, number)
@@ -495,7 +494,6 @@ def _sweep_pair(problem, plan, results, pair, rows, number):
         _way_back(problem, plan, results, pair, rows, end, origin, spoilt, number)
         if problem.want_D and not valid:
             _spoil_path(problem, results, pair)
-        cuda.syncthreads()
 
 
 @_device
