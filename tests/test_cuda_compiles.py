@@ -1,6 +1,6 @@
-"""The CUDA kernels pass numba's type checks and the compiler for a real GPU, which needs none; no simulator does that.
+"""The CUDA kernels pass numba's type checks and compile for a GPU, which needs none.
 
-Skipped where numba-cuda and its compiler are not installed.
+The simulator does neither. Skipped where numba-cuda and its compiler are not installed.
 """
 
 import importlib.util
