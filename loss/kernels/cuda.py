@@ -14,8 +14,8 @@ Kernels take bare pointers, for numba looks longer at an array than a small swee
 so that the host never waits; and they run on torch's current stream, which torch's array interface does not tell.
 Under ``NUMBA_ENABLE_CUDASIM=1`` the same code runs on CPU tensors.
 
-Nothing is cached on disk: numba keeps CUDA code under the name of a function and the time stamp of its file, and the
-digest of :mod:`.jit` cannot be put into the names of the parts that a kernel is linked from.
+Nothing is cached on disk: to compile takes some seconds, and whether numba would ever hand out stale machine code, as
+:mod:`.jit` rules out for the CPU, could not be tried without a GPU.
 """
 
 import math
@@ -645,30 +645,28 @@ def _omega_steps(omega: Tensor, N: int, M: int) -> tuple[int, int, int, int]:
     return 0, N * M if omega.shape[0] > 1 else 0, M, 1
 
 
-def _sweep(x, y, D, shape, gamma, omega, omega_scale, n, m, band, scales, dual, weights, wants):
+def _sweep(x, y, D, gamma, omega, omega_scale, n, m, band, scales, dual, weights, wants):
     """Pack the arguments, allocate the results, launch; ``wants``: differentiate by x, by y, by D, by gamma."""
-    (batch, N, M), (want_x, want_y, want_D, want_gamma) = shape, wants
-    like, apart = D if x is None else x, weights is None
-    C, band = 1 if x is None else x.shape[2], N + M if band < 0 else min(band, N + M)
-    terms = 2 if dual and apart else 1
-    # what kernels read must live until they are launched, whatever is a copy of it
-    series = (None, None) if x is None else tuple(s.detach().transpose(1, 2).contiguous() for s in (x, y))
-    given = D if D is None else D.contiguous()
-    gamma, omega, omega_scale, n, m = (t.contiguous() for t in (gamma, omega, omega_scale, n, m))
+    of_series, apart, (want_x, want_y, want_D, want_gamma) = D is None, weights is None, wants
+    batch, N, M, C = (*x.shape[:2], *y.shape[1:]) if of_series else (*D.shape, 1)
+    like, terms, band = x if of_series else D, 2 if dual and apart else 1, N + M if band < 0 else min(band, N + M)
+    # copies must live until the kernel is launched; torch gives their memory to what comes after it on the stream
+    series = (s.detach().transpose(1, 2).contiguous() for s in (x, y)) if of_series else (None, None)
+    others = (t if t is None else t.contiguous() for t in (D, gamma, omega, omega_scale, n, m))
+    inputs = (*series, *others)
     problem = Problem(
-        *map(_pointer, (*series, given, gamma, omega, omega_scale, n, m)), batch, N, M, C, band, *scales,
-        *_omega_steps(omega, N, M), D is None, *(t.numel() > 0 for t in (omega, omega_scale, n, m)), dual, apart,
-        *((1.0, 0.0) if apart else weights), *wants, any(wants),
+        *map(_pointer, inputs), batch, N, M, C, band, *scales, *_omega_steps(omega, N, M), of_series,
+        *(t.numel() > 0 for t in (omega, omega_scale, n, m)), dual, apart, *(weights or (1.0, 0.0)), *wants, any(wants),
     )  # fmt: skip
     value, value_dot = like.new_empty(batch), like.new_empty(batch if apart else 0)
     d_x = x.new_empty(terms, *x.shape) if want_x else None
     d_y = y.new_empty(terms, *y.shape) if want_y else None
     E = D.new_zeros(terms, *D.shape) if want_D else None
     d_gamma = gamma.new_empty(2, batch) if want_gamma else None
-    results = Results(*map(_pointer, (value, value_dot, d_x, d_y, E, d_gamma)))
+    results = value, value_dot, d_x, d_y, E, d_gamma
     sizes = _Sizes(batch, N, M, C, band, like.element_size(), dual, terms, want_x, want_y, any(wants))
-    _launch(problem, results, sizes, like)
-    return value, value_dot, d_x, d_y, E, d_gamma
+    _launch(problem, Results(*map(_pointer, results)), sizes, like)
+    return results
 
 
 def _tensor(result, like, dimensions):
@@ -677,9 +675,9 @@ def _tensor(result, like, dimensions):
 
 def series(x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, dual, weights, want_x, want_y, want_gamma):  # fmt: skip # noqa: E501
     """The sweeps over the cost of two series; see :func:`loss.kernels.series`."""
-    wants, shape = (want_x, want_y, False, want_gamma), (x.shape[0], x.shape[1], y.shape[1])
+    wants = want_x, want_y, False, want_gamma
     value, value_dot, d_x, d_y, _, d_gamma = _sweep(
-        x, y, None, shape, gamma, omega, omega_scale, n, m, band, (cost_scale, omega_in_cost), dual, weights, wants
+        x, y, None, gamma, omega, omega_scale, n, m, band, (cost_scale, omega_in_cost), dual, weights, wants
     )
     return value, value_dot, _tensor(d_x, x, 4), _tensor(d_y, y, 4), _tensor(d_gamma, gamma, 2)
 
@@ -688,6 +686,6 @@ def matrix(D, gamma, omega, n, m, band, dual, want_path, want_gamma):
     """The sweeps over given costs; see :func:`loss.kernels.matrix`."""
     wants, no_scale = (False, False, want_path, want_gamma), gamma.new_empty(0)
     value, value_dot, _, _, E, d_gamma = _sweep(
-        None, None, D, D.shape, gamma, omega, no_scale, n, m, band, (1.0, 0.0), dual, None, wants
+        None, None, D, gamma, omega, no_scale, n, m, band, (1.0, 0.0), dual, None, wants
     )
     return value, value_dot, _tensor(E, D, 4), _tensor(d_gamma, gamma, 2)
