@@ -656,7 +656,8 @@ def _sweep(x, y, D, gamma, omega, omega_scale, n, m, band, scales, dual, weights
     inputs = (*series, *others)
     problem = Problem(
         *map(_pointer, inputs), batch, N, M, C, band, *scales, *_omega_steps(omega, N, M), of_series,
-        *(t.numel() > 0 for t in (omega, omega_scale, n, m)), dual, apart, *(weights or (1.0, 0.0)), *wants, any(wants),
+        *(t.numel() > 0 for t in (omega, omega_scale, n, m)), dual, apart, *(weights or (1.0, 0.0)),
+        *wants, any(wants),
     )  # fmt: skip
     value, value_dot = like.new_empty(batch), like.new_empty(batch if apart else 0)
     d_x = x.new_empty(terms, *x.shape) if want_x else None
