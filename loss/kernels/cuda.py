@@ -35,7 +35,7 @@ _WARP = 32
 _MOST_THREADS = 512  # of a block; a longer row takes several turns
 _THREADS_PER_PROCESSOR = 512  # enough to hide each other's waiting, and few enough to share the scratch memory
 _SHARED_BYTES = 48 << 10  # of a block, without asking the device for more
-_SCRATCH_BYTES = 44 << 20  # of all blocks, as long as segments are not shorter than the square root of all rows
+_SCRATCH_BYTES = 72 << 20  # for weights, E, and all that is as large as the series; more if sqrt(all rows) need more
 _REGISTERS = 128  # of a thread: 512 threads fill the register file of a processor
 
 # ----------------------------------------------------------------------- what a kernel is told
@@ -591,15 +591,17 @@ def _plan(sizes: _Sizes, device: torch.device) -> tuple[Plan, int, int, int]:
     shared_bytes = 3 * stride * 8 if 3 * stride * 8 <= _SHARED_BYTES else 0
 
     diagonals, bytes_per_row = N + M - 1, width * (of_weights * itemsize + 8 * of_E)
-    shortest = math.isqrt(diagonals - 1) + 1
-    rows = min(diagonals, max(shortest, _SCRATCH_BYTES // (blocks * bytes_per_row)))
+    by_x, by_y = terms * C * N if want_x else 0, terms * C * M if want_y else 0
+    copies_and_gradients = 2 * batch * C * (N + M) * itemsize
+    room = (_SCRATCH_BYTES - copies_and_gradients) // blocks - 8 * (by_x + by_y)
+    rows = min(diagonals, max(math.isqrt(diagonals - 1) + 1, room // bytes_per_row))
     segments = -(-diagonals // rows) if backward else 0
     parts = (
         0 if shared_bytes else 3 * stride,
         segments * 3 * stride if segments > 1 else 0,
         rows * width * of_E if backward else 0,
-        terms * C * N if want_x else 0,
-        terms * C * M if want_y else 0,
+        by_x,
+        by_y,
         2 * threads,
     )
     rows_at, saved_at, E_at, by_x_at, by_y_at, sums_at, doubles = np.cumsum((0, *parts)).tolist()
