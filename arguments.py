@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+import distributed
 from data import DATASETS
 from experiment import CRITERIA, flag
 from models import GRUS, MODELS
@@ -19,7 +20,8 @@ __all__ = ["complaints", "fail", "get_args_parser", "parse_args", "settings_of"]
 
 NOT_STORED = ("resume", "evaluate", "output")
 CHANGED_BY_RESUME = ("epochs", "plot_samples", "plots", "show", "threads")
-CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "threads")
+CHANGED_BY_EVALUATE = ("batch_size", "compile", "data_path", "device", "gru", "threads")
+SETTINGS_OF_OLD = {"gru": "torch", "clip_norm": None, "bf16": False, "compile": False}  # before there was a flag
 
 PAPER = "paper and default: %(default)s"
 RELEASED = "released code and default: %(default)s"
@@ -30,11 +32,13 @@ EXAMPLES = """examples:
   python main.py --dataset csv --data-path ETTh1.csv --csv-columns OT --input-length 96 --horizon 24
   python main.py --resume runs/synthetic-seq2seq-20260102-030405 --epochs 1000
   python main.py --evaluate runs/synthetic-seq2seq-20260102-030405/checkpoints/dilate.pt
+  torchrun --nproc-per-node 2 main.py --hidden-size 1024 --batch-size 1600
 """
 
 
 def fail(message: object) -> NoReturn:
     """End the program with one sentence on stderr and exit code 2."""
+    distributed.let_the_first_speak()
     print(f"main.py: error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -94,14 +98,18 @@ def _add_network_flags(add: Callable) -> None:
 
 def _add_training_flags(add: Callable) -> None:
     count, from_0 = {"type": _count(), "metavar": "N"}, {"type": _count(at_least=0), "metavar": "N"}
+    switch = {"action": argparse.BooleanOptionalAction, "default": False}
     epochs = f"passes over the training set; paper: at most 1000, stopped early; {RELEASED}"
     every = f"epochs between evaluations, each of them a checkpoint, 0: only the last; {RELEASED}"
     seed = "of initial weights and batches, the data stay the same; paper: 10 runs (default: %(default)s)"
     device = "auto (cuda if there, else cpu), cpu, cuda, cuda:1, ... or mps (default: %(default)s)"
     threads = "default on the CPU: 1; a second gains nothing at these sizes and stalls where a core is busy"
     add("--epochs", **count, default=500, help=epochs)
-    add("--batch-size", **count, default=100, help=f"series; {RELEASED}")
+    add("--batch-size", **count, default=100, help=f"series per step, of all processes; {RELEASED}")
     add("--learning-rate", type=_positive, metavar="X", default=1e-3, help=f"Adam's step size; {RELEASED}")
+    add("--clip-norm", type=_positive, metavar="X", help="shorten longer gradients to this norm (default: none)")
+    add("--bf16", **switch, help="train the network in bfloat16, where autocast says so (default: no)")
+    add("--compile", **switch, help="train the network by torch.compile, which takes a minute first (default: no)")
     add("--eval-every", **from_0, default=50, help=every)
     add("--seed", **from_0, default=0, help=seed)
     add("--device", default="auto", help=device)
@@ -170,18 +178,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.data_path is not None:
         # A run may be continued from another folder than the one it was started in.
         args.data_path = str(Path(args.data_path).expanduser().absolute())
+    given = _given(parser, argv)
     with complaints(ValueError, OSError):
         if args.resume:
             stored = _settings_to_resume(parser, RunFolder(Path(args.resume)))
-            _adopt(args, stored, _given(parser, argv), "resume", CHANGED_BY_RESUME)
+            _adopt(args, stored, given, "resume", CHANGED_BY_RESUME)
         elif args.evaluate:
             stored = load_checkpoint(args.evaluate).get("settings", {})
             changeable = CHANGED_BY_EVALUATE if stored else vars(args)
-            _adopt(args, stored, _given(parser, argv), "evaluate", changeable)
+            _adopt(args, stored, given, "evaluate", changeable)
     if args.alpha is None:
         args.alpha = PAPER_ALPHA.get(args.dataset, 0.5)
-    if args.gru != parser.get_default("gru") and args.model == "mlp":
+    if "gru" in given and args.model == "mlp":
         fail(f"--gru {args.gru} cannot be given with --model mlp, which has no GRU.")
+    if args.bf16 and args.gru == "written-out" and args.model != "mlp" and not args.evaluate:
+        fail("--bf16 cannot be given with --gru written-out, which does not mix precisions.")
     if len(set(args.losses)) < len(args.losses):
         fail(f"--losses must name each loss once, got {' '.join(args.losses)}.")
     return args
@@ -194,7 +205,7 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[s
 
 
 def _settings_to_resume(parser: argparse.ArgumentParser, folder: RunFolder) -> Settings:
-    settings = folder.read_settings()
+    settings = {**SETTINGS_OF_OLD, **folder.read_settings()}
     known = vars(parser.parse_args([])).keys() - set(NOT_STORED)
     if settings.keys() != known:
         odd = min(settings.keys() ^ known)

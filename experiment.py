@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import distributed
 from data import DATASETS, ForecastData, load
 from loss import DilateLoss, SoftDTWLoss
 from models import build_model
@@ -50,13 +51,14 @@ def resolve_device(name: str) -> torch.device:
     """The device of that name, made sure of.
 
     Args:
-        name: ``auto`` (cuda if there is one, else cpu), ``cpu``, ``cuda``, ``cuda:1``, ... or ``mps``.
+        name: ``auto`` (cuda if there is one, else cpu), ``cpu``, ``cuda``, ``cuda:1``, ... or ``mps``. Where several
+            processes train together, ``cuda`` gives each its own GPU.
 
     Raises:
-        ValueError: If the name is unknown or this machine has no such device.
+        ValueError: If the name is unknown, this machine has no such device, or it has too few.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and index.isdecimal())):
         raise ValueError(f"--device must be auto, cpu, cuda, cuda:1, ... or mps, got {name!r}.")
@@ -64,11 +66,24 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError(f"--device {name} is not there: torch finds {torch.cuda.device_count()} CUDA devices.")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError("--device mps is not there: torch finds no Apple GPU.")
+    if distributed.processes() > 1 and name != "cpu":
+        return torch.device("cuda", _own_gpu(name))
     return torch.device(name)
+
+
+def _own_gpu(name: str) -> int:
+    count, found = distributed.local_processes(), torch.cuda.device_count()
+    if name != "cuda":
+        raise ValueError(f"--device {name} is one device, and {count} processes cannot share it: give cuda or cpu.")
+    if found < count:
+        raise ValueError(f"--device cuda: {count} processes need a GPU each, and torch finds {found}.")
+    return distributed.local_rank()
 
 
 def set_up_torch(args: argparse.Namespace, device: torch.device) -> None:
     """Number of threads and determinism, for the whole process."""
+    if device.index is not None:
+        torch.cuda.set_device(device)
     threads = args.threads or (1 if device.type == "cpu" else None)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -99,9 +114,13 @@ class Experiment:
             hidden_size=args.hidden_size,
             layers=args.layers,
             output_columns=_output_columns(args),
-            gru=args.gru,
+            # The fused GRU knows one precision only, and would not notice the other.
+            gru="torch" if args.bf16 and args.gru == "fused" else args.gru,
         )
-        return net.to(self.device)
+        net.to(self.device)
+        if args.compile:
+            net.compile()  # in place, so that its weights keep their names
+        return net
 
     def trained_network(self, path: str | Path) -> nn.Module:
         """A network with the weights of a checkpoint."""

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from torch import Tensor
 
+import distributed
 from arguments import complaints, parse_args, settings_of
 from experiment import CRITERIA, Experiment, paper_comparison, prepare
 from paper_results import PaperRow
@@ -47,7 +48,8 @@ def main(args: argparse.Namespace) -> dict[str, Record]:
         Training loss -> last record (see `training.train_model`).
 
     Raises:
-        SystemExit: 2 for a mistake of the user, 130 and 143 if interrupted by Ctrl-C or SIGTERM.
+        SystemExit: 2 for a mistake of the user, 130 and 143 if interrupted by Ctrl-C or SIGTERM, 1 if another
+            process of the run is gone.
     """
     with complaints(ValueError, TypeError, OSError):
         experiment = prepare(args)
@@ -55,10 +57,7 @@ def main(args: argparse.Namespace) -> dict[str, Record]:
         return evaluate(experiment)
     with complaints(ValueError, OSError):
         samples = _plot_samples(args, len(experiment.data.test))
-        folder = RunFolder(Path(args.resume)) if args.resume else _new_folder(args)
-        histories = _earlier_histories(args, folder) if args.resume else folder.create()
-        folder.write_settings(settings_of(args))
-        folder.write_metrics(_flattened(histories or {}))
+        folder = distributed.agreed(lambda: _open_folder(args))
     print(_introduction(experiment, folder))
     with interruptible(folder), complaints(OSError, CheckpointError, DivergenceError):
         histories = train_all(experiment, folder)
@@ -84,6 +83,8 @@ def train_all(experiment: Experiment, folder: RunFolder) -> dict[str, list[Recor
             data.train,
             data.test,
             learning_rate=args.learning_rate,
+            clip_norm=args.clip_norm,
+            bf16=args.bf16,
             epochs=args.epochs,
             batch_size=args.batch_size,
             print_every=args.eval_every or args.epochs,
@@ -94,7 +95,8 @@ def train_all(experiment: Experiment, folder: RunFolder) -> dict[str, list[Recor
             on_eval=lambda record, loss=loss: folder.append_metrics({"loss": loss, **record}),
             progress=loss,
         )
-        folder.write_results({loss: history[-1] for loss, history in histories.items()})
+        if distributed.is_first():
+            folder.write_results({loss: history[-1] for loss, history in histories.items()})
     return histories
 
 
@@ -114,13 +116,15 @@ def draw(
     experiment: Experiment, folder: RunFolder, histories: Mapping[str, list[Record]], samples: list[int]
 ) -> None:
     """Draw forecasts side by side, learning curves and one alignment per loss into the run's folder."""
+    args, test = experiment.args, experiment.data.test
+    forecasts = {loss: _forecast(experiment, folder, loss) for loss in histories}
+    if not distributed.is_first():
+        return
     # Not at the top: matplotlib takes a second to import, which no run without figures needs.
     from plots import plot_alignment, plot_forecasts, plot_learning_curves
 
-    args, test = experiment.args, experiment.data.test
     folder.figures.mkdir(exist_ok=True)
     inputs, targets = test[list(range(len(test)))][:2]
-    forecasts = {loss: _forecast(experiment, folder, loss) for loss in histories}
     plot_forecasts(inputs, targets, forecasts, folder.figures / "forecasts.png", samples, show=args.show)
     plot_learning_curves(_flattened(histories), folder.figures / "learning_curves.png", show=args.show)
     first = samples[0]
@@ -144,8 +148,17 @@ def _plot_samples(args: argparse.Namespace, count: int) -> list[int]:
     return chosen
 
 
-def _new_folder(args: argparse.Namespace) -> RunFolder:
-    return unused_folder(f"{args.dataset}-{args.model}") if args.output is None else RunFolder(Path(args.output))
+def _open_folder(args: argparse.Namespace) -> RunFolder:
+    """The run's folder, a new one or that of an earlier run, with the settings and the metrics so far in it."""
+    if args.resume:
+        folder = RunFolder(Path(args.resume))
+        histories = _earlier_histories(args, folder)
+    else:
+        folder = RunFolder(Path(args.output)) if args.output else unused_folder(f"{args.dataset}-{args.model}")
+        histories = folder.create() or {}
+    folder.write_settings(settings_of(args))
+    folder.write_metrics(_flattened(histories))
+    return folder
 
 
 def _earlier_histories(args: argparse.Namespace, folder: RunFolder) -> dict[str, list[Record]]:
@@ -169,7 +182,7 @@ def _flattened(histories: Mapping[str, list[Record]]) -> list[Record]:
 
 @contextmanager
 def interruptible(folder: RunFolder) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end a run with a sentence on how to continue it."""
+    """Let Ctrl-C, SIGTERM and the loss of another process end a run with a sentence on how to continue it."""
 
     def terminate(signum: int, frame: object) -> NoReturn:
         raise Terminated
@@ -180,15 +193,26 @@ def interruptible(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        command = f"python main.py --resume {shlex.quote(str(folder.path))}"
-        print(
-            f"\nInterrupted; only the work since the last evaluation is lost, and this continues: {command}",
-            file=sys.stderr,
-        )
+        if distributed.is_first():
+            _say_how_to_continue("Interrupted", folder)
         raise SystemExit(143 if isinstance(interrupt, Terminated) else 130) from None
+    except RuntimeError as error:
+        if not distributed.lost_a_process(error):
+            raise
+        _say_how_to_continue("Another process of this run is gone, so it ends", folder)
+        raise SystemExit(1) from None
     finally:
         if handles_signals:
             signal.signal(signal.SIGTERM, before)
+
+
+def _say_how_to_continue(what: str, folder: RunFolder) -> None:
+    several = distributed.processes() > 1
+    program = f"torchrun --nproc-per-node {distributed.local_processes()}" if several else "python"
+    command = f"{program} main.py --resume {shlex.quote(str(folder.path))}"
+    print(
+        f"\n{what}; only the work since the last evaluation is lost, and this continues: {command}", file=sys.stderr
+    )
 
 
 # --------------------------------------------------------------------------------------------------- tables
@@ -197,10 +221,12 @@ def interruptible(folder: RunFolder) -> Iterator[None]:
 def _introduction(experiment: Experiment, folder: RunFolder) -> str:
     args, data = experiment.args, experiment.data
     parameters = sum(parameter.numel() for parameter in experiment.network().parameters())
+    count = distributed.processes()
+    where = f"{experiment.device}" if count == 1 else f"{experiment.device.type} in {count} processes"
     return (
         f"{data.name}: {len(data.train)} training and {len(data.test)} test series, "
         f"{data.input_length} -> {data.horizon} steps\n"
-        f"{args.model}: {parameters:,} parameters on {experiment.device}\n"
+        f"{args.model}: {parameters:,} parameters on {where}\n"
         f"losses: {', '.join(args.losses)} (alpha {args.alpha:g}, gamma {args.gamma:g})\n"
         f"run folder: {folder.path}"
     )
@@ -244,6 +270,7 @@ if __name__ == "__main__":
     # Piped into a file or tee, the lines would otherwise come in large blocks, minutes late.
     sys.stdout.reconfigure(line_buffering=True)
     try:
-        main(parse_args())
+        with distributed.process_group():
+            main(parse_args())
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -2,8 +2,8 @@
 
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import BinaryIO, NamedTuple
@@ -11,9 +11,10 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
+import distributed
 from data.windows import batches, check_count
 from metrics import evaluate_forecasts
 
@@ -34,6 +35,7 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 Record = dict[str, int | float]
 
 CHECKPOINT_KEYS = frozenset({"net", "optimizer", "epoch", "history", "protocol", "settings"})
+PROTOCOL_OF_OLD = {"clip_norm": None, "bf16": False}  # how checkpoints that say nothing of it were trained
 
 
 class CheckpointError(ValueError):
@@ -66,6 +68,8 @@ def train_model(
     valid_set: Dataset | None = None,
     patience: int | None = None,
     learning_rate: float = 1e-3,
+    clip_norm: float | None = None,
+    bf16: bool = False,
     epochs: int = 500,
     batch_size: int = 100,
     print_every: int = 50,
@@ -85,6 +89,11 @@ def train_model(
     dropout (your global random state is put back afterwards). A training continued from a checkpoint
     therefore gives exactly the numbers of one that was never interrupted. Denormal numbers count as 0.
 
+    In a process group of torch.distributed (see `distributed`) all processes train one network: each takes its share
+    of every batch, and the gradients are those of the mean over the whole batch. So the numbers are those of one
+    process, up to rounding; but for dropout, where each process draws its own. The first process alone prints, writes
+    and calls ``on_eval``; all must see the same files.
+
     With a validation set the network ends with the weights of the evaluation at which the criterion itself was
     lowest on that set, and with ``patience`` the training stops early (the paper's protocol, which does not say by
     what: the criterion is the one number that every training loss has, and favours none of the metrics).
@@ -100,8 +109,12 @@ def train_model(
         patience: Evaluations in a row without a lower ``valid_loss`` after which the training stops; never, if not
             given. A stopped training goes on from its checkpoint if this is raised.
         learning_rate: Adam's step size.
+        clip_norm: Length to which longer gradients are shortened before each step (the Euclidean norm over all
+            parameters); no limit, if not given.
+        bf16: Run the network under autocast to bfloat16 while it trains. Weights, loss and evaluations stay in the
+            precision that they have.
         epochs: Passes over the training set, those before the checkpoint included.
-        batch_size: Series per step; the last batch of an epoch holds what is left.
+        batch_size: Series per step, of all processes together; the last batch of an epoch holds what is left.
         print_every: Epochs between two printed lines; 0 prints nothing.
         eval_every: Epochs between two evaluations; 0 evaluates after the last epoch only.
         device: Where to train; where the parameters are, if not given.
@@ -121,28 +134,30 @@ def train_model(
         TypeError: If a count is not a whole number.
         ValueError: If a number is out of its range, the checkpoint is beyond ``epochs``, or ``patience`` comes
             without a validation set.
-        CheckpointError: If the checkpoint is unreadable, or of another network, learning rate, batch size or
-            seed, or was written without a validation set and cannot go on with one.
+        CheckpointError: If the checkpoint is unreadable, or of another network, learning rate, batch size, seed,
+            precision or limit of the gradients, or was written without a validation set and cannot go on with one.
         DivergenceError: If the training loss becomes nan or infinite.
         OSError: If the checkpoint cannot be read or written.
     """
-    _check_numbers(learning_rate, epochs, batch_size, print_every, eval_every, seed)
+    _check_numbers(learning_rate, clip_norm, epochs, batch_size, print_every, eval_every, seed)
     _check_patience(patience, valid_set)
     if device is not None:
         net.to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
     protocol = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+    protocol |= {"clip_norm": clip_norm, "bf16": bf16}
     start, history, best = _restore(checkpoint, net, optimizer, protocol, valid_set)
     if start > epochs:
         raise ValueError(f"epochs must be at least {start}, which {checkpoint} already has, got {epochs}.")
     seconds = history[-1]["seconds"] if history else 0.0
+    step = _Step(distributed.parallel(net), criterion, optimizer, clip_norm, _precision(net, bf16))
     with _flushed_denormals(), _kept_random_state(net), _bar(progress, start, epochs) as bar:
         for epoch in range(start, epochs):
             if _out_of_patience(history, patience):
                 break
             begun = perf_counter()
             batch_order = _seed_epoch(seed, epoch)
-            summary = _train_epoch(net, criterion, optimizer, batches(train_set, batch_size, batch_order))
+            summary = _train_epoch(step, batches(distributed.Shares(train_set), batch_size, batch_order))
             seconds += perf_counter() - begun
             _check_finite(summary, epoch)
             _advance(bar, summary)
@@ -154,15 +169,18 @@ def train_model(
             scores = {} if valid_set is None else {"valid_loss": _mean_loss(net, criterion, valid_set, batch_size)}
             if test_set is not None:
                 scores |= eval_model(net, test_set, batch_size)
-            history.append({"epoch": epoch, "train_loss": summary.mean, **scores, "seconds": seconds})
+            record = {"epoch": epoch, "train_loss": summary.mean, **scores, "seconds": seconds}
+            # Also what depends on the record, such as stopping early, must be the same in all processes.
+            history.append(distributed.agreed(lambda record=record: record))
             if valid_set is not None and best_record(history) is history[-1]:
                 best = {name: value.clone() for name, value in net.state_dict().items()}
-            if checkpoint is not None:
+            if checkpoint is not None and distributed.is_first():
                 save_checkpoint(checkpoint, net, optimizer, epoch, history, protocol, settings, best)
             if print_every and scores:
                 tqdm.write(_evaluation_line(scores))
-            if on_eval is not None:
+            if on_eval is not None and distributed.is_first():
                 on_eval(history[-1])
+            distributed.barrier()  # from here on the files are there for all
     if best is not None:
         net.load_state_dict(best)
     return history
@@ -224,11 +242,15 @@ def predict(net: nn.Module, dataset: Dataset, batch_size: int = 100) -> tuple[Te
     like, was_training = next(net.parameters()), net.training
     net.eval()
     try:
-        pairs = [(net(batch[0].to(like)).cpu(), batch[1]) for batch in batches(dataset, batch_size)]
+        predictions, targets = [], []
+        for number, batch in enumerate(batches(dataset, batch_size)):
+            # Whole batches go round the processes, so that every number is that of one process, to the last bit.
+            if number % distributed.processes() == distributed.rank():
+                predictions.append(net(batch[0].to(like)).cpu())
+            targets.append(batch[1])
     finally:
         net.train(was_training)
-    predictions, targets = zip(*pairs, strict=True)
-    return torch.cat(predictions), torch.cat(targets)
+    return torch.cat(distributed.dealt(predictions)), torch.cat(targets)
 
 
 def save_checkpoint(
@@ -340,27 +362,52 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 class _EpochSummary(NamedTuple):
     mean: float  # over the epoch's series
-    last: float  # of the last batch, which is what the released code prints
-    prediction: Tensor  # of the last batch, before its step
+    # Of the last batch, which is what the released code prints, or of this process's share of it:
+    last: float
+    prediction: Tensor  # before the step
     target: Tensor
+    count: int  # of series
 
 
-def _train_epoch(
-    net: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer, loader: DataLoader
-) -> _EpochSummary:
-    net.train()
-    like = next(net.parameters())
-    total, count = 0.0, 0
-    for batch in loader:
+class _Step(NamedTuple):
+    """One step of the training, and what it takes."""
+
+    net: nn.Module
+    criterion: Criterion
+    optimizer: torch.optim.Optimizer
+    clip_norm: float | None
+    precision: AbstractContextManager
+
+    def __call__(self, inputs: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """Go down the gradient of ``weight`` times the loss, and return loss and prediction."""
+        self.optimizer.zero_grad()
+        with self.precision:
+            prediction = self.net(inputs)
+        prediction = prediction.to(target.dtype)
+        loss = self.criterion(prediction, target)
+        (loss * weight).backward()
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.clip_norm)
+        self.optimizer.step()
+        return loss.detach(), prediction.detach()
+
+
+def _precision(net: nn.Module, bf16: bool) -> AbstractContextManager:
+    return torch.autocast(next(net.parameters()).device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+def _train_epoch(step: _Step, loader: Iterable) -> _EpochSummary:
+    step.net.train()
+    like = next(step.net.parameters())
+    loss_sum, seen = 0.0, 0
+    for batch, count, whole in loader:
         inputs, target = batch[0].to(like), batch[1].to(like)
-        optimizer.zero_grad()
-        prediction = net(inputs)
-        loss = criterion(prediction, target)
-        loss.backward()
-        optimizer.step()
-        total += loss.detach() * len(inputs)
-        count += len(inputs)
-    return _EpochSummary(float(total) / count, float(loss.detach()), prediction.detach(), target)
+        # DDP takes the mean over the processes: with this weight, it is the mean over the series of the whole batch.
+        loss, prediction = step(inputs, target, distributed.processes() * count / whole)
+        loss_sum += loss * count
+        seen += count
+    loss_sum, seen = distributed.total([float(loss_sum), seen])
+    return _EpochSummary(loss_sum / seen, float(loss), prediction, target, count)
 
 
 def _mean_loss(net: nn.Module, criterion: Criterion, dataset: Dataset, batch_size: int) -> float:
@@ -375,8 +422,9 @@ def _mean_loss(net: nn.Module, criterion: Criterion, dataset: Dataset, batch_siz
 
 
 def _seed_epoch(seed: int, epoch: int) -> torch.Generator:
+    """Seed torch's global generator, differently in each process, and return that of the order of the batches."""
     mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
-    torch.manual_seed(mixed)
+    torch.manual_seed((mixed + distributed.rank()) % 2**64)
     return torch.Generator().manual_seed(mixed)
 
 
@@ -401,7 +449,7 @@ def _restore(
     if not state.keys() >= CHECKPOINT_KEYS:
         raise CheckpointError(f"{checkpoint} holds weights only, so no training can be continued from it.")
     for name, value in protocol.items():
-        before = state["protocol"].get(name)
+        before = {**PROTOCOL_OF_OLD, **state["protocol"]}.get(name)
         if before != value:
             raise CheckpointError(f"{checkpoint} was trained with {name}={before} and cannot go on with {value}.")
     if valid_set is not None and "last" not in state:
@@ -412,10 +460,18 @@ def _restore(
 
 
 def _check_numbers(
-    learning_rate: float, epochs: int, batch_size: int, print_every: int, eval_every: int, seed: int
+    learning_rate: float,
+    clip_norm: float | None,
+    epochs: int,
+    batch_size: int,
+    print_every: int,
+    eval_every: int,
+    seed: int,
 ) -> None:
-    if not 0 < learning_rate < float("inf"):
-        raise ValueError(f"learning_rate must be a positive number, got {learning_rate}.")
+    limits = {} if clip_norm is None else {"clip_norm": clip_norm}
+    for name, value in {"learning_rate": learning_rate, **limits}.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be a positive number, got {value}.")
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
     for name, value in {"print_every": print_every, "eval_every": eval_every, "seed": seed}.items():
@@ -456,18 +512,18 @@ def _due(epoch: int, every: int, last: bool) -> bool:
 def _bar(progress: bool | str, start: int, epochs: int) -> tqdm:
     label = progress if isinstance(progress, str) else None
     # disable=None is tqdm's way to say: only where stderr is a terminal.
-    return tqdm(desc=label, initial=start, total=epochs, unit="epoch", disable=None if progress else True)
+    disable = None if progress and distributed.is_first() else True
+    return tqdm(desc=label, initial=start, total=epochs, unit="epoch", disable=disable)
 
 
 def _training_line(epoch: int, summary: _EpochSummary, criterion: Criterion) -> str:
-    shape = temporal = 0.0
+    terms = [summary.last, 0.0, 0.0]
     if hasattr(criterion, "components"):
         with torch.no_grad():
-            _, shape, temporal = criterion.components(summary.prediction, summary.target)
-    return (
-        f"epoch  {epoch}  loss  {summary.last:.6g}  loss shape  {float(shape):.6g}  "
-        f"loss temporal  {float(temporal):.6g}"
-    )
+            terms[1:] = map(float, criterion.components(summary.prediction, summary.target)[1:])
+    *sums, count = distributed.total([*(term * summary.count for term in terms), summary.count])
+    loss, shape, temporal = (value / count for value in sums)
+    return f"epoch  {epoch}  loss  {loss:.6g}  loss shape  {shape:.6g}  loss temporal  {temporal:.6g}"
 
 
 def _evaluation_line(scores: Mapping[str, float]) -> str:

@@ -1,9 +1,9 @@
-import csv
 import gzip
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +21,7 @@ from main import main, results_table
 from models import GRUS
 from paper_results import TABLE_1, paper_row
 from run_folder import RunFolder
+from tests.runs import records, results, untimed, weights, write_waves
 
 ROOT = Path(program.__file__).parent
 LOSSES = ["mse", "soft_dtw", "dilate"]
@@ -38,12 +39,7 @@ def own_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """A CSV file of two columns that depend on each other, long enough for a few windows."""
-    path = tmp_path_factory.mktemp("data") / "waves.csv"
-    t = np.arange(120)
-    rows = zip(np.sin(0.4 * t), np.cos(0.4 * t) + 0.1 * np.sin(3 * t), strict=True)
-    path.write_text("sine,other\n" + "\n".join(f"{a:.6f},{b:.6f}" for a, b in rows))
-    return path
+    return write_waves(tmp_path_factory.mktemp("data") / "waves.csv")
 
 
 @pytest.fixture
@@ -58,24 +54,6 @@ def small(table):
 
 def run(*flags):
     return main(parse_args([str(flag) for flag in flags]))
-
-
-def records(folder):
-    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def untimed(records):
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
-
-
-def results(folder):
-    with open(Path(folder) / "results.csv", newline="") as file:
-        return {row["loss"]: {k: float(row[k]) for k in ("mse", "dtw", "tdi")} for row in csv.DictReader(file)}
-
-
-def weights(folder, loss):
-    return torch.load(Path(folder) / "checkpoints" / f"{loss}.pt", weights_only=True)["net"]
 
 
 def assert_same_run(folder, other, losses=LOSSES):
@@ -315,6 +293,55 @@ def test_a_checkpoint_is_evaluated_with_any_gru(small):
             assert run("--evaluate", path, "--gru", other)["mse"] == pytest.approx(own, rel=1e-5)
 
 
+def test_bf16_and_clipping_reach_the_training_and_are_kept(small):
+    flags = [*small, "--losses", "mse", "dilate"]
+    run(*flags, "--output", "plain")
+    run(*flags, "--output", "half", "--bf16")
+    run(*flags, "--output", "clipped", "--clip-norm", 0.01)
+    for name, setting, value in (("half", "bf16", True), ("clipped", "clip_norm", 0.01)):
+        assert json.loads(Path(name, "config.json").read_text())["settings"][setting] == value
+        assert untimed(records(name)) != untimed(records("plain"))
+        for mine, other in zip(records(name), records("plain"), strict=True):
+            assert mine["train_loss"] == pytest.approx(other["train_loss"], rel=0.05)
+        run("--resume", name, "--epochs", 5)
+        for gru in GRUS:
+            run("--evaluate", f"{name}/checkpoints/mse.pt", "--gru", gru)
+    assert torch.load("half/checkpoints/mse.pt", weights_only=True)["protocol"]["bf16"] is True
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_train_to_the_same_numbers_under_the_same_names(small):
+    from torch._dynamo.utils import counters as dynamo_counters  # not at the top: it takes seconds to import
+
+    flags = [*small, "--losses", "dilate", "--model", "mlp"]
+    run(*flags, "--output", "plain")
+    before = dynamo_counters["stats"]["unique_graphs"]
+    run(*flags, "--output", "compiled", "--compile")
+    assert dynamo_counters["stats"]["unique_graphs"] > before
+    for mine, other in zip(untimed(records("compiled")), untimed(records("plain")), strict=True):
+        assert mine.pop("loss") == other.pop("loss")
+        assert mine == pytest.approx(other, rel=1e-5)
+    assert weights("compiled", "dilate").keys() == weights("plain", "dilate").keys()
+    scores = run("--evaluate", "compiled/checkpoints/dilate.pt", "--no-compile")["dilate"]
+    assert scores == pytest.approx(results("plain")["dilate"], rel=1e-5)
+
+
+@pytest.mark.parametrize("model", ["seq2seq", "mlp"])
+def test_a_run_from_before_there_was_a_flag_goes_on_as_it_began(small, model):
+    flags = [*small, "--losses", "mse", "--model", model]
+    old = [*flags, "--gru", "torch"] if model == "seq2seq" else flags
+    run(*old, "--output", "whole", "--epochs", 5)
+    run(*old, "--output", "run")
+    config = json.loads(Path("run/config.json").read_text())
+    for setting in ("gru", "clip_norm", "bf16", "compile"):
+        del config["settings"][setting]
+    Path("run/config.json").write_text(json.dumps(config))
+    run("--resume", "run", "--epochs", 5)
+    assert untimed(records("run"))[-1] == untimed(records("whole"))[-1]
+    kept = json.loads(Path("run/config.json").read_text())["settings"]
+    assert (kept["gru"], kept["clip_norm"], kept["bf16"], kept["compile"]) == ("torch", None, False, False)
+
+
 def test_several_columns_forecast_one(small):
     run(
         *small,
@@ -379,6 +406,7 @@ def test_deterministic_algorithms_are_switched_on(small, monkeypatch):
 
 def test_auto_takes_cuda_where_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert resolve_device("auto") == torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == torch.device("cpu")
@@ -399,6 +427,8 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch):
         (["--losses", "mse", "mse"], "--losses must name each loss once, got mse mse."),
         (["--gru", "lstm"], "argument --gru: invalid choice: 'lstm' (choose from"),
         (["--gru", "written-out", "--model", "mlp"], "--gru written-out cannot be given with --model mlp, which has"),
+        (["--clip-norm", "0"], "argument --clip-norm: must be a positive number, got '0'"),
+        (["--bf16", "--gru", "written-out"], "--bf16 cannot be given with --gru written-out, which does not mix"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--device", "gpu"], "--device must be auto, cpu, cuda, cuda:1, ... or mps, got 'gpu'."),
         (["--device", "cuda:x"], "--device must be auto, cpu, cuda, cuda:1, ... or mps, got 'cuda:x'."),

@@ -133,6 +133,52 @@ def test_a_record_holds_the_test_scores_of_that_epoch(parts):
     assert all(type(value) in (int, float) for value in last.values())
 
 
+def gradient(net):
+    return torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
+
+
+def test_long_gradients_are_shortened_and_short_ones_left(parts):
+    free, clipped, roomy = fresh_net(), fresh_net(), fresh_net()
+    train(free, parts, epochs=1, batch_size=17)
+    norm = gradient(free).norm()
+    train(clipped, parts, epochs=1, batch_size=17, clip_norm=0.1 * norm.item())
+    torch.testing.assert_close(gradient(clipped), 0.1 * gradient(free), rtol=1e-4, atol=1e-7)
+    train(free, parts)
+    train(roomy, parts, epochs=1, batch_size=17)
+    train(roomy, parts, clip_norm=1e3)
+    assert_same_weights(free, roomy)
+
+
+class PrecisionSpy(nn.Module):
+    """Notes under what precision it is called, and what it returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.seen = fresh_net(), set()
+
+    def forward(self, x):
+        forecast = self.net(x)
+        self.seen.add((self.training, torch.is_autocast_enabled("cpu"), forecast.dtype))
+        return forecast
+
+
+def test_bf16_is_for_the_network_in_training_alone(parts):
+    spy, targets = PrecisionSpy(), set()
+
+    def criterion(prediction, target):
+        targets.add((prediction.dtype, target.dtype, torch.is_autocast_enabled("cpu")))
+        return (prediction - target).square().mean()
+
+    history = train(spy, parts, criterion, bf16=True)
+    assert spy.seen == {(True, True, torch.bfloat16), (False, False, torch.float32)}
+    assert targets == {(torch.float32, torch.float32, False)}
+    assert {parameter.dtype for parameter in spy.parameters()} == {torch.float32}
+    exact = train(fresh_net(), parts)
+    assert numbers(history) != numbers(exact)
+    for record, truth in zip(history, exact, strict=True):
+        assert record["train_loss"] == pytest.approx(truth["train_loss"], rel=1e-2)
+
+
 def test_train_loss_is_the_mean_over_the_series_of_the_epoch(parts):
     net = fresh_net()
     history = train(net, parts, epochs=1, batch_size=100)
@@ -366,7 +412,8 @@ def test_a_checkpoint_holds_plain_values_and_tensors_only(parts, tmp_path):
     assert state["epoch"] == 4
     assert state["history"] == history
     assert state["settings"] == settings
-    assert state["protocol"] == {"learning_rate": 1e-3, "batch_size": 8, "seed": 0}
+    protocol = {"learning_rate": 1e-3, "batch_size": 8, "seed": 0, "clip_norm": None, "bf16": False}
+    assert state["protocol"] == protocol
     assert os.listdir(tmp_path / "deep") == ["c.pt"]
 
 
@@ -376,12 +423,27 @@ def test_a_checkpoint_holds_plain_values_and_tensors_only(parts, tmp_path):
         ({"learning_rate": 1e-2}, "was trained with learning_rate=0.001 and cannot go on with 0.01"),
         ({"batch_size": 4}, "batch_size=8 and cannot go on with 4"),
         ({"seed": 1}, "seed=0 and cannot go on with 1"),
+        ({"clip_norm": 0.5}, "clip_norm=None and cannot go on with 0.5"),
+        ({"bf16": True}, "bf16=False and cannot go on with True"),
     ],
 )
 def test_a_training_cannot_go_on_with_other_numbers(parts, tmp_path, change, message):
     train(fresh_net(), parts, epochs=1, checkpoint=tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match=message):
         train(fresh_net(), parts, checkpoint=tmp_path / "c.pt", **change)
+
+
+def test_a_checkpoint_from_before_there_was_a_choice_goes_on_as_it_was_trained(parts, tmp_path):
+    whole, resumed = fresh_net(), fresh_net()
+    train(whole, parts, epochs=4)
+    train(fresh_net(), parts, epochs=2, checkpoint=tmp_path / "c.pt")
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    del state["protocol"]["clip_norm"], state["protocol"]["bf16"]
+    torch.save(state, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="bf16=False and cannot go on with True"):
+        train(fresh_net(), parts, checkpoint=tmp_path / "c.pt", bf16=True)
+    train(resumed, parts, epochs=4, checkpoint=tmp_path / "c.pt")
+    assert_same_weights(resumed, whole)
 
 
 def test_fewer_epochs_than_the_checkpoint_has_are_refused(parts, tmp_path):
@@ -474,6 +536,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(parts, tmp_
     [
         ({"learning_rate": 0.0}, ValueError, "learning_rate must be a positive number, got 0.0"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate must be a positive number, got nan"),
+        ({"clip_norm": 0.0}, ValueError, "clip_norm must be a positive number, got 0.0"),
         ({"epochs": 0}, ValueError, "epochs must be .* at least 1, given 0"),
         ({"batch_size": 0}, ValueError, "batch_size must be .* at least 1, given 0"),
         ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number"),

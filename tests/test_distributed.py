@@ -1,0 +1,232 @@
+"""Two real processes (gloo, started by torchrun) must give the numbers of one with the same global batch.
+
+Forecasts of equal weights are equal to the last bit. Gradients are summed in another order, so everything that comes
+after a step is compared to 1e-6 of its size (1e-7 was seen, and 4e-7 in the weights).
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import distributed
+from arguments import parse_args
+from data.windows import WindowDataset, batches
+from experiment import resolve_device
+from main import main
+from tests.runs import records, results, untimed, weights, write_waves
+from training import load_checkpoint, train_model
+
+ROOT = Path(distributed.__file__).parent
+LOSSES = ["mse", "dilate"]
+
+# The criterion ends process 1 as the system does that runs out of memory, in epoch 2 of 5.
+KILLED = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from torch import nn
+import distributed, experiment
+from arguments import parse_args
+from main import main
+
+class KilledInEpoch2(nn.MSELoss):
+    steps = 0
+    def forward(self, prediction, target):
+        self.steps += 1
+        if distributed.rank() == 1 and self.steps == 3 * 2 + 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(prediction, target)
+
+experiment.CRITERIA["mse"] = lambda args: KilledInEpoch2()
+with distributed.process_group():
+    main(parse_args())
+"""
+
+
+def torchrun(program, *flags):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [str(word) for word in (*command, program, *flags)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200, check=False)
+
+
+def run(*flags):
+    """The same in this process, which keeps its number of threads."""
+    threads = torch.get_num_threads()
+    try:
+        return main(parse_args([str(flag) for flag in flags]))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Flags of a small run: 63 series in batches of 31, 31 and 1, shares of 16 and 15, and at last 1 and none."""
+    table = write_waves(tmp_path_factory.mktemp("data") / "waves.csv")
+    return [
+        *("--dataset", "csv", "--data-path", str(table), "--input-length", "6", "--horizon", "4"),
+        *(
+            "--hidden-size",
+            "6",
+            "--batch-size",
+            "31",
+            "--learning-rate",
+            "0.01",
+            "--epochs",
+            "5",
+            "--eval-every",
+            "1",
+        ),
+        *("--clip-norm", "0.2", "--losses", *LOSSES, "--no-plots", "--no-show"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def runs(small, tmp_path_factory):
+    """The same run in one process and in two."""
+    folder = tmp_path_factory.mktemp("runs")
+    run(*small, "--gru", "fused", "--output", folder / "one")
+    finished = torchrun(ROOT / "main.py", *small, "--gru", "fused", "--output", folder / "two")
+    assert finished.returncode == 0, finished.stderr
+    return folder / "one", folder / "two", finished.stdout
+
+
+def assert_close(folder, other, losses=LOSSES):
+    ours, theirs = untimed(records(folder)), untimed(records(other))
+    for record, truth in zip(ours, theirs, strict=True):
+        assert record.pop("loss") == truth.pop("loss")
+        assert record == pytest.approx(truth, rel=1e-6)
+    for loss in losses:
+        for name, value in weights(other, loss).items():
+            torch.testing.assert_close(weights(folder, loss)[name], value, rtol=1e-6, atol=1e-6)
+
+
+def test_two_processes_have_the_loss_curve_and_the_weights_of_one(runs):
+    one, two, _ = runs
+    assert [record["epoch"] for record in records(two)] == [*range(5)] * len(LOSSES)
+    assert_close(two, one)
+
+
+def test_the_first_process_alone_prints_and_writes(runs):
+    one, two, printed = runs
+    assert printed.count("in 2 processes") == printed.count("Everything is in") == 1
+    assert printed.count("epoch  0") == len(LOSSES)
+    files = [sorted(str(path.relative_to(run)) for path in run.rglob("*")) for run in (one, two)]
+    assert files[0] == files[1]
+
+
+def test_a_checkpoint_of_two_processes_is_one_of_one_and_the_other_way_round(runs, tmp_path):
+    one, two, _ = runs
+    for loss in LOSSES:
+        assert run("--evaluate", two / "checkpoints" / f"{loss}.pt")[loss] == results(two)[loss]
+    shutil.copytree(two, tmp_path / "two")
+    shutil.copytree(one, tmp_path / "one")
+    run("--resume", tmp_path / "two", "--epochs", 7)
+    finished = torchrun(ROOT / "main.py", "--resume", tmp_path / "one", "--epochs", 7)
+    assert finished.returncode == 0, finished.stderr
+    assert_close(tmp_path / "one", tmp_path / "two")
+
+
+def test_evaluation_in_two_processes_prints_the_table_of_one(runs, capsys):
+    checkpoint = runs[0] / "checkpoints" / "dilate.pt"
+    run("--evaluate", checkpoint)
+    # Of the batches of 6, 6 and 3, the first process has two and the second one.
+    finished = torchrun(ROOT / "main.py", "--evaluate", checkpoint, "--batch-size", 6)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == capsys.readouterr().out
+
+
+def test_a_killed_process_ends_the_run_with_a_sentence_and_it_resumes_from_the_last_checkpoint(small, runs, tmp_path):
+    script, folder = tmp_path / "killed.py", tmp_path / "run"
+    script.write_text(KILLED)
+    flags = [*small, "--gru", "fused", "--losses", "mse", "--output", folder]
+    killed = torchrun(script, *flags)
+    assert killed.returncode != 0
+    sentence = (
+        r"^(Another process of this run is gone, so it ends|Interrupted); only the work since the last evaluation"
+    )
+    assert re.search(sentence + r" is lost, and this continues: torchrun --nproc-per-node 2 ", killed.stderr, re.M)
+    assert "[rank0]: Traceback" not in killed.stderr
+    assert load_checkpoint(folder / "checkpoints" / "mse.pt")["epoch"] == 1
+    assert [record["epoch"] for record in records(folder)] == [0, 1]
+
+    resumed = torchrun(ROOT / "main.py", "--resume", folder)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = [record for record in untimed(records(runs[1])) if record["loss"] == "mse"]
+    assert untimed(records(folder)) == whole
+    assert all(torch.equal(value, weights(runs[1], "mse")[name]) for name, value in weights(folder, "mse").items())
+
+
+def test_a_mistake_is_said_once():
+    finished = torchrun(ROOT / "main.py", "--device", "gpu")
+    assert finished.returncode != 0
+    assert finished.stderr.count("main.py: error: --device must be auto, cpu, cuda, cuda:1, ... or mps") == 1
+
+
+class Process:
+    """Stands in for one process of several."""
+
+    def __init__(self, monkeypatch, rank, processes):
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        monkeypatch.setattr(distributed, "processes", lambda: processes)
+        monkeypatch.setattr(distributed, "local_rank", lambda: rank)
+        monkeypatch.setattr(distributed, "local_processes", lambda: processes)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_the_shares_of_a_batch_are_the_batch(monkeypatch, processes):
+    windows = WindowDataset(torch.arange(11.0).reshape(11, 1, 1), torch.zeros(11, 1, 1))
+    served = []
+    for rank in range(processes):
+        Process(monkeypatch, rank, processes)
+        order = torch.Generator().manual_seed(3)
+        served.append(list(batches(distributed.Shares(windows), 4, order)))
+    whole = [batch[0] for batch in batches(windows, 4, torch.Generator().manual_seed(3))]
+    for inputs, *shares in zip(whole, *served, strict=True):
+        assert [size for _, _, size in shares] == [len(inputs)] * processes
+        assert sum(count for _, count, _ in shares) == len(inputs)
+        counted = torch.cat([batch[0][:count] for batch, count, _ in shares])
+        assert torch.equal(counted.sort(0).values, inputs.sort(0).values)
+        assert all(len(batch[0]) == max(count, 1) for batch, count, _ in shares)
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for rank in (0, 1):
+        Process(monkeypatch, rank, 2)
+        assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda", rank)
+        assert resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="--device cuda:1 is one device, and 2 processes cannot share it"):
+        resolve_device("cuda:1")
+    Process(monkeypatch, 0, 3)
+    with pytest.raises(ValueError, match="--device cuda: 3 processes need a GPU each, and torch finds 2"):
+        resolve_device("auto")
+
+
+def test_dropout_differs_between_processes(monkeypatch):
+    windows = WindowDataset(torch.ones(8, 4, 1), torch.ones(8, 4, 1))
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.drawn = nn.Parameter(torch.ones(())), []
+
+        def forward(self, x):
+            self.drawn.append(torch.rand(()).item())
+            return x * self.weight
+
+    drawn = []
+    for rank in (0, 1, 0):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        spy = Spy()
+        train_model(spy, nn.MSELoss(), windows, None, epochs=2, batch_size=8, print_every=0, eval_every=5)
+        drawn.append(spy.drawn)
+    assert drawn[0] == drawn[2]
+    assert not set(drawn[0]) & set(drawn[1])
