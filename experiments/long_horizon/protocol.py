@@ -34,7 +34,7 @@ class Protocol:
         input_length: N_input, in rows.
         horizons: N_output, in rows; alpha and gamma are chosen at the first one.
         batch_size: Windows per training step.
-        stride: Rows from one training window to the next.
+        stride: Rows from one training window to the next; prime to 24, so that windows begin at all hours of a day.
         epochs: At most; with `patience` without a better loss on validation, fewer.
         patience: In epochs.
         learning_rate: Adam's.
@@ -48,7 +48,7 @@ class Protocol:
     input_length: int = 336
     horizons: tuple[int, ...] = (96, 192, 336, 720)
     batch_size: int = 32
-    stride: int = 6
+    stride: int = 5
     epochs: int = 30
     patience: int = 3
     learning_rate: float = 1e-3

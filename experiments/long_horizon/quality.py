@@ -25,7 +25,7 @@ from training import Record, atomic_write, predict, train_model
 from .protocol import MODELS, Criterion, Protocol, criterion, thinned
 
 DAY = 24
-WEEK = 7 * DAY
+EVERY = DAY + 1  # windows so far apart begin at all hours of a day
 BATCH = 100  # windows that are forecast at once
 METRICS = ("mse", "mae", "dtw", "tdi")
 TERMS = ("shape", "temporal")
@@ -148,7 +148,7 @@ def train(protocol: Protocol, job: Job) -> Result:
     """Train, and measure the best network on validation and test."""
     task = protocol.task(job.horizon)
     net, loss = protocol.network(job.model, task), criterion(job.loss, job.alpha, job.gamma)
-    valid = thinned(task.valid, DAY)
+    valid = thinned(task.valid, EVERY)
     best = BestOnValidation(net, loss, valid, protocol.patience)
     with suppress(StopIteration):
         train_model(
@@ -170,8 +170,8 @@ def train(protocol: Protocol, job: Job) -> Result:
     return {
         "valid_curve": best.curve,
         "best_epoch": best.best_epoch,
-        "valid": measured(*predict(net, valid, BATCH), every=1) | terms(loss, net, valid),
-        "test": measured(forecast, target, every=DAY),
+        "valid": measured(*predict(net, valid, BATCH), 1) | terms(loss, net, valid),
+        "test": measured(forecast, target, EVERY),
         "example": example(task, forecast),
     }
 
@@ -217,4 +217,4 @@ def last_day(protocol: Protocol, horizon: int) -> dict[str, float]:
     """The test metrics of the forecast that every day will be like the last one observed: what is easily had."""
     task = protocol.task(horizon)
     hours = torch.arange(horizon) % DAY - DAY
-    return measured(task.test.inputs[:, hours], task.test.targets, every=DAY)
+    return measured(task.test.inputs[:, hours], task.test.targets, EVERY)
