@@ -52,7 +52,7 @@ class Protocol:
     epochs: int = 30
     patience: int = 3
     learning_rate: float = 1e-3
-    alphas: tuple[float, ...] = (0.5, 0.1, 0.02)
+    alphas: tuple[float, ...] = (0.5, 0.1, 0.02, 0.005)
     gammas: tuple[float, ...] = (0.1, 1.0, 10.0)
     seed: int = 0
 
