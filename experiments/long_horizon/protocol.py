@@ -52,8 +52,8 @@ class Protocol:
     epochs: int = 30
     patience: int = 3
     learning_rate: float = 1e-3
-    alphas: tuple[float, ...] = (0.5, 0.1, 0.02, 0.005)
-    gammas: tuple[float, ...] = (0.1, 1.0, 10.0)
+    alphas: tuple[float, ...] = (0.1, 0.02, 0.005, 0.001)
+    gammas: tuple[float, ...] = (1.0, 10.0, 100.0)
     seed: int = 0
 
     @classmethod

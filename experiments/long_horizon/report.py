@@ -1,6 +1,7 @@
 """The tables and the figure of the experiment, of whatever part of it is there."""
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from plots import LOSS_LOOKS, ROLE_COLOURS, STYLE
 
 from .protocol import MODELS, Protocol
-from .quality import CANDIDATE, FINAL, LAST_DAY, METRICS, TERMS, Result, last_day
+from .quality import CANDIDATE, CHOSEN_BY, FINAL, LAST_DAY, METRICS, TERMS, Result, last_day
 from .steps import PARTS
 
 Row = dict[str, object]
@@ -65,10 +66,10 @@ def _quality_tables(rows: list[dict[str, str]]) -> list[str]:
     final = sorted((row for row in rows if row["role"] == FINAL), key=lambda row: int(row["horizon"]))
     tried = [row for row in rows if row["role"] == CANDIDATE]
     for row in tried:
-        row["dtw_times_tdi"] = str(float(row["valid_dtw"]) * float(row["valid_tdi"]))
+        row["product"] = str(math.prod(float(row[f"valid_{metric}"]) for metric in CHOSEN_BY))
     terms = [f"valid_{term}" for term in TERMS]
     tested = ["horizon", "model", "loss", *(f"test_{metric}" for metric in METRICS), "best_epoch", "alpha", "gamma"]
-    chosen_by = ["model", "alpha", "gamma", *(f"valid_{metric}" for metric in METRICS), *terms, "dtw_times_tdi"]
+    chosen_by = ["model", "alpha", "gamma", *(f"valid_{metric}" for metric in METRICS), *terms, "product"]
     return [
         "# Test metrics, in standard deviations of the training part\n",
         _table(tested + terms, final),
