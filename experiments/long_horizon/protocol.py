@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.contenders import released_function
 from data import ForecastData, WindowDataset, load
+from data.csv_dataset import existing_file
 from loss import DilateLoss
 from models import build_model
 
@@ -100,7 +101,7 @@ class Protocol:
         """The settings that decide over the result of one training, with the file told by its content."""
         shared = ("split", "input_length", "batch_size", "stride", "epochs", "patience", "learning_rate", "seed")
         settings = {name: asdict(self)[name] for name in shared}
-        content = hashlib.sha256(Path(self.data_path).read_bytes()).hexdigest()
+        content = hashlib.sha256(existing_file(self.data_path, "the CSV file").read_bytes()).hexdigest()
         return {"data": content[:16], **settings, "split": list(self.split)}
 
 

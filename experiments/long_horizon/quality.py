@@ -2,7 +2,7 @@
 
 alpha and gamma are chosen for each network at the first horizon, where DILATE trains it with all pairs of candidates.
 The pair with the smallest product of the paper's three metrics, MSE, DTW and TDI, on validation wins, and serves at
-the other horizons too: both terms grow with the horizon, and about as much. Their values are in the table.
+the other horizons too: there the choice would take hours.
 
 Every finished training is a small file, which is read instead of training again if its settings are the same.
 """
