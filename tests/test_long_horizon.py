@@ -171,7 +171,7 @@ def test_a_step_takes_at_least_its_gradients_and_little_more(protocol):
 
 
 def test_too_few_windows_for_a_batch_are_one_sentence(protocol, tmp_path, threads):
-    with pytest.raises(SystemExit, match="error: horizon 6 leaves 25 training windows, less than a batch"):
+    with pytest.raises(SystemExit, match="error: horizon 4 leaves 25 training windows, less than a batch"):
         main([*flags(protocol, tmp_path), "--batch-size", "26", "--steps-only"])
 
 
