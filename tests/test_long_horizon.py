@@ -289,6 +289,7 @@ def test_with_either_loss_a_network_learns_a_daily_wave(protocol):
     [
         (["--data-path", "absent.csv"], "error: the CSV file was looked for at absent.csv, but there is no such"),
         (["--split", "150", "5", "60"], "error: the validation part has 5 of the 300 time steps, but one window"),
+        (["--input-length", "23"], "error: input_length must be a whole number of at least 24, given 23"),
         (["--alphas", "2"], "error: alpha must .* 2"),
         (["--original", "nowhere"], "--original must be a clone of the released DILATE, but nowhere has no"),
     ],

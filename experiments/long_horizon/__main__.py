@@ -100,8 +100,11 @@ def train_networks(protocol: Protocol, output: Path) -> None:
         done.append(result)
     rows = report.quality_rows(protocol, done)
     write_csv(output / report.QUALITY, rows)
-    report.draw(output / report.FIGURE, protocol, done)
+    report.draw(output / report.FIGURE, protocol, done, rows)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -23,9 +23,8 @@ from loss import DilateLoss
 from metrics import dtw_tdi
 from training import Record, atomic_write, predict, train_model
 
-from .protocol import MODELS, Criterion, Protocol, criterion, thinned
+from .protocol import DAY, MODELS, Criterion, Protocol, criterion, thinned
 
-DAY = 24
 EVERY = DAY + 1  # windows so far apart begin at all hours of a day
 BATCH = 100  # windows that are forecast at once
 METRICS = ("mse", "mae", "dtw", "tdi")
@@ -52,28 +51,17 @@ class Job:
         return f"{self.model}-{self.loss}-{self.horizon}{parameters}"
 
 
-class Trainer:
-    """Does the jobs, or reads what came of them in an earlier run.
-
-    Args:
-        protocol: Says how to train.
-        folder: Where the results of finished jobs are kept.
-    """
-
-    def __init__(self, protocol: Protocol, folder: Path):
-        self.protocol, self.folder = protocol, folder
-
-    def __call__(self, job: Job) -> Result:
-        """The result of a job: settings, learning curve, metrics and an example."""
-        path = self.folder / f"{job}.json"
-        settings = {**asdict(job), **self.protocol.of_one_training}
-        if path.exists() and (known := json.loads(path.read_text()))["settings"] == settings:
-            return known
-        result = {"settings": settings, **train(self.protocol, job)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(json.dumps(result).encode())
-        return result
+def trained(protocol: Protocol, folder: Path, job: Job) -> Result:
+    """The result of a job, with its settings: done now, or read from the folder if it was done in an earlier run."""
+    path = folder / f"{job}.json"
+    settings = {**asdict(job), **protocol.of_one_training}
+    if path.exists() and (known := json.loads(path.read_text()))["settings"] == settings:
+        return known
+    result = {"settings": settings, **train(protocol, job)}
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(json.dumps(result).encode())
+    return result
 
 
 def results(protocol: Protocol, folder: Path) -> Iterator[Result]:
@@ -83,16 +71,15 @@ def results(protocol: Protocol, folder: Path) -> Iterator[Result]:
         protocol: Says what to train.
         folder: Where the results of finished jobs are kept.
     """
-    trained = Trainer(protocol, folder)
     for model in MODELS:
         tried = []
         for alpha, gamma in product(protocol.alphas, protocol.gammas):
-            tried.append(trained(Job(model, "dilate", protocol.horizons[0], alpha, gamma)))
+            tried.append(trained(protocol, folder, Job(model, "dilate", protocol.horizons[0], alpha, gamma)))
             yield {"role": CANDIDATE, **tried[-1]}
         best = chosen(tried)["settings"]
         for horizon in protocol.horizons:
             for job in Job(model, "mse", horizon), Job(model, "dilate", horizon, best["alpha"], best["gamma"]):
-                yield {"role": FINAL, **trained(job)}
+                yield {"role": FINAL, **trained(protocol, folder, job)}
 
 
 def number_of_results(protocol: Protocol) -> int:
@@ -147,7 +134,12 @@ class BestOnValidation:
 
 
 def train(protocol: Protocol, job: Job) -> Result:
-    """Train, and measure the best network on validation and test."""
+    """Train, and measure the best network on validation and test.
+
+    Returns:
+        The loss on validation after each epoch, the epoch whose weights were kept, metrics on validation (of DILATE
+        its terms too) and on test, and an example.
+    """
     task = protocol.task(job.horizon)
     net, loss = protocol.network(job.model, task), criterion(job.loss, job.alpha, job.gamma)
     valid = thinned(task.valid, EVERY)

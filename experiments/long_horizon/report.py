@@ -92,14 +92,20 @@ def _short(cell: str) -> str:
 # --------------------------------------------------------------------------------------------------- figure
 
 
-def draw(path: Path, protocol: Protocol, results: Sequence[Result]) -> None:
-    """Draw the test metrics against the horizon, and forecasts at the longest one beside what came."""
-    rows = [row for row in quality_rows(protocol, results) if row["role"] == FINAL]
+def draw(path: Path, protocol: Protocol, results: Sequence[Result], rows: Sequence[Row]) -> None:
+    """Draw the test metrics against the horizon, and forecasts at the longest one beside what came.
+
+    Args:
+        path: File to write.
+        protocol: Says what was trained.
+        results: What came of it.
+        rows: The same, as `quality_rows` returns it.
+    """
     with style.context(["default", STYLE]):
         figure = Figure(figsize=(12, 6), layout="constrained")
         above, below = figure.subfigures(2, 1)
         for axes, metric in zip(above.subplots(1, len(METRICS)), METRICS, strict=True):
-            _draw_metric(axes, metric, rows)
+            _draw_metric(axes, metric, [row for row in rows if row["role"] == FINAL])
         above.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
         for axes, model in zip(below.subplots(1, len(MODELS), sharey=True), MODELS, strict=True):
             _draw_example(axes, model, protocol, results)
