@@ -241,7 +241,9 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(run, protocol, monkeypat
     monkeypatch.setattr(quality, "train", lambda protocol, job: (trained.append(job), train(protocol, job))[1])
     output = run("--quality-only")
     first, jobs = (output / report.QUALITY).read_bytes(), list(trained)
-    assert len(jobs) == len(set(jobs)) == 2 * (2 + 2 + 1)  # the chosen candidate is a final one already
+    assert len(jobs) == len(set(jobs)) == 2 * (2 + 2 * 2)
+    assert {job.patience for job in jobs[:2]} == {1}
+    assert {job.patience for job in jobs[2:6]} == {2}  # all epochs
     lost = jobs[3]
     (output / "trainings" / f"{lost}.json").unlink()
     run("--quality-only")
@@ -274,11 +276,11 @@ def test_results_are_written_as_csv_tables_and_figure(run, protocol, monkeypatch
 
 
 def test_with_either_loss_a_network_learns_a_daily_wave(protocol):
-    wave = Protocol(protocol.data_path, **(SMALL | {"epochs": 30, "patience": 5}), **GRID)
+    wave = Protocol(protocol.data_path, **(SMALL | {"epochs": 30}), **GRID)
     task = wave.task(12)
     flat = measured(task.test.inputs[:, -1:].expand(-1, 12, -1), task.test.targets, every=1)
     for loss in ("mse", "dilate"):
-        assert quality.train(wave, Job("mlp", loss, 12, 0.5, 1.0))["test"]["mse"] < 0.1 * flat["mse"]
+        assert quality.train(wave, Job("mlp", loss, 12, 5, 0.5, 1.0))["test"]["mse"] < 0.1 * flat["mse"]
 
 
 # --- what is refused ------------------------------

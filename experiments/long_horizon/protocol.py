@@ -38,8 +38,8 @@ class Protocol:
         horizons: N_output, in rows; alpha and gamma are chosen at the first one.
         batch_size: Windows per training step.
         stride: Rows from one training window to the next; prime to 24, so that windows begin at all hours of a day.
-        epochs: At most; with `patience` without a better loss on validation, fewer.
-        patience: In epochs.
+        epochs: Of each training, which ends with the weights that had the smallest loss on validation.
+        patience: Epochs without a smaller one, after which the training of a candidate for alpha and gamma stops.
         learning_rate: Adam's.
         alphas: Candidates for DILATE's weight of shape against time.
         gammas: Candidates for its smoothing, in squared standard deviations.
@@ -104,7 +104,7 @@ class Protocol:
     @cached_property
     def of_one_training(self) -> dict[str, object]:
         """The settings that decide over the result of one training, with the file told by its content."""
-        shared = ("split", "input_length", "batch_size", "stride", "epochs", "patience", "learning_rate", "seed")
+        shared = ("split", "input_length", "batch_size", "stride", "epochs", "learning_rate", "seed")
         settings = {name: asdict(self)[name] for name in shared}
         content = hashlib.sha256(existing_file(self.data_path, "the CSV file").read_bytes()).hexdigest()
         return {"data": content[:16], **settings, "split": list(self.split)}
