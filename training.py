@@ -90,9 +90,9 @@ def train_model(
     therefore gives exactly the numbers of one that was never interrupted. Denormal numbers count as 0.
 
     In a process group of torch.distributed (see `data_parallel`) all processes train one network: each takes its
-    share of every batch, and the gradients are those of the mean over the whole batch. So the numbers are those of one
-    process, up to rounding; but for dropout, where each process draws its own. The first process alone prints, writes
-    and calls ``on_eval``; all must see the same files.
+    share of every batch, and the gradients are those of the mean over the whole batch. So the numbers are those of
+    one process, up to rounding; but for dropout, where each process draws its own. The first process alone prints,
+    writes and calls ``on_eval``; all must see the same files.
 
     With a validation set the network ends with the weights of the evaluation at which the criterion itself was
     lowest on that set, and with ``patience`` the training stops early (the paper's protocol, which does not say by
