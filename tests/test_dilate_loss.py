@@ -261,6 +261,6 @@ def test_importing_the_loss_brings_no_plots_no_metrics_and_compiles_nothing():
         "import sys, loss\n"
         "from loss.kernels import tile\n"
         "assert not {'matplotlib', 'tslearn', 'sklearn', 'pandas'} & sys.modules.keys()\n"
-        "assert not tile.sweep_tiles.signatures\n"
+        "assert not tile.advance.signatures\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent, timeout=300)

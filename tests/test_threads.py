@@ -4,20 +4,19 @@ import pytest
 import torch
 
 from loss import DilateLoss, SoftDTWLoss
-from loss.kernels import halves, workers
+from loss.kernels import workers
 
 
 @pytest.fixture
 def asked(monkeypatch):
     """The numbers of threads that were asked for."""
-    numbers, on_threads = [], workers.on_threads
+    numbers, run = [], workers.run
 
-    def listen(threads, work):
+    def listen(threads, function, argument):
         numbers.append(threads)
-        on_threads(threads, work)
+        run(threads, function, argument)
 
-    for module in (workers, halves):
-        monkeypatch.setattr(module, "on_threads", listen)
+    monkeypatch.setattr(workers, "run", listen)
     return numbers
 
 
@@ -30,7 +29,7 @@ def call(criterion, batch, horizon, grad=True):
 @pytest.mark.parametrize("criterion", [DilateLoss(), SoftDTWLoss()])
 def test_small_work_stays_on_one_thread(asked, threads, criterion, grad):
     threads(4)
-    call(criterion, 100, 20, grad)
+    call(criterion, 100, 12, grad)
     call(criterion, 1, 8, grad)
     assert asked == [1, 1]
 
@@ -55,3 +54,21 @@ def test_one_long_pair_has_two_ends_for_two_threads(asked, threads, number):
     threads(number)
     call(DilateLoss(), 1, 1024)
     assert set(asked) == {min(number, 2)}
+
+
+@pytest.fixture
+def without_team(monkeypatch):
+    """No OpenMP threads of PyTorch's, as on macOS."""
+    monkeypatch.setattr(workers._team, "parallel", None)
+
+
+@pytest.mark.parametrize(("batch", "horizon"), [(100, 20), (1, 1024)])
+def test_threads_of_python_do_the_same(without_team, threads, batch, horizon):
+    x, y = torch.randn(2, batch, horizon, 1, generator=torch.Generator().manual_seed(0))
+    results = []
+    for number in (1, 2):
+        threads(number)
+        a = x.clone().requires_grad_()
+        DilateLoss()(a, y).backward()
+        results.append(a.grad)
+    torch.testing.assert_close(*results)

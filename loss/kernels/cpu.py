@@ -1,19 +1,22 @@
 """The sweeps on the CPU: how a batch is cut into tiles that threads share; :mod:`.tile` has the sweeps themselves."""
 
+import ctypes
 import math
-from functools import cache, lru_cache
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from . import halves, workers
+from .call import Call, Inputs, Results, addresses, pack
 from .simd import LANES, SLACK
-from .tile import Plan, Problem, Results, sweep_tiles
+from .tile import sweep_tiles
 
 _TABLE_BYTES = 6 << 20  # of weights at most: what is kept of a lattice that needs more is a segment
 _SEGMENT_BYTES = 1 << 20  # weights of a segment: they stay in the cache until the way back
 _ROW_CELLS = 1536  # cells in a row of a tile: so many that the work on them outweighs that on a row
-_PARALLEL_CELLS = 1 << 16  # below this a second thread costs more than it brings
+_PARALLEL_CELLS = 1 << 14  # below this a second thread costs more than it brings
 _HALVED_CELLS = 1 << 19  # and below this two halves of one pair, with a meeting between them
 
 
@@ -42,6 +45,18 @@ def _tile(batch, threads, most):
     return -(-batch // (-(-tiles // threads) * threads))
 
 
+class Plan(NamedTuple):
+    """How the work on a batch is cut up."""
+
+    lo: np.ndarray  # arrays as in `Call`
+    hi: np.ndarray
+    start: np.ndarray
+    parts: np.ndarray
+    fields: tuple[int, ...]  # their addresses, and the other numbers of the plan
+    room_for_numbers: int
+    room_for_doubles: int
+
+
 @lru_cache(maxsize=128)
 def _plan(N, M, C, band, batch, end, itemsize, toeplitz, want_x, want_y, backward, threads, table_bytes, segment_bytes):  # fmt: skip # noqa: E501
     """How to cut up the batch, and the rows up to ``end``, so that what a tile needs stays in the cache."""
@@ -65,78 +80,61 @@ def _plan(N, M, C, band, batch, end, itemsize, toeplitz, want_x, want_y, backwar
         row, row, len(begins) * 6 * stride if backward and len(begins) > 1 else 0,
     ])  # fmt: skip
     numbers = _offsets([of_x, of_y, 5 * table])
-    parts = np.concatenate([numbers[:3], doubles])
-    return Plan(lo, hi, start, tile, rows, stride, table, parts, int(numbers[-1]), int(doubles[-1]))
-
-
-_memory = workers.Memory()
-_DOUBLE = np.dtype(np.float64)
-
-
-def _run(problem, results, band):
-    """Sweep the whole batch."""
-    N, M, batch, dtype = problem.N, problem.M, results.value.size, results.value.dtype
-    threads = torch.get_num_threads() if batch * N * M >= _PARALLEL_CELLS else 1
-    halved = batch == 1 and threads > 1 and N * M >= _HALVED_CELLS and halves.can_be_halved(problem, band)
-    threads, end = min(threads, batch), max(halves.ends(problem)) if halved else N + M - 2
-    plan = _plan(N, M, problem.x.shape[2], band, batch, end, dtype.itemsize, problem.toeplitz.size > 0,
-                 problem.want_x, problem.want_y, problem.backward, threads, _TABLE_BYTES, _SEGMENT_BYTES)  # fmt: skip
-
-    def memory(which=0):
-        doubles = _memory.take(("doubles", which), plan.room_for_doubles, _DOUBLE)
-        return doubles, _memory.take(("numbers", which), plan.room_for_numbers, dtype)
-
-    if halved:
-        halves.sweep_halves(problem, plan, results, (memory(0), memory(1)))
-        return
-    tickets = np.zeros(1, np.int64)
-    workers.on_threads(threads, lambda: sweep_tiles(problem, plan, results, tickets, *memory()))
+    arrays = lo, hi, start, np.concatenate([numbers[:3], doubles])
+    rooms = int(numbers[-1]), int(doubles[-1])
+    at = (array.ctypes.data for array in arrays)
+    return Plan(*arrays, (*at, tile, rows, stride, table, itemsize, *rooms), *rooms)
 
 
 # ----------------------------------------------------------------------- what loss/kernels/__init__.py calls
 
-
-@cache
-def _nothing(dtype, dimensions):
-    """What a call does not need; nobody writes into it."""
-    return np.empty((0,) * dimensions, dtype)
+_memory = workers.Memory()
 
 
-def _array(tensor):
-    """The numbers of a tensor."""
-    return (tensor if tensor.is_contiguous() else tensor.contiguous()).detach().numpy()
+def _contiguous(tensor):
+    return None if tensor is None else tensor.contiguous()
 
 
-def _array_or_nothing(tensor, dtype):
-    return _array(tensor) if tensor.numel() else _nothing(dtype, tensor.dim())
+def _results(x, y, D, gamma, terms, apart, want_x, want_y, want_D, want_gamma):
+    like = D if x is None else x
+    batch = like.shape[0]
+    return Results(
+        like.new_empty(batch),
+        like.new_empty(batch if apart else 0),
+        x.new_empty(terms, *x.shape) if want_x else None,
+        y.new_empty(terms, *y.shape) if want_y else None,
+        D.new_zeros(terms, *D.shape) if want_D else None,
+        gamma.new_zeros(2, batch) if want_gamma else None,
+    )
 
 
-def _sweep(x, y, D, shape, gamma, omega, omega_scale, n, m, band, scales, dual, weights, wants):
-    """Pack the arguments, allocate the results, run; ``wants``: differentiate by x, by y, by D, by gamma."""
-    (batch, N, M), (want_x, want_y, want_D, want_gamma) = shape, wants
-    like, apart = D if x is None else x, weights is None
-    terms = 2 if dual and apart else 1
-    nothing = _nothing(_NUMPY[like.dtype], 3)
-    costs = (nothing, nothing, _array(D)) if x is None else (_array(x), _array(y), nothing)
-    omega = _array_or_nothing(omega, np.float64)
-    omegas = (omega, _nothing(np.float64, 3)) if omega.ndim == 1 else (_nothing(np.float64, 1), omega)
-    problem = Problem(
-        N, M, *costs, D is None, *scales, *omegas, _array_or_nothing(omega_scale, np.float64),
-        _array_or_nothing(n, np.int64), _array_or_nothing(m, np.int64), gamma.item(), dual, apart,
-        *((1.0, 0.0) if apart else weights), *wants, any(wants),
+def _sweep(x, y, D, gamma, omega, omega_scale, n, m, band, scales, dual, weights, wants):
+    """Allocate the results and run; ``wants``: differentiate by x, by y, by D, by gamma."""
+    of_series, apart, backward = D is None, weights is None, any(wants)
+    batch, N, M, C = (*x.shape[:2], *y.shape[1:]) if of_series else (*D.shape, 0)
+    omegas = (omega, None) if omega.dim() == 1 else (None, omega)
+    inputs = Inputs(*map(_contiguous, (x, y, D, *omegas, omega_scale, n, m)))
+    results = _results(x, y, D, gamma, 2 if dual and apart else 1, apart, *wants)
+    dtype = results.value.dtype
+
+    threads = torch.get_num_threads() if batch * N * M >= _PARALLEL_CELLS else 1
+    halved = threads > 1 and N * M >= _HALVED_CELLS and halves.can_be_halved(inputs, band) and not wants[3]
+    threads, end = (2, max(halves.ends(N, M))) if halved else (min(threads, batch), N + M - 2)
+    plan = _plan(N, M, C, band, batch, end, dtype.itemsize, inputs.toeplitz is not None, *wants[:2], backward,
+                 min(threads, batch), _TABLE_BYTES, _SEGMENT_BYTES)  # fmt: skip
+    doubles = _memory.take("doubles", threads * plan.room_for_doubles, torch.float64)
+    numbers = _memory.take("numbers", threads * plan.room_for_numbers, dtype)
+    call = Call(
+        0, 0, batch, N, M, C, of_series, *scales, omega.shape[0], gamma.item(), dual, apart, *(weights or (1.0, 0.0)),
+        *wants, backward, *addresses(inputs), *addresses(results), *addresses((doubles, numbers)),
+        *plan.fields,
     )  # fmt: skip
-    value, value_dot = like.new_empty(batch), like.new_empty(batch if apart else 0)
-    d_x = x.new_empty(terms, *x.shape) if want_x else None
-    d_y = y.new_empty(terms, *y.shape) if want_y else None
-    E = D.new_zeros(terms, *D.shape) if want_D else None
-    d_gamma = gamma.new_zeros(2, batch) if want_gamma else None
-    arrays = (_nothing(_NUMPY[like.dtype], 4) if t is None else t.numpy() for t in (d_x, d_y, E))
-    by_gamma = _nothing(np.float64, 2) if d_gamma is None else d_gamma.numpy()
-    _run(problem, Results(value.numpy(), value_dot.numpy(), *arrays, by_gamma), band)
-    return value, value_dot, d_x, d_y, E, d_gamma
-
-
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+    if halved:
+        halves.sweep_halves(call, plan, inputs, results, doubles)
+    else:
+        block = pack(call)
+        workers.run(threads, sweep_tiles(dtype), ctypes.addressof(block))
+    return results
 
 
 def _tensor(result, like, dimensions):
@@ -145,9 +143,9 @@ def _tensor(result, like, dimensions):
 
 def series(x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, dual, weights, want_x, want_y, want_gamma):  # fmt: skip # noqa: E501
     """The sweeps over the cost of two series; see :func:`loss.kernels.series`."""
-    wants, shape = (want_x, want_y, False, want_gamma), (x.shape[0], x.shape[1], y.shape[1])
+    wants = want_x, want_y, False, want_gamma
     value, value_dot, d_x, d_y, _, d_gamma = _sweep(
-        x, y, None, shape, gamma, omega, omega_scale, n, m, band, (cost_scale, omega_in_cost), dual, weights, wants
+        x, y, None, gamma, omega, omega_scale, n, m, band, (cost_scale, omega_in_cost), dual, weights, wants
     )
     return value, value_dot, _tensor(d_x, x, 4), _tensor(d_y, y, 4), _tensor(d_gamma, gamma, 2)
 
@@ -156,6 +154,6 @@ def matrix(D, gamma, omega, n, m, band, dual, want_path, want_gamma):
     """The sweeps over given costs; see :func:`loss.kernels.matrix`."""
     wants, no_scale = (False, False, want_path, want_gamma), gamma.new_empty(0)
     value, value_dot, _, _, E, d_gamma = _sweep(
-        None, None, D, D.shape, gamma, omega, no_scale, n, m, band, (1.0, 0.0), dual, None, wants
+        None, None, D, gamma, omega, no_scale, n, m, band, (1.0, 0.0), dual, None, wants
     )
     return value, value_dot, _tensor(E, D, 4), _tensor(d_gamma, gamma, 2)

@@ -253,7 +253,7 @@ def _runs(cells, count):
     return list(zip([0, *cuts], [*cuts, len(cells)], strict=True))
 
 
-def _run(problem, results):
+def _run(problem, results, dtype):
     """Sweep the whole batch."""
     states = 2 * problem.m + 1
     cells = problem.n * states
@@ -263,7 +263,7 @@ def _run(problem, results):
     room = 3 * rows * int(_width(states.max()))
 
     def work():
-        table = _memory.take("shares", room, problem.log_probs.dtype)
+        table = _memory.take("shares", room, dtype).numpy()
         table[:room] = 0.0  # what no row has written must be finite
         for first, last in runs:
             _sweep_sequences(problem, results, first, last, table)
@@ -307,7 +307,7 @@ def sweep(
     log_probs, targets, spans = (t.detach().contiguous().numpy() for t in (log_probs, targets, spans))
     wants = (want_gradient, states > 0)
     problem = Problem(log_probs, targets, *spans, blank, zero_infinity, *wants, any(wants))
-    _run(problem, Results(value.numpy(), gradient.numpy(), posterior.numpy()))
+    _run(problem, Results(value.numpy(), gradient.numpy(), posterior.numpy()), value.dtype)
     return value, gradient, posterior
 
 

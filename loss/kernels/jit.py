@@ -5,6 +5,7 @@ import zlib
 from pathlib import Path
 
 from numba import njit
+from numba.core.ccallback import CFunc
 
 _PACKAGE = __package__.replace(".", "_")
 
@@ -17,26 +18,38 @@ def _digest() -> str:
 _VERSION = _digest()
 
 
-def jit(function, **options):
-    """Compile without holding Python's global lock, and cache on disk if there is a place for it.
+def _kept_on_disk(compiled):
+    """Let numba cache what it compiles, if there is a place for it.
 
     numba keeps what it compiled under the function's name, and makes it anew when the file of the function changes.
     The name gets two more parts: that of the package, since what is cached refers to it, and a digest of all files
     here, since what is compiled is made of several of them.
     """
-    function.__qualname__ = f"{_PACKAGE}_{_VERSION}_{function.__name__}"
-    dispatcher = njit(nogil=True, error_model="numpy", **options)(function)
     try:
-        dispatcher.enable_caching()
+        compiled.enable_caching()
     except RuntimeError:  # numba's "no locator available": it can write neither here nor into the user's cache
         warnings.warn(
             "The kernels of DILATE cannot be cached and are compiled again in each process, about half a minute: set "
             "NUMBA_CACHE_DIR to a folder that can be written to.",
             stacklevel=1,
         )
-    return dispatcher
+    return compiled
+
+
+def jit(function, **options):
+    """Compile without holding Python's global lock, and cache on disk."""
+    function.__qualname__ = f"{_PACKAGE}_{_VERSION}_{function.__name__}"
+    return _kept_on_disk(njit(nogil=True, error_model="numpy", **options)(function))
 
 
 def inlined(function):
     """The same for a function that is called for every row: a call would copy its many arguments."""
     return jit(function, forceinline=True)
+
+
+def compile_c(function, signature):
+    """The address of a C function of that signature, compiled and cached likewise."""
+    function.__qualname__ = f"{_PACKAGE}_{_VERSION}_{function.__name__}"
+    compiled = _kept_on_disk(CFunc(function, (signature.args, signature.return_type), {}, {"error_model": "numpy"}))
+    compiled.compile()
+    return compiled.address

@@ -29,74 +29,18 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import types
+from numba import carray, types
 
 from . import cells
+from .call import at, call_of, counters, entry, matrices, terms, vector
 from .jit import inlined, jit
-from .simd import SLACK, flush_denormals, pointer, restore_denormals, take_ticket
+from .simd import SLACK, flush_denormals, restore_denormals, take_ticket
 
 UNREACHABLE = 1e300  # V of cells outside of the lattice: far above any cost, yet finite, so that it makes no NaN
 _LN2 = math.log(2.0)
 _CHUNK = 512  # cells of a row that go through one formula after the other while they are in the fastest cache
 
 # ----------------------------------------------------------------------- one tile of the batch
-
-
-class Problem(NamedTuple):
-    """What to sweep over; arrays that a call does not need are empty."""
-
-    N: int
-    M: int
-    x: np.ndarray  # (B, N, C) predictions, if the cost is that of two series
-    y: np.ndarray  # (B, M, C) targets
-    D: np.ndarray  # (B, N, M) costs, if they are given instead
-    of_series: bool
-    cost_scale: float  # the cost of a cell is cost_scale * Delta + omega_in_cost * Omega (Eq. 5: alpha, 1 - alpha)
-    omega_in_cost: float
-    toeplitz: np.ndarray  # (N + M - 1,): Omega(h, j) at h - j + M - 1, if it depends on h - j alone
-    Omega: np.ndarray  # (1 or B, N, M) otherwise
-    omega_scale: np.ndarray  # (B,) factor of Omega for each pair; empty: 1
-    n: np.ndarray  # (B,) true lengths of x; empty: N
-    m: np.ndarray  # (B,) true lengths of y; empty: M
-    gamma: float
-    dual: bool  # sweep the dual part too?
-    apart: bool  # keep V and V_dot apart, or return weight * V + weight_dot * V_dot and its derivatives?
-    weight: float
-    weight_dot: float
-    want_x: bool
-    want_y: bool
-    want_D: bool
-    want_gamma: bool
-    backward: bool  # any of these
-
-
-class Results(NamedTuple):
-    """What a sweep writes; what is not wanted is empty.
-
-    Where V and V_dot are kept apart, derivatives are those of V and, with the dual part, of V_dot.
-    """
-
-    value: np.ndarray  # (B,)
-    value_dot: np.ndarray  # (B,), zeros without the dual part
-    d_x: np.ndarray  # (1 or 2, B, N, C)
-    d_y: np.ndarray  # (1 or 2, B, M, C)
-    E: np.ndarray  # (1 or 2, B, N, M)
-    d_gamma: np.ndarray  # (2, B); the first row alone where they are not kept apart
-
-
-class Plan(NamedTuple):
-    """How the work on a batch is cut up."""
-
-    lo: np.ndarray  # (N + M,) first cell i of each row, and of an empty one after the last
-    hi: np.ndarray  # (N + M,) last cell i of each row
-    start: np.ndarray  # (N + M + 1,) where a row begins in the table of weights, in cells
-    tile: int  # pairs in a tile
-    rows: int  # rows in a segment
-    stride: int  # distance of two rows of V
-    table: int  # size of each of the five parts of the table of weights
-    parts: np.ndarray  # where those of a tile begin, three in an array of the input's precision, others in float64
-    room_for_numbers: int  # how long these arrays are
-    room_for_doubles: int
 
 
 class Tile(NamedTuple):
@@ -109,6 +53,9 @@ class Tile(NamedTuple):
     size: int
     first_end: int  # the row on which the shortest of the tile's pairs ends
     end: int  # and the longest
+    lo: types.CPointer  # (N + M,) of the plan, see `Call`
+    hi: types.CPointer
+    start: types.CPointer
     x: types.CPointer  # (C * N * size,) the tile's series, time first
     y: types.CPointer  # (C * M * size,) backwards in time, so that along a row it is read forwards
     T: types.CPointer  # weights left, diagonal, up and the derivatives of left and up, for the rows of one segment
@@ -131,13 +78,18 @@ class Tile(NamedTuple):
 
 @jit
 def _length(lengths, b, longest):
-    return lengths[b] if lengths.size > 0 else longest
+    return at(lengths, 0)[b] if lengths != 0 else longest
 
 
 @jit
-def _last_row(problem, b):
+def _last_row(call, b):
     """The row on which the last cell of a pair lies."""
-    return _length(problem.n, b, problem.N) + _length(problem.m, b, problem.M) - 2
+    return _length(call.n, b, call.N) + _length(call.m, b, call.M) - 2
+
+
+@jit
+def _scale_of_omega(call, b):
+    return at(call.omega_scale, 0.0)[b] if call.omega_scale != 0 else 1.0
 
 
 @jit
@@ -166,23 +118,23 @@ def _store_series(by, by_dot, weight, weight_dot, first, size, backwards, value,
 
 
 @jit
-def _spread_toeplitz(problem, tile):
+def _spread_toeplitz(call, tile):
     """Entry k of half r is Omega at index 2 * k + r: along a row, h - j grows in steps of two."""
-    half, scale = problem.toeplitz.size // 2 + 1, problem.omega_scale
-    for t in range(problem.toeplitz.size):
-        at = ((t % 2) * half + t // 2) * tile.size
+    toeplitz = vector(call.toeplitz, 0.0, call.N + call.M - 1)
+    half = toeplitz.size // 2 + 1
+    for t in range(toeplitz.size):
+        o = ((t % 2) * half + t // 2) * tile.size
         for b in range(tile.size):
-            factor = scale[tile.first + b] if scale.size > 0 else 1.0
-            tile.spread[at + b] = problem.toeplitz[t] * factor
+            tile.spread[o + b] = toeplitz[t] * _scale_of_omega(call, tile.first + b)
 
 
 @inlined
-def _weights(plan, size, origin, d):
+def _weights(call, tile, origin, d):
     """Offsets of row d's weights (left, diagonal, up) and their derivatives (left, up) in the table.
 
     The table holds the rows from ``origin`` on; rows before it, which will be swept again, share its first place.
     """
-    o, table = (plan.start[max(d, origin)] - plan.start[origin] + 1) * size, plan.table
+    o, table = (tile.start[max(d, origin)] - tile.start[origin] + 1) * tile.size, call.table
     return o, table + o, 2 * table + o, 3 * table + o, 4 * table + o
 
 
@@ -193,16 +145,16 @@ def _shifted(offsets, by):
 
 
 @jit
-def _keep(problem, plan, tile, d, into):
+def _keep(call, tile, d, into):
     """Copy V and V_dot to the memory of the segment that begins with row d, or back from there."""
-    n = 3 * plan.stride
-    saved = d // plan.rows * 2 * n
+    n = 3 * call.stride
+    saved = d // call.rows * 2 * n
     for k in range(n):
         if into:
             tile.saved[saved + k] = tile.V[k]
         else:
             tile.V[k] = tile.saved[saved + k]
-    if problem.dual:
+    if call.dual:
         for k in range(n):
             if into:
                 tile.saved[saved + n + k] = tile.V_dot[k]
@@ -211,10 +163,10 @@ def _keep(problem, plan, tile, d, into):
 
 
 @inlined
-def _series_costs(problem, tile, d, lo, p, n):
+def _series_costs(call, tile, d, lo, p, n):
     """The costs of n cells of row d from the p-th on, in units of gamma * log(2)."""
-    N, M, C, size = problem.N, problem.M, problem.x.shape[2], tile.size
-    scale, others = problem.cost_scale / (problem.gamma * _LN2), tile.nothing
+    N, M, C, size = call.N, call.M, call.C, tile.size
+    scale, others = call.cost_scale / (call.gamma * _LN2), tile.nothing
     for c in range(C):
         at = ((c * N + lo) * size + p, (c * M + M - 1 - d + lo) * size + p, 0)
         cells.square_differences((tile.x, tile.y, others, tile.cost), at, (scale,), n)
@@ -222,49 +174,50 @@ def _series_costs(problem, tile, d, lo, p, n):
 
 
 @inlined
-def _find_omega(problem, plan, tile, d):
+def _find_omega(call, tile, d):
     """Where Omega of row d is, for the whole tile."""
-    if problem.toeplitz.size > 0:
-        t, half = 2 * plan.lo[d] - d + problem.M - 1, problem.toeplitz.size // 2 + 1
+    if call.toeplitz != 0:
+        t, half = 2 * tile.lo[d] - d + call.M - 1, (call.N + call.M - 1) // 2 + 1
         return tile.spread, ((t % 2) * half + t // 2) * tile.size
-    if problem.Omega.size > 0:
-        _gather(problem, plan, problem.Omega, 1.0, tile, d, tile.omega)
-        for p in range((plan.hi[d] - plan.lo[d] + 1) * tile.size if problem.omega_scale.size > 0 else 0):
-            tile.omega[p] *= problem.omega_scale[tile.first + p % tile.size]
+    if call.Omega != 0:
+        _gather(call, matrices(call.Omega, 0.0, call.omegas, call.N, call.M), 1.0, tile, d, tile.omega)
+        for p in range((tile.hi[d] - tile.lo[d] + 1) * tile.size if call.omega_scale != 0 else 0):
+            tile.omega[p] *= _scale_of_omega(call, tile.first + p % tile.size)
     return tile.omega, 0
 
 
 @jit
-def _gather(problem, plan, matrix, scale, tile, d, out):
+def _gather(call, matrix, scale, tile, d, out):
     """Row d of given costs or of a given Omega, zero beyond a pair's true lengths."""
-    last, lo = matrix.shape[0] - 1, plan.lo[d]
-    for i in range(lo, plan.hi[d] + 1):
+    last, lo = matrix.shape[0] - 1, tile.lo[d]
+    for i in range(lo, tile.hi[d] + 1):
         for k in range(tile.size):
             b = tile.first + k
-            inside = i < _length(problem.n, b, problem.N) and d - i < _length(problem.m, b, problem.M)
+            inside = i < _length(call.n, b, call.N) and d - i < _length(call.m, b, call.M)
             out[(i - lo) * tile.size + k] = scale * matrix[min(b, last), i, d - i] if inside else 0.0
 
 
 @jit
-def advance(problem, plan, results, tile, begin, end, origin, first_time):
+def advance(call, tile, begin, end, origin, first_time):
     """V, q and, if asked for, V_dot and the derivatives of q, on the rows from ``begin`` to ``end``.
 
     The first time through, keep at the start of each segment what a second sweep needs, and read off the values.
     """
-    size, V, V_dot, T, dual = tile.size, tile.V, tile.V_dot, tile.T, problem.dual
-    unit, at_cost = 1.0 / (problem.gamma * _LN2), 0
+    size, V, V_dot, T, dual = tile.size, tile.V, tile.V_dot, tile.T, call.dual
+    unit, at_cost = 1.0 / (call.gamma * _LN2), 0
     for d in range(begin, end + 1):
-        if problem.backward and d < origin and d % plan.rows == 0:
-            _keep(problem, plan, tile, d, True)
-        lo = plan.lo[d]
-        n = (plan.hi[d] - lo + 1) * size
-        here = (d % 3) * plan.stride + (lo + 1) * size
-        left = ((d + 2) % 3) * plan.stride + (lo + 1) * size
-        diagonal = ((d + 1) % 3) * plan.stride + lo * size
-        weights = _weights(plan, size, origin, d)
-        omega, at_omega = _find_omega(problem, plan, tile, d)
-        if not problem.of_series:
-            _gather(problem, plan, problem.D, problem.cost_scale * unit, tile, d, tile.cost)
+        if call.backward and d < origin and d % call.rows == 0:
+            _keep(call, tile, d, True)
+        lo = tile.lo[d]
+        n = (tile.hi[d] - lo + 1) * size
+        here = (d % 3) * call.stride + (lo + 1) * size
+        left = ((d + 2) % 3) * call.stride + (lo + 1) * size
+        diagonal = ((d + 1) % 3) * call.stride + lo * size
+        weights = _weights(call, tile, origin, d)
+        omega, at_omega = _find_omega(call, tile, d)
+        if not call.of_series:
+            D = matrices(call.D, call.unit, call.batch, call.N, call.M)
+            _gather(call, D, call.cost_scale * unit, tile, d, tile.cost)
 
         # Each loop writes a little beyond its end, so what lies before a row is written before it, and so on.
         cells.fill((V,), (here - size,), (UNREACHABLE,), size)
@@ -272,39 +225,45 @@ def advance(problem, plan, results, tile, begin, end, origin, first_time):
         cells.blank((T,), _shifted(weights, -size), (0.0,), size)
         for p in range(0, n, _CHUNK):
             k = min(_CHUNK, n - p)
-            if problem.of_series:
-                _series_costs(problem, tile, d, lo, p, k)
+            if call.of_series:
+                _series_costs(call, tile, d, lo, p, k)
             else:
                 at_cost = p
-            if problem.omega_in_cost != 0.0:
-                cells.add_omega((omega, tile.cost), (at_omega + p, at_cost), (problem.omega_in_cost * unit,), k)
+            if call.omega_in_cost != 0.0:
+                cells.add_omega((omega, tile.cost), (at_omega + p, at_cost), (call.omega_in_cost * unit,), k)
             q_left, q_diagonal, q_up, q_dot_left, q_dot_up = _shifted(weights, p)
             q = (q_left, q_diagonal, q_up)
             cells_of_V = (here + p, left + p, diagonal + p, left - size + p)
             cells.soft_minimum((V, tile.cost, T), (*cells_of_V, at_cost, *q), (), k)
             if dual:
                 at = (*cells_of_V, at_omega + p, *q, q_dot_left, q_dot_up)
-                cells.dual_part((V_dot, omega, T), at, (1.0 / problem.gamma,), k)
+                cells.dual_part((V_dot, omega, T), at, (1.0 / call.gamma,), k)
         cells.fill((V,), (here + n,), (UNREACHABLE,), size)
         cells.fill((V_dot,), (here + n,), (0.0,), size if dual else 0)
         cells.blank((T,), _shifted(weights, n), (0.0,), size)
         if first_time and d >= tile.first_end:
-            _store_values(problem, plan, results, tile, d)
+            _store_values(call, tile, d)
 
 
 @jit
-def _store_values(problem, plan, results, tile, d):
+def _store_values(call, tile, d):
     """Read off the values of the pairs whose last cell lies on row d."""
+    values, values_dot = vector(call.value, call.unit, call.batch), vector(call.value_dot, call.unit, call.batch)
     for b in range(tile.first, tile.first + tile.size):
-        if _last_row(problem, b) == d:
-            p = (d % 3) * plan.stride + _length(problem.n, b, problem.N) * tile.size + b - tile.first
+        if _last_row(call, b) == d:
+            p = (d % 3) * call.stride + _length(call.n, b, call.N) * tile.size + b - tile.first
             valid = abs(tile.V[p]) < 0.5 * UNREACHABLE
-            value = tile.V[p] * problem.gamma * _LN2 if valid else np.nan
-            value_dot = (tile.V_dot[p] if valid else np.nan) if problem.dual else 0.0
-            if problem.apart:
-                results.value[b], results.value_dot[b] = value, value_dot
+            value = tile.V[p] * call.gamma * _LN2 if valid else np.nan
+            value_dot = (tile.V_dot[p] if valid else np.nan) if call.dual else 0.0
+            if call.apart:
+                values[b], values_dot[b] = value, value_dot
             else:
-                results.value[b] = problem.weight * value + problem.weight_dot * value_dot
+                values[b] = call.weight * value + call.weight_dot * value_dot
+
+
+@jit
+def _by_gamma(call):
+    return carray(at(call.d_gamma, 0.0), (2 if call.d_gamma != 0 else 0, call.batch))
 
 
 @jit
@@ -332,15 +291,15 @@ def _add_entropies(tile, dual, d_gamma, weights, n):
 
 
 @jit
-def _store_path(problem, plan, results, tile, d):
+def _store_path(call, tile, d):
     """Row d of E and E_dot."""
-    lo, hi = plan.lo[d], plan.hi[d]
+    E, lo, hi = terms(call.E, call, call.N, call.M), tile.lo[d], tile.hi[d]
     for i in range(lo, hi + 1):
         for b in range(tile.size):
             p = (i - lo) * tile.size + b
-            results.E[0, tile.first + b, i, d - i] = tile.E[p]
-            if problem.dual:
-                results.E[1, tile.first + b, i, d - i] = tile.E_dot[p]
+            E[0, tile.first + b, i, d - i] = tile.E[p]
+            if call.dual:
+                E[1, tile.first + b, i, d - i] = tile.E_dot[p]
 
 
 @jit
@@ -351,33 +310,33 @@ def _correction(tile, weights, p):
 
 
 @jit
-def _start_paths(problem, plan, tile, starts, weights, here, d):
+def _start_paths(call, tile, starts, weights, here, d):
     """E is one at the last cells, where these lie on row d; ``starts`` has more for the last two rows."""
-    for p in range((plan.hi[d] - plan.lo[d] + 1) if starts.size > 0 and d >= tile.end - 1 else 0):
-        tile.E[p] += starts[tile.end - d, 0, plan.lo[d] + p]
-        tile.E_dot[p] += starts[tile.end - d, 1, plan.lo[d] + p]
+    for p in range((tile.hi[d] - tile.lo[d] + 1) if starts.size > 0 and d >= tile.end - 1 else 0):
+        tile.E[p] += starts[tile.end - d, 0, tile.lo[d] + p]
+        tile.E_dot[p] += starts[tile.end - d, 1, tile.lo[d] + p]
         correction = _correction(tile, weights, p)
         tile.mass[here + p], tile.mass_dot[here + p] = tile.E[p] * correction, tile.E_dot[p] * correction
     for b in range(tile.size):
-        if _last_row(problem, tile.first + b) == d:
-            p = (_length(problem.n, tile.first + b, problem.N) - 1 - plan.lo[d]) * tile.size + b
+        if _last_row(call, tile.first + b) == d:
+            p = (_length(call.n, tile.first + b, call.N) - 1 - tile.lo[d]) * tile.size + b
             tile.E[p], tile.mass[here + p] = 1.0, _correction(tile, weights, p)
 
 
 @inlined
-def _pull_cells(problem, plan, tile, origin, d, p, n):
+def _pull_cells(call, tile, origin, d, p, n):
     """E and E_dot of n cells of row d, from the p-th on, from those of the two rows after it."""
-    size, T, lo = tile.size, tile.T, plan.lo[d]
-    here = (d % 3) * plan.stride + (lo + 1) * size + p
-    right = ((d + 1) % 3) * plan.stride + (lo + 1) * size + p
-    beyond = ((d + 2) % 3) * plan.stride + (lo + 2) * size + p
-    next_weights = _shifted(_weights(plan, size, origin, d + 1), (lo - plan.lo[d + 1]) * size + p)
+    size, T, lo = tile.size, tile.T, tile.lo[d]
+    here = (d % 3) * call.stride + (lo + 1) * size + p
+    right = ((d + 1) % 3) * call.stride + (lo + 1) * size + p
+    beyond = ((d + 2) % 3) * call.stride + (lo + 2) * size + p
+    next_weights = _shifted(_weights(call, tile, origin, d + 1), (lo - tile.lo[d + 1]) * size + p)
     left, _, up, dot_left, dot_up = next_weights
-    later_weights = _shifted(_weights(plan, size, origin, d + 2), (lo + 1 - plan.lo[d + 2]) * size + p)
+    later_weights = _shifted(_weights(call, tile, origin, d + 2), (lo + 1 - tile.lo[d + 2]) * size + p)
     _, diagonal, _, dot_left_diagonal, dot_up_diagonal = later_weights
-    own_left, own_diagonal, own_up, _, _ = _shifted(_weights(plan, size, origin, d), p)
+    own_left, own_diagonal, own_up, _, _ = _shifted(_weights(call, tile, origin, d), p)
     at = (here, p, right, right + size, beyond, left, up + size, diagonal, own_left, own_diagonal, own_up)
-    if problem.dual:
+    if call.dual:
         at_dual = (*at, dot_left, dot_up + size, dot_left_diagonal, dot_up_diagonal)
         cells.pull_dual((T, tile.mass, tile.E, tile.mass_dot, tile.E_dot), at_dual, (), n)
     else:
@@ -385,171 +344,186 @@ def _pull_cells(problem, plan, tile, origin, d, p, n):
 
 
 @inlined
-def _add_to_series(problem, plan, tile, d, p, n):
+def _add_to_series(call, tile, d, p, n):
     """What n cells of row d, from the p-th on, contribute to the derivatives by the series."""
-    N, M, C, size, lo = problem.N, problem.M, problem.x.shape[2], tile.size, plan.lo[d]
-    x, y, E, E_dot, dual = tile.x, tile.y, tile.E, tile.E_dot, problem.dual
+    N, M, C, size, lo = call.N, call.M, call.C, tile.size, tile.lo[d]
+    x, y, E, E_dot, dual = tile.x, tile.y, tile.E, tile.E_dot, call.dual
     for c in range(C):
         at_x, at_y = (c * N + lo) * size + p, (c * M + M - 1 - d + lo) * size + p
-        if problem.want_x and dual:
+        if call.want_x and dual:
             cells.add_to_series_dual((x, y, E, tile.by_x, E_dot, tile.by_x_dot), (at_x, at_y, p, at_x), (), n)
-        elif problem.want_x:
+        elif call.want_x:
             cells.add_to_series((x, y, E, tile.by_x), (at_x, at_y, p, at_x), (), n)
-        if problem.want_y and dual:
+        if call.want_y and dual:
             cells.add_to_series_dual((x, y, E, tile.by_y, E_dot, tile.by_y_dot), (at_x, at_y, p, at_y), (), n)
-        elif problem.want_y:
+        elif call.want_y:
             cells.add_to_series((x, y, E, tile.by_y), (at_x, at_y, p, at_y), (), n)
 
 
 @jit
-def _blank_after(plan, tile, origin):
+def _blank_after(call, tile, origin):
     """Weights of zero behind the last row, where the row before it looks for what comes back to it."""
     size, before = tile.size, max(tile.end - 1, 0)
-    after, wide = _weights(plan, size, origin, tile.end + 1), plan.hi[before] - plan.lo[before] + 3
+    after, wide = _weights(call, tile, origin, tile.end + 1), tile.hi[before] - tile.lo[before] + 3
     cells.blank((tile.T,), _shifted(after, -size), (0.0,), wide * size)
 
 
 @jit
-def go_back(problem, plan, results, tile, origin, starts):
+def go_back(call, tile, origin, starts):
     """E and E_dot from the last row to the first, and what the caller wants of them.
 
     Paths start at the last cells of the pairs or, for one pair cut into halves, where ``starts`` says: (2, 2, N), E
     and E_dot of the last row and of the one before it.
     """
-    size, end, of_dual = tile.size, tile.end, tile.size if problem.dual else 0
-    _blank_after(plan, tile, origin)
+    size, end, of_dual = tile.size, tile.end, tile.size if call.dual else 0
+    _blank_after(call, tile, origin)
     for d in range(end, -1, -1):
         if d < origin:
-            origin = d // plan.rows * plan.rows
-            _keep(problem, plan, tile, origin, False)
-            advance(problem, plan, results, tile, origin, min(d + 2, end), origin, False)
+            origin = d // call.rows * call.rows
+            _keep(call, tile, origin, False)
+            advance(call, tile, origin, min(d + 2, end), origin, False)
             if d == end - 1:
-                _blank_after(plan, tile, origin)
+                _blank_after(call, tile, origin)
 
-        n = (plan.hi[d] - plan.lo[d] + 1) * size
-        here = (d % 3) * plan.stride + (plan.lo[d] + 1) * size
-        weights = _weights(plan, size, origin, d)
+        n = (tile.hi[d] - tile.lo[d] + 1) * size
+        here = (d % 3) * call.stride + (tile.lo[d] + 1) * size
+        weights = _weights(call, tile, origin, d)
         cells.fill((tile.mass,), (here - size,), (0.0,), size)
         cells.fill((tile.mass_dot,), (here - size,), (0.0,), of_dual)
         chunk = _CHUNK if d < tile.first_end else max(n, 1)
         for p in range(0, n, chunk):
             k = min(chunk, n - p)
             if d < end:
-                _pull_cells(problem, plan, tile, origin, d, p, k)
+                _pull_cells(call, tile, origin, d, p, k)
             if d >= tile.first_end:
-                _start_paths(problem, plan, tile, starts, weights, here, d)
+                _start_paths(call, tile, starts, weights, here, d)
             if p + k == n:  # loops run on beyond the row, and sums over series must not notice
                 cells.fill((tile.E,), (n,), (0.0,), SLACK)
                 cells.fill((tile.E_dot,), (n,), (0.0,), SLACK)
-            _add_to_series(problem, plan, tile, d, p, k)
+            _add_to_series(call, tile, d, p, k)
         cells.fill((tile.mass,), (here + n,), (0.0,), size)
         cells.fill((tile.mass_dot,), (here + n,), (0.0,), of_dual)
-        if problem.want_D:
-            _store_path(problem, plan, results, tile, d)
-        if problem.want_gamma:
-            _add_entropies(tile, problem.dual, results.d_gamma, weights, n)
+        if call.want_D:
+            _store_path(call, tile, d)
+        if call.want_gamma:
+            _add_entropies(tile, call.dual, _by_gamma(call), weights, n)
 
 
 @jit
-def _store_by_series(problem, results, tile, by, by_dot, backwards, sign, out):
+def _store_by_series(call, tile, by, by_dot, backwards, sign, out):
     """Derivatives by one of the two series, from the tile to the results."""
-    first, size, value, factor = tile.first, tile.size, results.value, sign * 2.0 * problem.cost_scale
-    if not problem.apart:
-        weights = factor * problem.weight, factor * problem.weight_dot
+    first, size, factor = tile.first, tile.size, sign * 2.0 * call.cost_scale
+    value = vector(call.value, call.unit, call.batch)
+    if not call.apart:
+        weights = factor * call.weight, factor * call.weight_dot
         _store_series(by, by_dot, *weights, first, size, backwards, value, out[0])
         return
     _store_series(by, by, factor, 0.0, first, size, backwards, value, out[0])
-    if problem.dual:
+    if call.dual:
         _store_series(by_dot, by_dot, factor, 0.0, first, size, backwards, value, out[1])
 
 
 @jit
-def store_gradients(problem, results, tile):
+def store_gradients(call, tile):
     """From the tile to the results; NaN for the pairs whose value is NaN."""
-    if problem.want_x:
-        _store_by_series(problem, results, tile, tile.by_x, tile.by_x_dot, False, 1.0, results.d_x)
-    if problem.want_y:
-        _store_by_series(problem, results, tile, tile.by_y, tile.by_y_dot, True, -1.0, results.d_y)
+    value, E, d_gamma = (
+        vector(call.value, call.unit, call.batch),
+        terms(call.E, call, call.N, call.M),
+        _by_gamma(call),
+    )
+    if call.want_x:
+        d_x = terms(call.d_x, call, call.N, call.C)
+        _store_by_series(call, tile, tile.by_x, tile.by_x_dot, False, 1.0, d_x)
+    if call.want_y:
+        d_y = terms(call.d_y, call, call.M, call.C)
+        _store_by_series(call, tile, tile.by_y, tile.by_y_dot, True, -1.0, d_y)
     for b in range(tile.first, tile.first + tile.size):
-        if problem.want_gamma and not problem.apart:
-            terms = results.d_gamma[:, b]
-            terms[0] = problem.weight * terms[0] + problem.weight_dot * terms[1]
-        if np.isnan(results.value[b]):
-            results.E[:, b : b + 1] = np.nan
-            results.d_gamma[:, b : b + 1] = np.nan
+        if call.want_gamma and not call.apart:
+            d_gamma[0, b] = call.weight * d_gamma[0, b] + call.weight_dot * d_gamma[1, b]
+        if np.isnan(value[b]):
+            E[:, b : b + 1] = np.nan
+            d_gamma[:, b : b + 1] = np.nan
 
 
 @jit
-def lay_out(plan, first, size, first_end, end, doubles, numbers):
-    """The parts of a tile's memory."""
-    at = plan.parts
+def lay_out(call, thread, first, size, first_end, end):
+    """The parts of a tile's memory, which is that of one of the threads."""
+    parts, bytes_of_a_number = at(call.parts, 0), call.bytes_of_a_number
+    doubles = call.doubles + 8 * thread * call.room_for_doubles
+    numbers = call.numbers + bytes_of_a_number * thread * call.room_for_numbers
     return Tile(
         first,
         size,
         first_end,
         end,
-        pointer(numbers, at[0]),
-        pointer(numbers, at[1]),
-        pointer(numbers, at[2]),
-        pointer(doubles, at[3]),
-        pointer(doubles, at[4]),
-        pointer(doubles, at[5]),
-        pointer(doubles, at[6]),
-        pointer(doubles, at[7]),
-        pointer(doubles, at[8]),
-        pointer(doubles, at[9]),
-        pointer(doubles, at[10]),
-        pointer(doubles, at[11]),
-        pointer(doubles, at[12]),
-        pointer(doubles, at[13]),
-        pointer(doubles, at[14]),
-        pointer(doubles, at[15]),
-        pointer(doubles, at[16]),
-        pointer(doubles, at[17]),
+        at(call.lo, 0),
+        at(call.hi, 0),
+        at(call.start, 0),
+        at(numbers + bytes_of_a_number * parts[0], call.unit),
+        at(numbers + bytes_of_a_number * parts[1], call.unit),
+        at(numbers + bytes_of_a_number * parts[2], call.unit),
+        at(doubles + 8 * parts[3], 0.0),
+        at(doubles + 8 * parts[4], 0.0),
+        at(doubles + 8 * parts[5], 0.0),
+        at(doubles + 8 * parts[6], 0.0),
+        at(doubles + 8 * parts[7], 0.0),
+        at(doubles + 8 * parts[8], 0.0),
+        at(doubles + 8 * parts[9], 0.0),
+        at(doubles + 8 * parts[10], 0.0),
+        at(doubles + 8 * parts[11], 0.0),
+        at(doubles + 8 * parts[12], 0.0),
+        at(doubles + 8 * parts[13], 0.0),
+        at(doubles + 8 * parts[14], 0.0),
+        at(doubles + 8 * parts[15], 0.0),
+        at(doubles + 8 * parts[16], 0.0),
+        at(doubles + 8 * parts[17], 0.0),
     )
 
 
 @jit
-def prepare(problem, plan, tile):
+def prepare(call, tile):
     """Load the series of a tile, and make everything else as it is before the first row."""
-    _load_series(problem.x, problem.n, tile.first, tile.size, False, tile.x)
-    _load_series(problem.y, problem.m, tile.first, tile.size, True, tile.y)
-    _spread_toeplitz(problem, tile)
-    cells.fill((tile.V,), (0,), (UNREACHABLE,), 3 * plan.stride)
+    x = matrices(call.x, call.unit, call.batch, call.N, call.C)
+    y = matrices(call.y, call.unit, call.batch, call.M, call.C)
+    _load_series(x, call.n, tile.first, tile.size, False, tile.x)
+    _load_series(y, call.m, tile.first, tile.size, True, tile.y)
+    _spread_toeplitz(call, tile)
+    cells.fill((tile.V,), (0,), (UNREACHABLE,), 3 * call.stride)
     for b in range(tile.size):
-        tile.V[plan.stride + b] = 0.0  # the path starts at (-1, -1), on row -2
-    cells.fill((tile.V_dot,), (0,), (0.0,), plan.parts[15] - plan.parts[5])
+        tile.V[call.stride + b] = 0.0  # the path starts at (-1, -1), on row -2
+    parts = at(call.parts, 0)
+    cells.fill((tile.V_dot,), (0,), (0.0,), parts[15] - parts[5])
 
 
 @jit
-def last_origin(problem, plan, end):
+def last_origin(call, end):
     """The first row of the last segment; without a way back nothing is kept, and each row is one."""
-    return end // plan.rows * plan.rows if problem.backward else end
+    return end // call.rows * call.rows if call.backward else end
 
 
 @jit
-def _sweep_tile(problem, plan, results, first, size, doubles, numbers):
-    """Both sweeps for the pairs ``first`` to ``first + size``; ``doubles`` and ``numbers`` are memory to work in."""
-    end, first_end = 0, problem.N + problem.M - 2
+def _sweep_tile(call, thread, first, size):
+    """Both sweeps for the pairs ``first`` to ``first + size``."""
+    end, first_end = 0, call.N + call.M - 2
     for b in range(first, first + size):
-        end, first_end = max(end, _last_row(problem, b)), min(first_end, _last_row(problem, b))
-    tile = lay_out(plan, first, size, first_end, end, doubles, numbers)
-    prepare(problem, plan, tile)
-    origin = last_origin(problem, plan, end)
-    advance(problem, plan, results, tile, 0, end, origin, True)
-    if problem.backward:
-        go_back(problem, plan, results, tile, origin, np.zeros((0, 2, 0)))
-        store_gradients(problem, results, tile)
+        end, first_end = max(end, _last_row(call, b)), min(first_end, _last_row(call, b))
+    tile = lay_out(call, thread, first, size, first_end, end)
+    prepare(call, tile)
+    origin = last_origin(call, end)
+    advance(call, tile, 0, end, origin, True)
+    if call.backward:
+        go_back(call, tile, origin, np.zeros((0, 2, 0)))
+        store_gradients(call, tile)
 
 
-@jit
-def sweep_tiles(problem, plan, results, tickets, doubles, numbers):
-    """Tile after tile, as long as there are any: threads that share the tickets share the batch."""
+@entry
+def sweep_tiles(block):
+    """Tile after tile, as long as there are any: threads that are given the same block share the batch."""
     # Far from the likely paths E falls below the smallest normal number, where a CPU is fifty times slower.
     state = flush_denormals()
-    batch, next_ticket = results.value.size, pointer(tickets, 0)
-    first = take_ticket(next_ticket) * plan.tile
-    while first < batch:
-        _sweep_tile(problem, plan, results, first, min(plan.tile, batch - first), doubles, numbers)
-        first = take_ticket(next_ticket) * plan.tile
+    call, (next_ticket, next_thread) = call_of(block, 0), counters(block)
+    thread, first = take_ticket(next_thread), take_ticket(next_ticket) * call.tile
+    while first < call.batch:
+        _sweep_tile(call, thread, first, min(call.tile, call.batch - first))
+        first = take_ticket(next_ticket) * call.tile
     restore_denormals(state)
