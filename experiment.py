@@ -119,6 +119,7 @@ class Experiment:
         )
         net.to(self.device)
         if args.compile:
+            torch._dynamo.config.allow_rnn = True  # by default, a network is left uncompiled where it meets a GRU
             net.compile()  # in place, so that its weights keep their names
         return net
 

@@ -326,6 +326,14 @@ def test_compiled_networks_train_to_the_same_numbers_under_the_same_names(small)
     assert scores == pytest.approx(results("plain")["dilate"], rel=1e-5)
 
 
+@pytest.mark.parametrize("gru", GRUS)
+def test_a_network_to_compile_is_one_graph(small, gru):
+    experiment = prepare(parse_args([*small, "--gru", gru, "--compile"]))
+    inputs, _ = experiment.data.train[:3]
+    found = torch._dynamo.explain(experiment.network())(inputs)
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+
+
 @pytest.mark.parametrize("model", ["seq2seq", "mlp"])
 def test_a_run_from_before_there_was_a_flag_goes_on_as_it_began(small, model):
     flags = [*small, "--losses", "mse", "--model", model]
