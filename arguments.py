@@ -109,7 +109,7 @@ def _add_training_flags(add: Callable) -> None:
     add("--learning-rate", type=_positive, metavar="X", default=1e-3, help=f"Adam's step size; {RELEASED}")
     add("--clip-norm", type=_positive, metavar="X", help="shorten longer gradients to this norm (default: none)")
     add("--bf16", **switch, help="train the network in bfloat16, where autocast says so (default: no)")
-    add("--compile", **switch, help="train the network by torch.compile, which takes a minute first (default: no)")
+    add("--compile", **switch, help="train the network by torch.compile, which takes minutes first (default: no)")
     add("--eval-every", **from_0, default=50, help=every)
     add("--seed", **from_0, default=0, help=seed)
     add("--device", default="auto", help=device)
