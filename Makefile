@@ -11,8 +11,10 @@ BIN := $(VENV)/bin
 run: $(VENV)/.run
 	$(BIN)/python main.py $(ARGS)
 
+# A process either simulates CUDA or not, so there are two runs; 5 is pytest's word for no test that ARGS allow.
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest tests/test_cuda_simulated.py $(ARGS) || [ $$? -eq 5 ]
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

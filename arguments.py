@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-import distributed
+import data_parallel
 from data import DATASETS
 from experiment import CRITERIA, flag
 from models import GRUS, MODELS
@@ -38,7 +38,7 @@ EXAMPLES = """examples:
 
 def fail(message: object) -> NoReturn:
     """End the program with one sentence on stderr and exit code 2."""
-    distributed.let_the_first_speak()
+    data_parallel.let_the_first_speak()
     print(f"main.py: error: {message}", file=sys.stderr)
     raise SystemExit(2)
 

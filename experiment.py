@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import distributed
+import data_parallel
 from data import DATASETS, ForecastData, load
 from loss import DilateLoss, SoftDTWLoss
 from models import build_model
@@ -66,18 +66,18 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError(f"--device {name} is not there: torch finds {torch.cuda.device_count()} CUDA devices.")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError("--device mps is not there: torch finds no Apple GPU.")
-    if distributed.processes() > 1 and name != "cpu":
+    if data_parallel.processes() > 1 and name != "cpu":
         return torch.device("cuda", _own_gpu(name))
     return torch.device(name)
 
 
 def _own_gpu(name: str) -> int:
-    count, found = distributed.local_processes(), torch.cuda.device_count()
+    count, found = data_parallel.local_processes(), torch.cuda.device_count()
     if name != "cuda":
         raise ValueError(f"--device {name} is one device, and {count} processes cannot share it: give cuda or cpu.")
     if found < count:
         raise ValueError(f"--device cuda: {count} processes need a GPU each, and torch finds {found}.")
-    return distributed.local_rank()
+    return data_parallel.local_rank()
 
 
 def set_up_torch(args: argparse.Namespace, device: torch.device) -> None:

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from torch import Tensor
 
-import distributed
+import data_parallel
 from arguments import complaints, parse_args, settings_of
 from experiment import CRITERIA, Experiment, paper_comparison, prepare
 from paper_results import PaperRow
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> dict[str, Record]:
         return evaluate(experiment)
     with complaints(ValueError, OSError):
         samples = _plot_samples(args, len(experiment.data.test))
-        folder = distributed.agreed(lambda: _open_folder(args))
+        folder = data_parallel.agreed(lambda: _open_folder(args))
     print(_introduction(experiment, folder))
     with interruptible(folder), complaints(OSError, CheckpointError, DivergenceError):
         histories = train_all(experiment, folder)
@@ -95,7 +95,7 @@ def train_all(experiment: Experiment, folder: RunFolder) -> dict[str, list[Recor
             on_eval=lambda record, loss=loss: folder.append_metrics({"loss": loss, **record}),
             progress=loss,
         )
-        if distributed.is_first():
+        if data_parallel.is_first():
             folder.write_results({loss: history[-1] for loss, history in histories.items()})
     return histories
 
@@ -118,7 +118,7 @@ def draw(
     """Draw forecasts side by side, learning curves and one alignment per loss into the run's folder."""
     args, test = experiment.args, experiment.data.test
     forecasts = {loss: _forecast(experiment, folder, loss) for loss in histories}
-    if not distributed.is_first():
+    if not data_parallel.is_first():
         return
     # Not at the top: matplotlib takes a second to import, which no run without figures needs.
     from plots import plot_alignment, plot_forecasts, plot_learning_curves
@@ -193,11 +193,11 @@ def interruptible(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        if distributed.is_first():
+        if data_parallel.is_first():
             _say_how_to_continue("Interrupted", folder)
         raise SystemExit(143 if isinstance(interrupt, Terminated) else 130) from None
     except RuntimeError as error:
-        if not distributed.lost_a_process(error):
+        if not data_parallel.lost_a_process(error):
             raise
         _say_how_to_continue("Another process of this run is gone, so it ends", folder)
         raise SystemExit(1) from None
@@ -207,8 +207,8 @@ def interruptible(folder: RunFolder) -> Iterator[None]:
 
 
 def _say_how_to_continue(what: str, folder: RunFolder) -> None:
-    several = distributed.processes() > 1
-    program = f"torchrun --nproc-per-node {distributed.local_processes()}" if several else "python"
+    several = data_parallel.processes() > 1
+    program = f"torchrun --nproc-per-node {data_parallel.local_processes()}" if several else "python"
     command = f"{program} main.py --resume {shlex.quote(str(folder.path))}"
     print(
         f"\n{what}; only the work since the last evaluation is lost, and this continues: {command}", file=sys.stderr
@@ -221,7 +221,7 @@ def _say_how_to_continue(what: str, folder: RunFolder) -> None:
 def _introduction(experiment: Experiment, folder: RunFolder) -> str:
     args, data = experiment.args, experiment.data
     parameters = sum(parameter.numel() for parameter in experiment.network().parameters())
-    count = distributed.processes()
+    count = data_parallel.processes()
     where = f"{experiment.device}" if count == 1 else f"{experiment.device.type} in {count} processes"
     return (
         f"{data.name}: {len(data.train)} training and {len(data.test)} test series, "
@@ -270,7 +270,7 @@ if __name__ == "__main__":
     # Piped into a file or tee, the lines would otherwise come in large blocks, minutes late.
     sys.stdout.reconfigure(line_buffering=True)
     try:
-        with distributed.process_group():
+        with data_parallel.process_group():
             main(parse_args())
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-import distributed
+import data_parallel
 from data.windows import batches, check_count
 from metrics import evaluate_forecasts
 
@@ -89,10 +89,10 @@ def train_model(
     dropout (your global random state is put back afterwards). A training continued from a checkpoint
     therefore gives exactly the numbers of one that was never interrupted. Denormal numbers count as 0.
 
-    In a process group of torch.distributed (see `distributed`) all processes train one network: each takes its share
-    of every batch, and the gradients are those of the mean over the whole batch. So the numbers are those of one
-    process, up to rounding; but for dropout, where each process draws its own. The first process alone prints, writes
-    and calls ``on_eval``; all must see the same files.
+    In a process group of torch.distributed (see `data_parallel`) all processes train one network: each takes its
+    share of every batch, and the gradients are those of the mean over the whole batch. So the numbers are those of
+    one process, up to rounding; but for dropout, where each process draws its own. The first process alone prints,
+    writes and calls ``on_eval``; all must see the same files.
 
     With a validation set the network ends with the weights of the evaluation at which the criterion itself was
     lowest on that set, and with ``patience`` the training stops early (the paper's protocol, which does not say by
@@ -150,14 +150,14 @@ def train_model(
     if start > epochs:
         raise ValueError(f"epochs must be at least {start}, which {checkpoint} already has, got {epochs}.")
     seconds = history[-1]["seconds"] if history else 0.0
-    step = _Step(distributed.parallel(net), criterion, optimizer, clip_norm, _precision(net, bf16))
+    step = _Step(data_parallel.parallel(net), criterion, optimizer, clip_norm, _precision(net, bf16))
     with _flushed_denormals(), _kept_random_state(net), _bar(progress, start, epochs) as bar:
         for epoch in range(start, epochs):
             if _out_of_patience(history, patience):
                 break
             begun = perf_counter()
             batch_order = _seed_epoch(seed, epoch)
-            summary = _train_epoch(step, batches(distributed.Shares(train_set), batch_size, batch_order))
+            summary = _train_epoch(step, batches(data_parallel.Shares(train_set), batch_size, batch_order))
             seconds += perf_counter() - begun
             _check_finite(summary, epoch)
             _advance(bar, summary)
@@ -171,16 +171,16 @@ def train_model(
                 scores |= eval_model(net, test_set, batch_size)
             record = {"epoch": epoch, "train_loss": summary.mean, **scores, "seconds": seconds}
             # Also what depends on the record, such as stopping early, must be the same in all processes.
-            history.append(distributed.agreed(lambda record=record: record))
+            history.append(data_parallel.agreed(lambda record=record: record))
             if valid_set is not None and best_record(history) is history[-1]:
                 best = {name: value.clone() for name, value in net.state_dict().items()}
-            if checkpoint is not None and distributed.is_first():
+            if checkpoint is not None and data_parallel.is_first():
                 save_checkpoint(checkpoint, net, optimizer, epoch, history, protocol, settings, best)
             if print_every and scores:
                 tqdm.write(_evaluation_line(scores))
-            if on_eval is not None and distributed.is_first():
+            if on_eval is not None and data_parallel.is_first():
                 on_eval(history[-1])
-            distributed.barrier()  # from here on the files are there for all
+            data_parallel.barrier()  # from here on the files are there for all
     if best is not None:
         net.load_state_dict(best)
     return history
@@ -245,12 +245,12 @@ def predict(net: nn.Module, dataset: Dataset, batch_size: int = 100) -> tuple[Te
         predictions, targets = [], []
         for number, batch in enumerate(batches(dataset, batch_size)):
             # Whole batches go round the processes, so that every number is that of one process, to the last bit.
-            if number % distributed.processes() == distributed.rank():
+            if number % data_parallel.processes() == data_parallel.rank():
                 predictions.append(net(batch[0].to(like)).cpu())
             targets.append(batch[1])
     finally:
         net.train(was_training)
-    return torch.cat(distributed.dealt(predictions)), torch.cat(targets)
+    return torch.cat(data_parallel.dealt(predictions)), torch.cat(targets)
 
 
 def save_checkpoint(
@@ -403,10 +403,10 @@ def _train_epoch(step: _Step, loader: Iterable) -> _EpochSummary:
     for batch, count, whole in loader:
         inputs, target = batch[0].to(like), batch[1].to(like)
         # DDP takes the mean over the processes: with this weight, it is the mean over the series of the whole batch.
-        loss, prediction = step(inputs, target, distributed.processes() * count / whole)
+        loss, prediction = step(inputs, target, data_parallel.processes() * count / whole)
         loss_sum += loss * count
         seen += count
-    loss_sum, seen = distributed.total([float(loss_sum), seen])
+    loss_sum, seen = data_parallel.total([float(loss_sum), seen])
     return _EpochSummary(loss_sum / seen, float(loss), prediction, target, count)
 
 
@@ -424,7 +424,7 @@ def _mean_loss(net: nn.Module, criterion: Criterion, dataset: Dataset, batch_siz
 def _seed_epoch(seed: int, epoch: int) -> torch.Generator:
     """Seed torch's global generator, differently in each process, and return that of the order of the batches."""
     mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
-    torch.manual_seed((mixed + distributed.rank()) % 2**64)
+    torch.manual_seed((mixed + data_parallel.rank()) % 2**64)
     return torch.Generator().manual_seed(mixed)
 
 
@@ -512,7 +512,7 @@ def _due(epoch: int, every: int, last: bool) -> bool:
 def _bar(progress: bool | str, start: int, epochs: int) -> tqdm:
     label = progress if isinstance(progress, str) else None
     # disable=None is tqdm's way to say: only where stderr is a terminal.
-    disable = None if progress and distributed.is_first() else True
+    disable = None if progress and data_parallel.is_first() else True
     return tqdm(desc=label, initial=start, total=epochs, unit="epoch", disable=disable)
 
 
@@ -521,7 +521,7 @@ def _training_line(epoch: int, summary: _EpochSummary, criterion: Criterion) -> 
     if hasattr(criterion, "components"):
         with torch.no_grad():
             terms[1:] = map(float, criterion.components(summary.prediction, summary.target)[1:])
-    *sums, count = distributed.total([*(term * summary.count for term in terms), summary.count])
+    *sums, count = data_parallel.total([*(term * summary.count for term in terms), summary.count])
     loss, shape, temporal = (value / count for value in sums)
     return f"epoch  {epoch}  loss  {loss:.6g}  loss shape  {shape:.6g}  loss temporal  {temporal:.6g}"
 

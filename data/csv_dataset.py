@@ -36,6 +36,7 @@ def load_csv(
     split: Sequence[float] = CHRONOLOGICAL_SPLIT,
     header: bool | None = None,
     delimiter: str | None = None,
+    reach_back: bool = False,
 ) -> ForecastData:
     """Make a forecasting task of one or several columns of a CSV file whose rows are equal steps in time.
 
@@ -52,10 +53,13 @@ def load_csv(
         input_length: N_input, in rows.
         horizon: N_output, in rows.
         stride: Rows from one window to the next.
-        split: Shares of train, validation and test; they sum to 1, and validation may be 0.
+        split: Shares of train, validation and test, which sum to 1; or whole numbers, their rows, counted from the
+            first one, such as (8640, 2880, 2880). Validation may be 0.
         header: Whether the first row holds names; by default that is judged from the first two rows. Without
             names the columns are called "0", "1", ...
         delimiter: By default a tab, a semicolon or a comma, the first of these that the first line holds.
+        reach_back: Let the inputs of validation and test begin in the part before, so that all of its rows are
+            forecast; by default no window reaches over a border.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -66,10 +70,10 @@ def load_csv(
     path = existing_file(path, "the CSV file")
     values, names, chosen = read_columns(path, lambda *found: _wanted(columns, *found), header, delimiter)
     target_columns = _target_columns(targets, names, chosen)
-    train_end, _ = split_points(len(values), split, input_length, horizon)
+    train_end, _, _ = split_points(len(values), split, input_length, horizon, reach_back)
     scaling = _standardisation(values[:train_end])
     series = (values - scaling.mean.numpy()) / scaling.std.numpy()
-    parts = chronological_windows(series, input_length, horizon, stride, split, target_columns)
+    parts = chronological_windows(series, input_length, horizon, stride, split, target_columns, reach_back)
     target_scaling = Scaling(scaling.mean[target_columns], scaling.std[target_columns])
     return ForecastData.from_parts("csv", *parts, scaling, target_scaling)
 

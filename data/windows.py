@@ -196,31 +196,46 @@ class ForecastData:
         )
 
 
-def split_points(length: int, split: Sequence[float], input_length: int, horizon: int) -> tuple[int, int]:
-    """Return where the training and the validation part of a series end, if each part holds a window.
+def split_points(
+    length: int, split: Sequence[float], input_length: int, horizon: int, reach_back: bool = False
+) -> tuple[int, int, int]:
+    """Return where the training, validation and test part of a series end, if each part holds a window.
 
     Args:
         length: Time steps of the whole series.
-        split: Shares of train, validation and test; they sum to 1, and only validation may be 0.
+        split: Shares of train, validation and test, which sum to 1; or whole numbers, their time steps, counted
+            from the beginning of the series, whose rest is left out. Only validation may be 0.
         input_length: N_input, in time steps.
         horizon: N_output, in time steps.
+        reach_back: Whether validation and test need room for targets only (see `chronological_windows`).
 
     Raises:
         TypeError: `input_length` or `horizon` is not a whole number.
-        ValueError: One of them is below 1, `split` is not three such shares, or a part is too short.
+        ValueError: One of them is below 1, `split` is not as said, or a part is too short.
     """
-    window = check_count("input_length", input_length) + check_count("horizon", horizon)
-    shares = _checked_shares(split)
-    # 0.7 + 0.1 falls just below 0.8 in floating point, and must not lose a step for it.
-    train_end, valid_end = int(length * shares[0] + 1e-6), int(length * (shares[0] + shares[1]) + 1e-6)
-    steps = {"training": train_end, "validation": valid_end - train_end, "test": length - valid_end}
+    check_count("input_length", input_length)
+    check_count("horizon", horizon)
+    train_end, valid_end, test_end = ends = _part_ends(length, split)
+    steps = {"training": train_end, "validation": valid_end - train_end, "test": test_end - valid_end}
     for part, count in steps.items():
-        if count < window and (part != "validation" or shares[1] > 0):
-            raise ValueError(
-                f"the {part} part has {count} of the {length} time steps, but one window needs "
-                f"input_length + horizon = {input_length} + {horizon} = {window}"
-            )
-    return train_end, valid_end
+        observed = 0 if reach_back and part != "training" else input_length
+        if count < observed + horizon and (part != "validation" or float(split[1]) > 0):
+            need = f"input_length + horizon = {observed} + {horizon} = {observed + horizon}"
+            raise ValueError(f"the {part} part has {count} of the {length} time steps, but one window needs {need}")
+    return ends
+
+
+def _part_ends(length: int, split: Sequence[float]) -> tuple[int, int, int]:
+    try:
+        steps = [operator.index(count) for count in split]
+    except TypeError:
+        first, second, _ = _checked_shares(split)
+        # 0.7 + 0.1 falls just below 0.8 in floating point, and must not lose a step for it.
+        return int(length * first + 1e-6), int(length * (first + second) + 1e-6), length
+    _check_parts(split, steps)
+    if sum(steps) > length:
+        raise ValueError(f"split asks for {' + '.join(map(str, steps))} time steps, but the series has {length}")
+    return steps[0], steps[0] + steps[1], sum(steps)
 
 
 def _checked_shares(split: Sequence[float]) -> list[float]:
@@ -228,11 +243,14 @@ def _checked_shares(split: Sequence[float]) -> list[float]:
         shares = [float(share) for share in split]
     except (TypeError, ValueError):
         shares = []
-    whole = len(shares) == 3 and math.isclose(sum(shares), 1.0, abs_tol=1e-6)
-    if not whole or min(shares) < 0 or shares[0] == 0 or shares[2] == 0:
-        allowed = "three shares (train, validation, test) that sum to 1, of which only validation may be 0"
-        raise ValueError(f"split must be {allowed}, given {split!r}")
+    _check_parts(split, shares if math.isclose(sum(shares), 1.0, abs_tol=1e-6) else [])
     return shares
+
+
+def _check_parts(split: Sequence[float], sizes: Sequence[float]) -> None:
+    if len(sizes) != 3 or min(sizes) < 0 or sizes[0] == 0 or sizes[2] == 0:
+        allowed = "three shares (train, validation, test) that sum to 1, or three numbers of time steps"
+        raise ValueError(f"split must be {allowed}, of which only validation may be 0, given {split!r}")
 
 
 def chronological_windows(
@@ -242,18 +260,21 @@ def chronological_windows(
     stride: int = 1,
     split: Sequence[float] = CHRONOLOGICAL_SPLIT,
     target_columns: Sequence[int] | None = None,
+    reach_back: bool = False,
 ) -> tuple[WindowDataset, WindowDataset | None, WindowDataset]:
     """Cut a series in time into train, validation and test, and slide windows inside each part.
 
-    No window reaches over a border, so no value is seen in two parts.
+    No target reaches over a border, so no value is forecast in two parts.
 
     Args:
         series: (T, d), any real dtype.
         input_length: N_input, in time steps.
         horizon: N_output, in time steps.
         stride: Time steps from one window to the next.
-        split: Shares of train, validation and test (see `split_points`).
+        split: Shares of train, validation and test, or their time steps (see `split_points`).
         target_columns: Which of the d variables to forecast; all of them by default.
+        reach_back: Let the inputs of validation and test begin in the part before, so that all steps of a part
+            are forecast, and the same ones whatever N_input; by default no window reaches over a border.
 
     Returns:
         The three parts; validation is None where its share is 0.
@@ -263,13 +284,14 @@ def chronological_windows(
         ValueError: A number is out of range, or a part is shorter than one window.
     """
     series = torch.as_tensor(series, dtype=torch.float32)
-    train_end, valid_end = split_points(len(series), split, input_length, horizon)
+    train_end, valid_end, test_end = split_points(len(series), split, input_length, horizon, reach_back)
+    before = input_length if reach_back else 0
 
     def windows(part: Tensor) -> WindowDataset:
         return WindowDataset.from_series(part, input_length, horizon, stride, target_columns)
 
-    valid = windows(series[train_end:valid_end]) if valid_end > train_end else None
-    return windows(series[:train_end]), valid, windows(series[valid_end:])
+    valid = windows(series[train_end - before : valid_end]) if valid_end > train_end else None
+    return windows(series[:train_end]), valid, windows(series[valid_end - before : test_end])
 
 
 def batches(dataset: Dataset, batch_size: int, generator: torch.Generator | None = None) -> DataLoader:

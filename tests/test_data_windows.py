@@ -139,12 +139,12 @@ def test_check_count_takes_whole_numbers_of_any_type():
 
 
 def test_a_traffic_sized_series_is_cut_where_lstnet_cuts_it():
-    assert split_points(17_544, (0.6, 0.2, 0.2), 168, 24) == (10_526, 14_035)
+    assert split_points(17_544, (0.6, 0.2, 0.2), 168, 24) == (10_526, 14_035, 17_544)
 
 
 def test_a_share_loses_no_step_to_floating_point():
     assert 0.7 + 0.1 < 0.8
-    assert split_points(100, (0.7, 0.1, 0.2), 2, 2) == (70, 80)
+    assert split_points(100, (0.7, 0.1, 0.2), 2, 2) == (70, 80, 100)
 
 
 def test_no_window_reaches_over_a_border():
@@ -161,8 +161,42 @@ def test_a_share_of_zero_leaves_out_validation():
     assert (len(train), len(test)) == (75 - 9, 25 - 9)
 
 
+def test_parts_of_whole_numbers_are_counted_from_the_beginning_and_leave_the_rest_out():
+    assert split_points(100, (50, np.int64(20), 25), 6, 4) == (50, 70, 95)
+    train, valid, test = chronological_windows(ramp(100), 6, 4, split=(50, 0, 25))
+    assert valid is None
+    assert len(train) == 50 - 9
+    assert (test.inputs.min(), test.targets.max()) == (100 * 50, 100 * 74)
+
+
+@pytest.mark.parametrize("split", [(50, 20, 25), (50, 3 + 4, 4), (50, 0, 4)])
+def test_inputs_that_reach_back_let_every_step_of_a_part_be_forecast_and_no_other(split):
+    train_end, valid_end, test_end = split_points(100, split, 6, 4, reach_back=True)
+    train, valid, test = chronological_windows(ramp(100), 6, 4, split=split, reach_back=True)
+    assert torch.equal(train.targets.unique(), 100 * torch.arange(6.0, train_end))
+    for part, start, end in ((valid, train_end, valid_end), (test, valid_end, test_end)):
+        if start < end:
+            assert torch.equal(part.targets.unique(), 100 * torch.arange(float(start), end))
+            assert torch.equal(part.inputs[:, -1] + 100, part.targets[:, 0])
+            assert part.inputs.min() == 100 * (start - 6)
+
+
+def test_a_part_without_room_for_its_targets_is_refused_even_if_inputs_reach_back():
+    with pytest.raises(ValueError, match=r"the test part has 3 of the 100 .* needs .* 0 [+] 4 = 4"):
+        chronological_windows(ramp(100), 6, 4, split=(50, 20, 3), reach_back=True)
+
+
+def test_more_time_steps_than_there_are_cannot_be_split():
+    with pytest.raises(ValueError, match=r"split asks for 50 [+] 40 [+] 20 time steps, but the series has 100"):
+        split_points(100, (50, 40, 20), 6, 4)
+
+
 @pytest.mark.parametrize(
-    "split", [(0.6, 0.4), (0.6, 0.2, 0.3), (0, 0.5, 0.5), (0.8, 0.2, 0), (1.2, -0.4, 0.2), 0.6, "abc"]
+    "split",
+    [
+        *((0.6, 0.4), (0.6, 0.2, 0.3), (0, 0.5, 0.5), (0.8, 0.2, 0), (1.2, -0.4, 0.2)),
+        *((50, 50), (0, 50, 50), (50, 50, 0), (90, -10, 20), 0.6, "abc"),
+    ],
 )
 def test_shares_that_are_no_split_are_refused(split):
     with pytest.raises(ValueError, match=r"split must be three shares .* that sum to 1"):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -247,6 +248,46 @@ def test_a_device_without_kernels_is_announced_once_and_served_by_the_reference(
     with pytest.warns(UserWarning, match="no kernels for device 'meta'"):
         assert not kernels.has_kernels(torch.device("meta"))
     assert not kernels.has_kernels(torch.device("meta"))
+
+
+@pytest.fixture
+def without_numba_cuda(monkeypatch):
+    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(kernels, "_warned", set())
+    kernels._missing_for_cuda.cache_clear()
+    yield
+    kernels._missing_for_cuda.cache_clear()
+
+
+@pytest.mark.usefixtures("without_numba_cuda")
+def test_a_gpu_without_numba_cuda_is_announced_once_with_what_to_install():
+    with pytest.warns(UserWarning, match=r"numba-cuda is not installed \(pip install -r requirements-cuda.txt\)"):
+        assert not kernels.has_kernels(torch.device("cuda"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not kernels.has_kernels(torch.device("cuda", 1))
+    assert (ROOT / "requirements-cuda.txt").is_file()
+
+
+@pytest.mark.parametrize("missing", ["", "numba-cuda is not installed"])
+def test_whether_there_are_kernels_is_a_constant_to_the_compiler(monkeypatch, missing):
+    torch._dynamo.reset()
+    monkeypatch.setattr(kernels, "_missing_for_cuda", lambda: missing)
+    monkeypatch.setattr(kernels, "_warned", set())
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def count(x):
+        return x + kernels.has_kernels(torch.device("cuda"))
+
+    with warnings.catch_warnings(record=True) as announced:
+        warnings.simplefilter("always")
+        assert count(torch.zeros(1)) == (missing == "")
+    assert sum("no kernels for device 'cuda'" in str(w.message) for w in announced) == (missing != "")
+
+
+def test_importing_the_loss_leaves_cuda_and_the_compiler_alone():
+    code = "import sys, loss; sys.exit(bool({'numba.cuda', 'torch._dynamo'} & sys.modules.keys()))"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT, timeout=300)
 
 
 @simd.row_loop

@@ -4,8 +4,10 @@ Each operator runs the recursions once and returns everything that was asked for
 own: :mod:`loss.series`, :mod:`loss.soft_dtw` and :mod:`loss.path_soft_dtw` wrap them in autograd Functions.
 """
 
+import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,6 +18,17 @@ from . import cpu
 _NAMESPACE = __package__.rpartition(".")[0].replace(".", "_")
 
 _library = torch.library.Library(_NAMESPACE, "FRAGMENT")
+
+
+def _on_cuda(name: str) -> Callable:
+    """A function of :mod:`.cuda`, which is imported when the first tensor on such a device arrives."""
+
+    def run(*arguments):
+        from . import cuda
+
+        return getattr(cuda, name)(*arguments)
+
+    return run
 
 
 def _light_operator(on_cpu: Callable) -> Callable:
@@ -29,6 +42,7 @@ def _light_operator(on_cpu: Callable) -> Callable:
         name = function.__name__
         _library.define(name + torch.library.infer_schema(function, mutates_args=()))
         _library.impl(name, on_cpu, "CPU")
+        _library.impl(name, _on_cuda(name), "CUDA")
         torch.library.register_fake(f"{_NAMESPACE}::{name}", function, lib=_library)
         return getattr(getattr(torch.ops, _NAMESPACE), name).default
 
@@ -119,6 +133,9 @@ def matrix(
     return cpu.matrix(D, gamma, omega, n, m, band, dual, want_path, want_gamma)
 
 
+matrix.register_kernel("cuda", _on_cuda("matrix"))
+
+
 @matrix.register_fake
 def _(D, gamma, omega, n, m, band, dual, want_path, want_gamma):
     value, value_dot = D.new_empty(D.shape[0]), D.new_empty(D.shape[0])
@@ -140,10 +157,31 @@ def has_kernels(device: torch.device) -> bool:
     """True if the sweeps run natively on ``device``; otherwise warn, once for each kind of device."""
     if device.type == "cpu":
         return True
+    missing = _missing_for_cuda() if device.type == "cuda" else None
+    if missing == "":
+        return True
     if device.type not in _warned:
         _warned.add(device.type)
+        why = f", because {missing}" if missing else ""
         warnings.warn(
-            f"DILATE has no kernels for device '{device.type}': it runs in plain PyTorch there, which is slow.",
+            f"DILATE has no kernels for device '{device.type}'{why}: it runs in plain PyTorch there, which is slow.",
             stacklevel=3,
         )
     return False
+
+
+# What torch.compiler.assume_constant_result does, but for importing torch's compiler, which takes a second.
+has_kernels._dynamo_marked_constant = True
+
+
+@cache
+def _missing_for_cuda() -> str:
+    """What keeps the CUDA kernels from running; nothing if they can."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return "numba-cuda is not installed (pip install -r requirements-cuda.txt)"
+    from numba import cuda
+
+    if cuda.is_available():
+        return ""
+    reason = cuda.cuda_error() or "it lacks a compiler, see requirements-cuda.txt"
+    return f"numba-cuda cannot use it ({' '.join(reason.split())})"

@@ -10,6 +10,7 @@ import torch
 
 from . import halves, workers
 from .call import Call, Inputs, Results, addresses, pack
+from .forms import of_costs, of_series
 from .simd import LANES, SLACK
 from .tile import sweep_tiles
 
@@ -137,23 +138,4 @@ def _sweep(x, y, D, gamma, omega, omega_scale, n, m, band, scales, dual, weights
     return results
 
 
-def _tensor(result, like, dimensions):
-    return like.new_empty((0,) * dimensions) if result is None else result
-
-
-def series(x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, dual, weights, want_x, want_y, want_gamma):  # fmt: skip # noqa: E501
-    """The sweeps over the cost of two series; see :func:`loss.kernels.series`."""
-    wants = want_x, want_y, False, want_gamma
-    value, value_dot, d_x, d_y, _, d_gamma = _sweep(
-        x, y, None, gamma, omega, omega_scale, n, m, band, (cost_scale, omega_in_cost), dual, weights, wants
-    )
-    return value, value_dot, _tensor(d_x, x, 4), _tensor(d_y, y, 4), _tensor(d_gamma, gamma, 2)
-
-
-def matrix(D, gamma, omega, n, m, band, dual, want_path, want_gamma):
-    """The sweeps over given costs; see :func:`loss.kernels.matrix`."""
-    wants, no_scale = (False, False, want_path, want_gamma), gamma.new_empty(0)
-    value, value_dot, _, _, E, d_gamma = _sweep(
-        None, None, D, gamma, omega, no_scale, n, m, band, (1.0, 0.0), dual, None, wants
-    )
-    return value, value_dot, _tensor(E, D, 4), _tensor(d_gamma, gamma, 2)
+series, matrix = of_series(_sweep), of_costs(_sweep)

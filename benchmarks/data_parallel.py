@@ -1,7 +1,7 @@
 """When data-parallel training pays: a training step of one process and of several, by model and batch size.
 
-    python -m benchmarks.distributed                     # half an hour on an idle machine; results/distributed.csv
-    python -m benchmarks.distributed --hidden 128 --batch 100 --turns 1
+    python -m benchmarks.data_parallel                  # half an hour on an idle machine; results/data_parallel.csv
+    python -m benchmarks.data_parallel --hidden 128 --batch 100 --turns 1
 
 A step is that of `training.train_model` on 20 -> 20 steps with DILATE, float32, on the CPU (gloo): forecast, loss,
 gradients, their averaging, Adam. The contenders are one process of one thread, one process of as many threads as
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-import distributed
+import data_parallel
 from benchmarks.common import RESULTS, machine, write_csv
 from data.windows import WindowDataset
 from loss import DilateLoss
@@ -46,7 +46,7 @@ def measure(args: argparse.Namespace, processes: int, threads: int) -> list[floa
     """Start a contender, and return its time of each cell in seconds."""
     sizes = ["--hidden", *args.hidden, "--batch", *args.batch, "--steps", args.steps, "--threads", threads]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
-    command = [str(word) for word in (*launcher, "-m", "benchmarks.distributed", "--worker", *sizes)]
+    command = [str(word) for word in (*launcher, "-m", "benchmarks.data_parallel", "--worker", *sizes)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
     return json.loads(finished.stdout)
@@ -55,12 +55,12 @@ def measure(args: argparse.Namespace, processes: int, threads: int) -> list[floa
 def work(args: argparse.Namespace) -> None:
     """What each process of a contender does: the first one prints the times."""
     torch.set_num_threads(args.threads)
-    with distributed.process_group():
+    with data_parallel.process_group():
         print(json.dumps([seconds_per_step(*cell, args.steps) for cell in product(args.hidden, args.batch)]))
 
 
 def main() -> None:
-    """Run, print, and write results/distributed.csv."""
+    """Run, print, and write results/data_parallel.csv."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden", type=int, nargs="+", default=HIDDEN, help="units (default: %(default)s)")
     parser.add_argument("--batch", type=int, nargs="+", default=BATCH, help="series (default: %(default)s)")
@@ -86,7 +86,7 @@ def main() -> None:
         row["speed_up"] = f"{min(others) / several:.3g}"
         print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
         rows.append(row | {"machine": machine()})
-    write_csv(args.output / "distributed.csv", rows)
+    write_csv(args.output / "data_parallel.csv", rows)
 
 
 if __name__ == "__main__":

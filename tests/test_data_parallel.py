@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-import distributed
+import data_parallel
 from arguments import parse_args
 from data.windows import WindowDataset, batches
 from experiment import resolve_device
@@ -23,7 +23,7 @@ from main import main
 from tests.runs import records, results, untimed, weights, write_waves
 from training import load_checkpoint, train_model
 
-ROOT = Path(distributed.__file__).parent
+ROOT = Path(data_parallel.__file__).parent
 LOSSES = ["mse", "dilate"]
 
 # The criterion ends process 1 as the system does that runs out of memory, in epoch 2 of 5.
@@ -31,7 +31,7 @@ KILLED = f"""
 import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
 from torch import nn
-import distributed, experiment
+import data_parallel, experiment
 from arguments import parse_args
 from main import main
 
@@ -39,12 +39,12 @@ class KilledInEpoch2(nn.MSELoss):
     steps = 0
     def forward(self, prediction, target):
         self.steps += 1
-        if distributed.rank() == 1 and self.steps == 3 * 2 + 2:
+        if data_parallel.rank() == 1 and self.steps == 3 * 2 + 2:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(prediction, target)
 
 experiment.CRITERIA["mse"] = lambda args: KilledInEpoch2()
-with distributed.process_group():
+with data_parallel.process_group():
     main(parse_args())
 """
 
@@ -173,10 +173,10 @@ class Process:
     """Stands in for one process of several."""
 
     def __init__(self, monkeypatch, rank, processes):
-        monkeypatch.setattr(distributed, "rank", lambda: rank)
-        monkeypatch.setattr(distributed, "processes", lambda: processes)
-        monkeypatch.setattr(distributed, "local_rank", lambda: rank)
-        monkeypatch.setattr(distributed, "local_processes", lambda: processes)
+        monkeypatch.setattr(data_parallel, "rank", lambda: rank)
+        monkeypatch.setattr(data_parallel, "processes", lambda: processes)
+        monkeypatch.setattr(data_parallel, "local_rank", lambda: rank)
+        monkeypatch.setattr(data_parallel, "local_processes", lambda: processes)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
@@ -186,7 +186,7 @@ def test_the_shares_of_a_batch_are_the_batch(monkeypatch, processes):
     for rank in range(processes):
         Process(monkeypatch, rank, processes)
         order = torch.Generator().manual_seed(3)
-        served.append(list(batches(distributed.Shares(windows), 4, order)))
+        served.append(list(batches(data_parallel.Shares(windows), 4, order)))
     whole = [batch[0] for batch in batches(windows, 4, torch.Generator().manual_seed(3))]
     for inputs, *shares in zip(whole, *served, strict=True):
         assert [size for _, _, size in shares] == [len(inputs)] * processes
@@ -224,7 +224,7 @@ def test_dropout_differs_between_processes(monkeypatch):
 
     drawn = []
     for rank in (0, 1, 0):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(data_parallel, "rank", lambda rank=rank: rank)
         spy = Spy()
         train_model(spy, nn.MSELoss(), windows, None, epochs=2, batch_size=8, print_every=0, eval_every=5)
         drawn.append(spy.drawn)

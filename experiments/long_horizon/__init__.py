@@ -1,0 +1,9 @@
+"""Long horizons: ETTh1, seven variables, 336 hours in, up to 720 hours (a month) out, MSE against DILATE.
+
+    python -m experiments.long_horizon --data-path ETTh1.csv                  # both parts
+    python -m experiments.long_horizon --data-path ETTh1.csv --steps-only     # what a training step takes
+    python -m experiments.long_horizon --data-path ETTh1.csv --quality-only   # what the trained networks are worth
+
+`protocol` says what is trained on what, `steps` times it, `quality` trains it, `report` writes tables and a figure.
+A training that is finished is not done again: interrupt and continue as you like. Results are for one core.
+"""

@@ -1,0 +1,110 @@
+"""The command line of the experiment."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.common import machine, write_csv
+from training import DivergenceError
+
+from . import __doc__ as description
+from . import quality, report, steps
+from .protocol import Protocol
+
+OUTPUT = Path(__file__).parent.parent / "results" / "long_horizon"
+
+
+def parser() -> argparse.ArgumentParser:
+    """All flags, those of the protocol with its defaults."""
+    made = argparse.ArgumentParser(
+        prog="python -m experiments.long_horizon",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add, default = made.add_argument, Protocol
+    add("--data-path", required=True, metavar="FILE", help="ETTh1.csv, or another CSV file whose rows are hours")
+    only = made.add_mutually_exclusive_group()
+    only.add_argument("--steps-only", action="store_true", help="time and memory of a training step, no training")
+    only.add_argument("--quality-only", action="store_true", help="training and metrics, no timing")
+    add("--original", type=Path, metavar="FOLDER", help="a clone of the released DILATE, to be timed too")
+    add("--seconds", type=float, default=20, help="of timing for each network and horizon (default: %(default)s)")
+    add("--threads", type=_count, default=1, help="of torch (default: %(default)s)")
+    add("--output", type=Path, default=OUTPUT, metavar="FOLDER", help="default: %(default)s")
+
+    add = made.add_argument_group("protocol, default: that of the README's tables").add_argument
+    rows, shown = {"type": _count, "metavar": "ROWS"}, "default: %(default)s"
+    add("--split", nargs=3, **rows, default=default.split, help=f"train, validation and test; {shown}")
+    add("--input-length", **rows, default=default.input_length, help=shown)
+    add("--horizons", nargs="+", **rows, default=default.horizons, help=f"alpha, gamma chosen at the first; {shown}")
+    add("--stride", **rows, default=default.stride, help=f"from one training window to the next; {shown}")
+    add("--batch-size", type=_count, default=default.batch_size, metavar="N", help=shown)
+    add("--epochs", type=_count, default=default.epochs, metavar="N", help=f"of each training; {shown}")
+    add("--patience", type=_count, default=default.patience, metavar="N", help=f"of candidates, in epochs; {shown}")
+    add("--learning-rate", type=float, default=default.learning_rate, metavar="X", help=f"Adam's; {shown}")
+    add("--alphas", nargs="+", type=float, default=default.alphas, metavar="A", help=f"candidates; {shown}")
+    add("--gammas", nargs="+", type=float, default=default.gammas, metavar="G", help=f"candidates; {shown}")
+    add("--seed", type=int, default=default.seed, metavar="N", help=f"of weights and batches; {shown}")
+    return made
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what was asked for, print it, and write it to files."""
+    args = parser().parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    print(machine())
+    args.output.mkdir(parents=True, exist_ok=True)
+    try:
+        protocol = Protocol.of(args)
+        if not args.quality_only:
+            time_steps(protocol, args)
+        if not args.steps_only:
+            train_networks(protocol, args.output)
+    except (ValueError, TypeError, OSError, DivergenceError) as error:
+        raise SystemExit(f"error: {error}") from None
+    report.write_tables(args.output)
+    print(f"Everything is in {args.output}")
+
+
+def time_steps(protocol: Protocol, args: argparse.Namespace) -> None:
+    """Write steps.csv, as far as it is known after each network and horizon."""
+    rows: list[dict[str, object]] = []
+    for found in steps.measure(protocol, args.original, args.seconds):
+        if not rows:
+            print(_aligned(found[0]))
+        for row in found:
+            print(_aligned(row.values()), flush=True)
+        rows += found
+        write_csv(args.output / report.STEPS, rows)
+
+
+def _aligned(cells: Iterable[object]) -> str:
+    """Without the last one, which is the machine's name."""
+    return "  ".join(f"{cell!s:>20}" if place == 2 else f"{cell!s:>12}" for place, cell in enumerate([*cells][:-1]))
+
+
+def train_networks(protocol: Protocol, output: Path) -> None:
+    """Write quality.csv and quality.png, of trainings that are done now or were done before."""
+    results, count = quality.results(protocol, output / "trainings"), quality.number_of_results(protocol)
+    done = []
+    for result in tqdm(results, total=count, unit="training", disable=None):
+        tqdm.write(quality.line(result))
+        done.append(result)
+    rows = report.quality_rows(protocol, done)
+    write_csv(output / report.QUALITY, rows)
+    report.draw(output / report.FIGURE, protocol, done, rows)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
