@@ -103,7 +103,7 @@ def _add_training_flags(add: Callable) -> None:
     every = f"epochs between evaluations, each of them a checkpoint, 0: only the last; {RELEASED}"
     seed = "of initial weights and batches, the data stay the same; paper: 10 runs (default: %(default)s)"
     device = "auto (cuda if there, else cpu), cpu, cuda, cuda:1, ... or mps (default: %(default)s)"
-    threads = "default on the CPU: 1; a second gains nothing at these sizes and stalls where a core is busy"
+    threads = "default on the CPU: 1; a second gains a fifth at most at these sizes, and stalls where a core is busy"
     add("--epochs", **count, default=500, help=epochs)
     add("--batch-size", **count, default=100, help=f"series per step, of all processes; {RELEASED}")
     add("--learning-rate", type=_positive, metavar="X", default=1e-3, help=f"Adam's step size; {RELEASED}")
