@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .checks import check_flag, check_lengths, check_reduction, check_tensor, demand, whole_numbers
 from .criterion import reduce
-from .kernels.ctc import sweep
+from .kernels.ctc import sweep_ctc
 
 WholeNumbers = Tensor | Sequence[int]
 
@@ -146,7 +146,7 @@ class CTC(torch.autograd.Function):
     @staticmethod
     def forward(log_probs, targets, spans, blank, zero_infinity, want_gradient):
         """(T, B, C) -> (B,), and the derivative (T, B, C)."""
-        return sweep(log_probs, targets, spans, blank, zero_infinity, want_gradient, 0)[:2]
+        return sweep_ctc(log_probs, targets, spans, blank, zero_infinity, want_gradient, 0)[:2]
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -276,7 +276,7 @@ def ctc_alignment(
     """
     log_probs, labelling, batched = _check(log_probs, targets, input_lengths, target_lengths, blank)
     tensors = (t.detach().cpu() for t in (log_probs, labelling.targets.flatten(), labelling.spans()))
-    posterior = sweep(*tensors, labelling.blank, False, False, labelling.states())[2].to(log_probs.device)
+    posterior = sweep_ctc(*tensors, labelling.blank, False, False, labelling.states())[2].to(log_probs.device)
     posterior = CTCDerivative.apply(posterior, log_probs)
     return posterior if batched else posterior.squeeze(0)
 

@@ -57,7 +57,7 @@ def _ctc_rule(info, in_dims, log_probs, targets, spans, *settings):
         raise NotImplementedError("targets and lengths cannot be mapped over by vmap: only log_probs can.")
     size = info.batch_size
     folded = log_probs.movedim(in_dims[0], 1).flatten(1, 2)  # (T, size * B, C)
-    value, gradient, posterior = ctc.sweep(folded, targets, spans.repeat(1, size), *settings)
+    value, gradient, posterior = ctc.sweep_ctc(folded, targets, spans.repeat(1, size), *settings)
     gradient = gradient.unflatten(1, (size, -1)) if gradient.numel() else gradient.expand(size, *gradient.shape)
     (value, posterior), _ = _unfolded((value, posterior), size)
     return (value, gradient, posterior), (0, 1 if gradient.numel() else 0, 0)
@@ -67,4 +67,4 @@ def register() -> None:
     """Teach the operators vmap."""
     torch.library.register_vmap(kernels.series, _series_rule)
     torch.library.register_vmap(kernels.matrix, _matrix_rule)
-    torch.library.register_vmap(ctc.sweep, _ctc_rule)
+    torch.library.register_vmap(ctc.sweep_ctc, _ctc_rule)

@@ -539,7 +539,7 @@ def test_works_under_vmap():
 def test_vmap_over_lengths_is_refused():
     log_probs, spans = random_logits(9, 3, 4), torch.tensor([[9, 4, 7], [0, 3, 6], [3, 3, 0]])
     with pytest.raises(NotImplementedError, match="targets and lengths cannot be mapped over by vmap"):
-        torch.func.vmap(lambda s: kernels.sweep(log_probs, LABELLING[0].flatten(), s, 0, False, False, 0))(
+        torch.func.vmap(lambda s: kernels.sweep_ctc(log_probs, LABELLING[0].flatten(), s, 0, False, False, 0))(
             spans[None]
         )
 
@@ -580,8 +580,8 @@ def test_no_grad_gives_the_same_value_without_a_graph():
 @pytest.mark.parametrize("want_gradient", [True, False])
 def test_opcheck(dtype, want_gradient):
     log_probs, spans = random_logits(9, 3, 4, dtype).log_softmax(-1), torch.tensor([[9, 4, 7], [0, 3, 6], [3, 3, 0]])
-    torch.library.opcheck(kernels.sweep, (log_probs, LABELLING[0].flatten(), spans, 0, True, want_gradient, 7))
-    torch.library.opcheck(kernels.sweep, (log_probs, LABELLING[0].flatten(), spans, 0, False, want_gradient, 0))
+    torch.library.opcheck(kernels.sweep_ctc, (log_probs, LABELLING[0].flatten(), spans, 0, True, want_gradient, 7))
+    torch.library.opcheck(kernels.sweep_ctc, (log_probs, LABELLING[0].flatten(), spans, 0, False, want_gradient, 0))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -13,11 +13,7 @@ import torch
 from torch import Tensor
 
 from . import cpu
-
-# The package may be imported under two names, as `loss` in the clone and as `dilate_loss`; each has its operators.
-_NAMESPACE = __package__.rpartition(".")[0].replace(".", "_")
-
-_library = torch.library.Library(_NAMESPACE, "FRAGMENT")
+from .operators import operator, without_derivative
 
 
 def _on_cuda(name: str) -> Callable:
@@ -31,25 +27,7 @@ def _on_cuda(name: str) -> Callable:
     return run
 
 
-def _light_operator(on_cpu: Callable) -> Callable:
-    """Register what a function describes: arguments, and results as tracing sees them; ``on_cpu`` does the work.
-
-    A custom_op does the same, and takes 15 microseconds a call for it; what it has more is an error for those who
-    differentiate it, and this operator is called where nobody does: in the forward pass of autograd Functions.
-    """
-
-    def register(function: Callable) -> torch._ops.OpOverload:
-        name = function.__name__
-        _library.define(name + torch.library.infer_schema(function, mutates_args=()))
-        _library.impl(name, on_cpu, "CPU")
-        _library.impl(name, _on_cuda(name), "CUDA")
-        torch.library.register_fake(f"{_NAMESPACE}::{name}", function, lib=_library)
-        return getattr(getattr(torch.ops, _NAMESPACE), name).default
-
-    return register
-
-
-@_light_operator(cpu.series)
+@operator(cpu=cpu.series, cuda=_on_cuda("series"))
 def series(
     x: Tensor,
     y: Tensor,
@@ -100,7 +78,8 @@ def series(
     return value, value_dot, d_x, d_y, _of_gamma(value, gamma, want_gamma)
 
 
-@torch.library.custom_op(f"{_NAMESPACE}::matrix", mutates_args=(), device_types="cpu")
+@without_derivative
+@operator(cpu=cpu.matrix, cuda=_on_cuda("matrix"))
 def matrix(
     D: Tensor,
     gamma: Tensor,
@@ -130,14 +109,6 @@ def matrix(
         ``value``, ``value_dot`` (B,), ``E`` and, with ``dual``, ``E_dot`` (1 or 2, B, N, M), and the derivatives of
         both values by gamma (2, B), float64; those that were not asked for are empty.
     """
-    return cpu.matrix(D, gamma, omega, n, m, band, dual, want_path, want_gamma)
-
-
-matrix.register_kernel("cuda", _on_cuda("matrix"))
-
-
-@matrix.register_fake
-def _(D, gamma, omega, n, m, band, dual, want_path, want_gamma):
     value, value_dot = D.new_empty(D.shape[0]), D.new_empty(D.shape[0])
     return value, value_dot, _of_terms(D, dual, want_path), _of_gamma(value, gamma, want_gamma)
 

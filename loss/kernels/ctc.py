@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _NAMESPACE
 from .cells import softmin
 from .jit import jit
+from .operators import operator
 from .simd import SLACK, flush_denormals, pointer, restore_denormals, row_loop
 from .workers import Memory, on_threads
 
@@ -277,8 +277,23 @@ _memory = Memory()
 # ----------------------------------------------------------------------- the operator
 
 
-@torch.library.custom_op(f"{_NAMESPACE}::ctc", mutates_args=(), device_types="cpu")
-def sweep(
+def _on_cpu(log_probs, targets, spans, blank, zero_infinity, want_gradient, states):
+    kind = {"dtype": log_probs.dtype}
+    value, gradient, posterior = (torch.zeros(shape, **kind) for shape in _shapes(log_probs, want_gradient, states))
+    log_probs, targets, spans = (t.detach().contiguous().numpy() for t in (log_probs, targets, spans))
+    wants = (want_gradient, states > 0)
+    problem = Problem(log_probs, targets, *spans, blank, zero_infinity, *wants, any(wants))
+    _run(problem, Results(value.numpy(), gradient.numpy(), posterior.numpy()), value.dtype)
+    return value, gradient, posterior
+
+
+def _shapes(log_probs, want_gradient, states):
+    T, B, C = log_probs.shape
+    return (B,), (T, B, C) if want_gradient else (0, 0, 0), (B, T, states) if states else (0, 0, 0)
+
+
+@operator(cpu=_on_cpu)
+def sweep_ctc(
     log_probs: Tensor,
     targets: Tensor,
     spans: Tensor,
@@ -302,20 +317,4 @@ def sweep(
     Returns:
         (B,) values, (T, B, C) derivatives and the (B, T, states) posterior; those not asked for are empty.
     """
-    kind = {"dtype": log_probs.dtype}
-    value, gradient, posterior = (torch.zeros(shape, **kind) for shape in _shapes(log_probs, want_gradient, states))
-    log_probs, targets, spans = (t.detach().contiguous().numpy() for t in (log_probs, targets, spans))
-    wants = (want_gradient, states > 0)
-    problem = Problem(log_probs, targets, *spans, blank, zero_infinity, *wants, any(wants))
-    _run(problem, Results(value.numpy(), gradient.numpy(), posterior.numpy()), value.dtype)
-    return value, gradient, posterior
-
-
-@sweep.register_fake
-def _(log_probs, targets, spans, blank, zero_infinity, want_gradient, states):
     return tuple(log_probs.new_empty(shape) for shape in _shapes(log_probs, want_gradient, states))
-
-
-def _shapes(log_probs, want_gradient, states):
-    T, B, C = log_probs.shape
-    return (B,), (T, B, C) if want_gradient else (0, 0, 0), (B, T, states) if states else (0, 0, 0)
