@@ -7,7 +7,7 @@ One training each with seed 100, which no table uses; the test set is not looked
 
 Learning rate: of 1e-3, 3e-3 and 1e-2, the one that leads to the lowest training loss on the validation set, for each
 dataset, model and loss. Patience, one for each dataset and model: these trainings wait long (40 looks at the
-validation set; for Seq2Seq on Traffic, where a look comes with 104 steps instead of 20 to 25, 10 looks, and 30 epochs
+validation set; for Seq2Seq on Traffic, where a look comes with 104 steps instead of 20 to 25, 5 looks, and 15 epochs
 at most); the shortest of 5, 10, 20 and 40 looks that would have stopped all three at a loss at most 0.1 % higher, in
 parts of what the training gained.
 
@@ -31,7 +31,7 @@ from training import atomic_write
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 PATIENCES = (5, 10, 20, 40)
 LOST_BY_STOPPING = 0.001
-LONG = {("traffic", "seq2seq"): {"patience": 10, "epochs": 30}}
+LONG = {("traffic", "seq2seq"): {"patience": 5, "epochs": 15}}
 TANGLED = {
     "tangled_weighted": [{"alpha": alpha} for alpha in (0.1, 0.3, 0.5, 0.7, 0.9)],
     "tangled_band": [{"alpha": 1.0, "band": band} for band in (1, 2, 3, 5)],
