@@ -60,24 +60,29 @@ def dtw_tdi(
 
 
 def hausdorff(
-    prediction: ArrayLike | torch.Tensor, target: ArrayLike | torch.Tensor, change_points: int = 1
+    prediction: ArrayLike | torch.Tensor,
+    target: ArrayLike | torch.Tensor,
+    change_points: int = 1,
+    penalty: float | None = None,
 ) -> NDArray[np.float64]:
     """Hausdorff distance between the change points of each forecast and of its target (Eq. 6).
 
     The paper does not say how it finds change points. Here they are those of kernel change point detection (Arlot,
-    Celisse and Harchaoui) with a linear kernel and a given number of them, by ruptures: the partition into segments
-    of two steps or more with the least squared error around the segments' means.
+    Celisse and Harchaoui) with a linear kernel, by ruptures: the partition into segments of two steps or more with
+    the least squared error around the segments' means, for a given number of them or a given price of each.
 
     Args:
         prediction: Forecasts, ``(S, k, d)``, of any real dtype and on any device.
         target: True futures, of the same shape.
         change_points: How many in each series; at least 1, and k must be at least twice as many and 2.
+        penalty: Where given, a series has as many as each take more than this off the squared error, which may be
+            none, and its end counts as another one, so that there is a distance in any case.
 
     Returns:
         ``(S,)``, in time steps; nan for a series that holds nan or an infinity.
 
     Raises:
-        ValueError: If the shapes differ or are not ``(S, k, d)``, or k is too short.
+        ValueError: If the shapes differ or are not ``(S, k, d)``, k is too short, or the penalty is not positive.
     """
     prediction, target = _paired(prediction, target)
     steps = target.shape[1]
@@ -85,9 +90,11 @@ def hausdorff(
         raise ValueError(
             f"change_points must be at least 1 and leave segments of 2 of the {steps} steps, got {change_points}."
         )
+    if penalty is not None and not penalty > 0:
+        raise ValueError(f"penalty must be positive, got {penalty}.")
     distance = np.full(len(target), np.nan)
     for sample in _finite(prediction, target):
-        found, true = (_change_points(series[sample], change_points) for series in (prediction, target))
+        found, true = (_change_points(series[sample], change_points, penalty) for series in (prediction, target))
         apart = np.abs(found[:, None] - true)
         distance[sample] = max(apart.min(axis=1).max(), apart.min(axis=0).max())
     return distance
@@ -192,11 +199,12 @@ def _dtw_tdi_of_all(prediction, target):
     return scores
 
 
-def _change_points(series: NDArray, count: int) -> NDArray[np.int64]:
-    """First steps of all segments of ``series``, (k, d), but the first."""
+def _change_points(series: NDArray, count: int, penalty: float | None) -> NDArray[np.int64]:
+    """First steps of all segments of ``series``, (k, d), but the first; with a penalty, its end too."""
     from ruptures import KernelCPD  # it brings scipy, which only these runs need
 
-    return np.array(KernelCPD(kernel="linear", min_size=2).fit(series).predict(n_bkps=count)[:-1])
+    detector = KernelCPD(kernel="linear", min_size=2).fit(series)
+    return np.array(detector.predict(n_bkps=count)[:-1] if penalty is None else detector.predict(pen=penalty))
 
 
 def _slopes(series: NDArray, tolerance: float) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_ind
 
-from experiments import choose, claims, fig5, jobs, protocol, table1, table2, table3, table4, weights
+from experiments import choose, claims, fig5, jobs, protocol, reasons, table1, table2, table3, table4, weights
 from experiments.jobs import Job, Store, run, run_all
 from experiments.tables import Row, Summary, Table, best, summary
 from metrics import evaluate_forecasts, hausdorff, ramp_score
@@ -492,6 +492,45 @@ def test_claims_are_made_of_the_finished_jobs(chosen, tmp_path, capsys):
     assert f"| MLP, Synthetic | DTW × 100 | {difference:+.3g} | {p:.2g} | - | - |" in text
     assert "| MSE | DTW | 2 of 2 |" in text
     assert len(results_of(tmp_path)) == 4
+
+
+# --- reasons ------------------------------------------
+
+
+def test_what_is_within_two_standard_deviations_of_the_paper():
+    paper = Summary(1.0, 0.1, 10)
+    assert reasons.within(Summary(1.2, 5.0, 10), paper)
+    assert not reasons.within(Summary(0.79, 5.0, 10), paper)
+    assert not reasons.within(None, paper)
+
+
+def test_reasons_train_for_a_fixed_number_of_epochs(chosen, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reasons, "EPOCHS", {"mlp": 3, "seq2seq": 1})
+    reasons.main(["--runs", "1", "--jobs", "1", "--results", str(tmp_path)])
+    found = results_of(tmp_path)
+    assert {(r["job"]["model"], r["job"]["loss"]) for r in found} == {
+        (model, loss) for model in protocol.MODELS for loss in table1.LOSSES
+    } | {("seq2seq", loss) for loss in table3.LOSSES}
+    for result in found:
+        assert result["job"]["learning_rate"] == reasons.LEARNING_RATE
+        assert result["epochs"] == result["job"]["eval_every"] == reasons.EPOCHS[result["job"]["model"]]
+    (mse,) = (r["test"]["mse"] for r in found if (r["job"]["model"], r["job"]["loss"]) == ("mlp", "mse"))
+    text = (tmp_path / "reasons.md").read_text()
+    assert text in capsys.readouterr().out
+    assert f"| table1 | MLP, Synthetic | MSE × 100 | MSE | 1.65 ± 0.140 | - | {100 * mse:#.3g} |" in text
+    lines = list(csv.DictReader((tmp_path / "reasons.csv").open()))
+    assert len(lines) == text.count("| table") - 1
+    assert float(lines[0]["unstopped_mean"]) == mse
+
+
+def test_the_kept_networks_are_measured_otherwise():
+    text = reasons._measured_otherwise(reasons._forecasts())
+    job = protocol.job("synthetic", "seq2seq", "dilate", 0)
+    stored = Store(protocol.RESULTS).read(job)["test"]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()[4:]]
+    dilate = {row[1]: float(row[-1]) for row in rows if row[1] != "paper"}
+    assert dilate["one change point (ours)"] == pytest.approx(stored["hausdorff"], rel=5e-3)
+    assert dilate["tolerance 0.05"] == pytest.approx(10 * stored["ramp"], rel=5e-3)
 
 
 # --- weights ------------------------------------------

@@ -144,6 +144,19 @@ def test_hausdorff_equals_that_of_ruptures(change_points):
     np.testing.assert_array_equal(hausdorff(prediction, target, change_points), expected)
 
 
+def test_with_a_penalty_a_change_is_one_that_pays_and_the_end_another():
+    step, flat = series(0, 0, 0, 1, 1, 1, 1, 1), np.zeros((1, 8, 1))  # 3 * 5 / 8 is what the change takes off
+    np.testing.assert_array_equal(hausdorff(flat, step, penalty=1.87), [5.0])  # {8} and {3, 8}
+    np.testing.assert_array_equal(hausdorff(flat, step, penalty=1.88), [0.0])
+    np.testing.assert_array_equal(hausdorff(step, step, penalty=1.87), [0.0])
+
+
+@pytest.mark.parametrize("penalty", [0.0, -1.0, float("nan")])
+def test_a_penalty_that_is_not_positive_is_refused(penalty):
+    with pytest.raises(ValueError, match=f"penalty must be positive, got {penalty}"):
+        hausdorff(np.zeros((1, 8, 1)), np.zeros((1, 8, 1)), penalty=penalty)
+
+
 @pytest.mark.parametrize(("k", "change_points"), [(3, 1), (8, 0), (7, 3)])
 def test_too_many_change_points_are_refused(k, change_points):
     with pytest.raises(ValueError, match=rf"segments of 2 of the {k} steps, got {change_points}"):
