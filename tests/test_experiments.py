@@ -505,15 +505,15 @@ def test_what_is_within_two_standard_deviations_of_the_paper():
 
 
 def test_reasons_train_for_a_fixed_number_of_epochs(chosen, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(reasons, "EPOCHS", {"mlp": 3, "seq2seq": 1})
-    reasons.main(["--runs", "1", "--jobs", "1", "--results", str(tmp_path)])
+    monkeypatch.setattr(reasons, "EPOCHS", epochs := {("synthetic", "mlp"): 3, ("synthetic", "seq2seq"): 1})
+    reasons.main(["--datasets", "synthetic", "--runs", "1", "--jobs", "1", "--results", str(tmp_path)])
     found = results_of(tmp_path)
     assert {(r["job"]["model"], r["job"]["loss"]) for r in found} == {
         (model, loss) for model in protocol.MODELS for loss in table1.LOSSES
     } | {("seq2seq", loss) for loss in table3.LOSSES}
     for result in found:
         assert result["job"]["learning_rate"] == reasons.LEARNING_RATE
-        assert result["epochs"] == result["job"]["eval_every"] == reasons.EPOCHS[result["job"]["model"]]
+        assert result["epochs"] == result["job"]["eval_every"] == epochs["synthetic", result["job"]["model"]]
     (mse,) = (r["test"]["mse"] for r in found if (r["job"]["model"], r["job"]["loss"]) == ("mlp", "mse"))
     text = (tmp_path / "reasons.md").read_text()
     assert text in capsys.readouterr().out
