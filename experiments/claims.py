@@ -72,7 +72,7 @@ def _counted(rows: Sequence[Row]) -> str:
 def _compared(rows: Sequence[Row]) -> str:
     lines = [["", "metric", *(text for label in OTHERS.values() for text in (f"DILATE - {label}", "p"))]]
     for row in rows:
-        line = [row.setting, f"{row.metric} × {row.scale:g}"]
+        line = [row.setting, row.label]
         for other in OTHERS:
             found = verdict(row.ours, other)
             line += ["-", "-"] if found is None else [f"{found.difference * row.scale:+.3g}", f"{found.p:.2g}"]
@@ -87,7 +87,7 @@ def _outside(tables: Mapping[str, Sequence[Row]]) -> str:
         apart = (ours.mean - paper.mean) / paper.std
         if abs(apart) > 2:
             numbers = (in_words(cell, row.scale, bold=False) for cell in (ours, paper))
-            lines.append([name, row.setting, f"{row.metric} × {row.scale:g}", column, *numbers, f"{apart:+.1f}"])
+            lines.append([name, row.setting, row.label, column, *numbers, f"{apart:+.1f}"])
     caption = f"Outside the paper's mean ± 2 standard deviations: {len(lines) - 1} of {len(cells)} cells."
     return f"{caption}\n\n{pipes(lines)}\n"
 

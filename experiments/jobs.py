@@ -61,6 +61,7 @@ class Job:
         alpha: Weight of shape against time, or of Delta against Omega.
         band: T of the tangled band version.
         held_out: Training series held out for validation, where the dataset has no such part.
+        clip_norm: Length to which longer gradients are shortened.
     """
 
     dataset: str
@@ -76,6 +77,7 @@ class Job:
     alpha: float | None = None
     band: int | None = None
     held_out: int | None = None
+    clip_norm: float | None = None
 
     @property
     def settings(self) -> dict[str, object]:
@@ -145,6 +147,7 @@ def run(job: Job, store: Store, data_path: str | None = None) -> Result:
         valid_set=data.valid,
         patience=job.patience,
         learning_rate=job.learning_rate,
+        clip_norm=job.clip_norm,
         epochs=job.epochs,
         batch_size=job.batch_size,
         print_every=0,

@@ -74,6 +74,11 @@ class Row:
     ours: Mapping[str, Summary | None]
     paper: Mapping[str, Summary | None]
 
+    @property
+    def label(self) -> str:
+        """The metric, and the scale it is printed in."""
+        return self.metric if self.scale == 1 else f"{self.metric} × {self.scale:g}"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -110,7 +115,7 @@ class Table:
 
     def _line(self, row: Row) -> list[str]:
         bold, bold_of_paper = best(row.ours), best({**row.ours, **row.paper})
-        line = [row.setting, row.metric if row.scale == 1 else f"{row.metric} × {row.scale:g}"]
+        line = [row.setting, row.label]
         for column in self.columns:
             cell = row.ours.get(column)
             runs = f" ({cell.runs})" if cell is not None else ""
@@ -158,7 +163,7 @@ class Table:
             axes.errorbar([x for x, _ in shown], means, np.nan_to_num(stds), linestyle="", label=name, **look)
         axes.set_xticks(range(len(columns)), self.columns.values(), fontsize=7)
         axes.set_xlim(-0.5, len(columns) - 0.5)
-        axes.set_title(f"{row.setting}, {row.metric}" + f" × {row.scale:g}" * (row.scale != 1), fontsize=8)
+        axes.set_title(f"{row.setting}, {row.label}", fontsize=8)
         axes.tick_params(axis="y", labelsize=7)
         axes.grid(alpha=0.3)
 
