@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from tslearn.metrics import dtw_path
 
 from benchmarks.memory import RESET
@@ -15,7 +14,7 @@ from data import batches
 from experiments.long_horizon import quality, report, steps
 from experiments.long_horizon.__main__ import main, parser
 from experiments.long_horizon.protocol import FromLastValue, Protocol, criterion
-from experiments.long_horizon.quality import BestOnValidation, Job, chosen, last_day, measured
+from experiments.long_horizon.quality import Job, chosen, last_day, measured
 from loss import DilateLoss
 
 REAL = Path(__file__).parents[1] / ".." / "shared" / "data" / "etth1" / "ETTh1.csv"
@@ -192,30 +191,6 @@ def test_the_last_day_forecasts_a_daily_wave(tmp_path):
     wave = Protocol(str(write_hours(tmp_path / "wave.csv", noise=0)), **SMALL)
     for horizon in (6, 30):
         assert last_day(wave, horizon) == pytest.approx({"mse": 0, "mae": 0, "dtw": 0, "tdi": 0}, abs=1e-5)
-
-
-def test_the_best_weights_on_validation_are_kept_and_patience_ends(protocol):
-    net = nn.Linear(1, 1, bias=False)
-    losses = iter([3.0, 2.0, 2.5, 1.0, 1.5, 1.0])
-    windows = protocol.task(6).valid
-    best = BestOnValidation(FromFirst(net), lambda prediction, target: torch.tensor(next(losses)), windows, 2)
-    for epoch in range(5):
-        nn.init.constant_(net.weight, epoch)
-        best({})
-    assert best.best_epoch == 3
-    assert best.weights["net.weight"].item() == 3
-    with pytest.raises(StopIteration):
-        best({})
-    assert best.curve == [3.0, 2.0, 2.5, 1.0, 1.5, 1.0]
-
-
-class FromFirst(nn.Module):
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x):
-        return self.net(x[:, :6, :1])
 
 
 def test_the_pair_with_the_smallest_product_on_validation_is_chosen(protocol, tmp_path, monkeypatch):

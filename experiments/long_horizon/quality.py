@@ -11,7 +11,6 @@ Every finished training is a small file, which is read instead of training again
 import json
 import math
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from data import ForecastData, WindowDataset
 from loss import DilateLoss
 from metrics import dtw_tdi
-from training import Record, atomic_write, predict, train_model
+from training import atomic_write, best_record, predict, train_model
 
 from .protocol import DAY, MODELS, Criterion, Protocol, criterion, thinned
 
@@ -107,36 +106,6 @@ def chosen(tried: list[Result]) -> Result:
 # ------------------------------------------------------------------------------------------------- training
 
 
-class BestOnValidation:
-    """Keeps the weights that had the smallest loss on validation, and ends the training when none were better lately.
-
-    Args:
-        net: Is trained.
-        loss: The one it is trained with.
-        windows: Of the validation part.
-        patience: Epochs without a better one.
-    """
-
-    def __init__(self, net: nn.Module, loss: Criterion, windows: WindowDataset, patience: int):
-        self.net, self.loss, self.windows, self.patience = net, loss, windows, patience
-        self.curve: list[float] = []
-
-    def __call__(self, record: Record) -> None:
-        """To be called after every epoch; `record` is what `train_model` found, which does not matter here."""
-        del record
-        with torch.no_grad():
-            self.curve.append(self.loss(*predict(self.net, self.windows, BATCH)).item())
-        if self.best_epoch == len(self.curve) - 1:
-            self.weights = {name: weight.clone() for name, weight in self.net.state_dict().items()}
-        elif len(self.curve) - 1 - self.best_epoch >= self.patience:
-            raise StopIteration
-
-    @property
-    def best_epoch(self) -> int:
-        """Counted from 0."""
-        return min(range(len(self.curve)), key=self.curve.__getitem__)
-
-
 def train(protocol: Protocol, job: Job) -> Result:
     """Train, and measure the best network on validation and test.
 
@@ -147,27 +116,25 @@ def train(protocol: Protocol, job: Job) -> Result:
     task = protocol.task(job.horizon)
     net, loss = protocol.network(job.model, task), criterion(job.loss, job.alpha, job.gamma)
     valid = thinned(task.valid, EVERY)
-    best = BestOnValidation(net, loss, valid, job.patience)
-    with suppress(StopIteration):
-        train_model(
-            net,
-            loss,
-            protocol.training_windows(task),
-            thinned(valid, len(valid)),  # its own evaluation is not needed
-            learning_rate=protocol.learning_rate,
-            epochs=protocol.epochs,
-            batch_size=protocol.batch_size,
-            print_every=0,
-            eval_every=1,
-            seed=protocol.seed,
-            on_eval=best,
-            progress=str(job),
-        )
-    net.load_state_dict(best.weights)
+    history = train_model(
+        net,
+        loss,
+        protocol.training_windows(task),
+        None,
+        valid_set=valid,
+        patience=job.patience,
+        learning_rate=protocol.learning_rate,
+        epochs=protocol.epochs,
+        batch_size=protocol.batch_size,
+        print_every=0,
+        eval_every=1,
+        seed=protocol.seed,
+        progress=str(job),
+    )
     forecast, target = predict(net, task.test, BATCH)
     return {
-        "valid_curve": best.curve,
-        "best_epoch": best.best_epoch,
+        "valid_curve": [record["valid_loss"] for record in history],
+        "best_epoch": best_record(history)["epoch"],
         "valid": measured(*predict(net, valid, BATCH), 1) | terms(loss, net, valid),
         "test": measured(forecast, target, EVERY),
         "example": example(task, forecast),

@@ -1,4 +1,6 @@
-"""The formulas of a cell of the sweeps, each a loop over one row; what the letters mean is said in :mod:`.tile`."""
+"""The formulas of a cell of the sweeps, most as loops over one row; :mod:`.tile` says what the letters mean."""
+
+import math
 
 from .simd import exp2, log2_1p, row_loop
 
@@ -151,3 +153,22 @@ def add_to_series_dual(rows, at, numbers):
     sums = out.load(to) + E.load(here) * difference, out_dot.load(to) + E_dot.load(here) * difference
     out.store(to, sums[0])
     out_dot.store(to, sums[1])
+
+
+# ----------------------------------------------------------------------- the derivative by gamma
+
+
+def entropies(left, diagonal, up, left_dot, up_dot):
+    """Entropy of the steps to a cell, and its derivative along Omega: plain numbers, for every device to compile."""
+    entropy, entropy_dot = 0.0, 0.0
+    for w, w_dot, others in (
+        (left, left_dot, diagonal + up),
+        (diagonal, -(left_dot + up_dot), left + up),
+        (up, up_dot, left + diagonal),
+    ):
+        if w > 0.0:
+            # near one, a float32 weight has lost its distance from one; the other two have it
+            log = math.log1p(-others) if w > 0.5 else math.log(w)
+            entropy -= w * log
+            entropy_dot -= w_dot * log
+    return entropy, entropy_dot

@@ -29,6 +29,7 @@ import torch
 from numba import config, cuda, float32, float64, int64
 from torch import Tensor
 
+from . import cells
 from .forms import of_costs, of_series
 
 UNREACHABLE = 1e300  # V of cells outside of the lattice: far above any cost, yet finite, so that it makes no NaN
@@ -309,21 +310,7 @@ def _pull(problem, plan, pair, rows, d, i, origin):
     return E, E_dot
 
 
-@_device
-def _entropies(left, diagonal, up, left_dot, up_dot):
-    """Entropy of the steps that lead to a cell, and its derivative along Omega."""
-    entropy, entropy_dot = 0.0, 0.0
-    for w, w_dot, others in (
-        (left, left_dot, diagonal + up),
-        (diagonal, -(left_dot + up_dot), left + up),
-        (up, up_dot, left + diagonal),
-    ):
-        if w > 0.0:
-            # near one, a float32 weight has lost its distance from one; the other two have it
-            log = math.log1p(-others) if w > 0.5 else math.log(w)
-            entropy -= w * log
-            entropy_dot -= w_dot * log
-    return entropy, entropy_dot
+_entropies = _device(cells.entropies)
 
 
 @_device

@@ -266,6 +266,9 @@ def _by_gamma(call):
     return carray(at(call.d_gamma, 0.0), (2 if call.d_gamma != 0 else 0, call.batch))
 
 
+_entropies = inlined(cells.entropies)
+
+
 @jit
 def _add_entropies(tile, dual, d_gamma, weights, n):
     """Derivatives of V and V_dot by gamma: minus the entropy of the steps, weighted by how often each is taken."""
@@ -274,17 +277,7 @@ def _add_entropies(tile, dual, d_gamma, weights, n):
         q_left, q_up = np.float64(tile.T[left + p]), np.float64(tile.T[up + p])
         q_diagonal = np.float64(tile.T[diagonal + p])
         a_dot, c_dot = (np.float64(tile.T[left_dot + p]), np.float64(tile.T[up_dot + p])) if dual else (0.0, 0.0)
-        entropy, entropy_dot = 0.0, 0.0
-        for w, w_dot, others in (
-            (q_left, a_dot, q_diagonal + q_up),
-            (q_diagonal, -(a_dot + c_dot), q_left + q_up),
-            (q_up, c_dot, q_left + q_diagonal),
-        ):
-            if w > 0.0:
-                # near one, a float32 weight has lost its distance from one; the other two have it
-                log = math.log1p(-others) if w > 0.5 else math.log(w)
-                entropy -= w * log
-                entropy_dot -= w_dot * log
+        entropy, entropy_dot = _entropies(q_left, q_diagonal, q_up, a_dot, c_dot)
         b = tile.first + p % tile.size
         d_gamma[0, b] -= tile.E[p] * entropy
         d_gamma[1, b] -= tile.E_dot[p] * entropy + tile.E[p] * entropy_dot
