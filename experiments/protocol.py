@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
@@ -124,7 +125,7 @@ class Command:
         """Run the jobs of all cells, unless only a report is wanted, and return the finished ones of each.
 
         Args:
-            cells: Cell of a table -> its jobs, one per seed, equally many in all cells.
+            cells: Cell of a table -> its jobs, one per seed.
 
         Raises:
             SystemExit: 1, if a job failed; 2, if the backend is not installed; 130, if interrupted by Ctrl-C. What is
@@ -133,7 +134,7 @@ class Command:
         store, failed = Store(self.results), []
         if not self.report_only:
             # Seed by seed, so that all cells have as many runs when it is interrupted.
-            rounds = [job for jobs in zip(*cells.values(), strict=True) for job in jobs]
+            rounds = [job for jobs in zip_longest(*cells.values()) for job in jobs if job is not None]
             try:
                 failed = run_all(rounds, store, self.data_paths, self.workers, self.backend)
             except ModuleNotFoundError as missing:

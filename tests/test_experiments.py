@@ -523,6 +523,13 @@ def test_reasons_train_for_a_fixed_number_of_epochs(chosen, tmp_path, monkeypatc
     assert float(lines[0]["otherwise_mean"]) == mse
 
 
+def test_where_nothing_else_was_tried_nothing_is_trained(chosen, tmp_path):
+    command = reasons.Otherwise.parse("reasons", "", ["--results", str(tmp_path)])
+    assert command.jobs("traffic", "seq2seq", "mse") == []
+    assert command.collect({("none",): [], ("one",): [QUICK]})["none",] == []
+    assert len(results_of(tmp_path)) == 1
+
+
 def test_the_kept_networks_are_measured_otherwise():
     text = reasons._measured_otherwise(reasons._forecasts())
     job = protocol.job("synthetic", "seq2seq", "dilate", 0)
