@@ -22,9 +22,9 @@ from torch import Tensor
 from data import load
 from experiments import table1, table2, table3
 from experiments.jobs import Job
-from experiments.protocol import Command
+from experiments.protocol import METRICS, Command
 from experiments.table1 import LOSSES
-from experiments.tables import Row, Summary, Table, in_words, pipes
+from experiments.tables import Row, Summary, Table, in_words, pipes, scaled
 from experiments.weights import FOLDER
 from metrics import hausdorff, ramp_score
 from models import build_model
@@ -127,7 +127,7 @@ def _measured_otherwise(forecasts: Mapping[str, tuple[Tensor, Tensor]]) -> str:
     lines = [["metric", "", *LOSSES.values()]]
     for name, metric, ways in (("hausdorff", hausdorff, changes), ("ramp", ramp_score, ramps)):
         scale = printed_scale("synthetic", name)
-        label = f"{name.capitalize()} × {scale:g}"
+        label = scaled(METRICS[name], scale)
         for way, options in ways.items():
             scores = [scale * metric(*pair, **options).mean() for pair in forecasts.values()]
             lines.append([label, way, *(f"{score:.3g}" for score in scores)])

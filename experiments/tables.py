@@ -15,7 +15,8 @@ from training import atomic_write
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["LEVEL", "OURS", "PAPER", "Row", "Summary", "Table", "best", "in_words", "p_value", "pipes", "summary"]
+__all__ = ["LEVEL", "OURS", "PAPER", "Row", "Summary", "Table"]
+__all__ += ["best", "in_words", "p_value", "pipes", "scaled", "summary"]
 
 LEVEL = 0.05
 OURS, PAPER = {"color": "#0072B2", "marker": "o"}, {"color": "#D55E00", "marker": "s", "markerfacecolor": "white"}
@@ -77,7 +78,7 @@ class Row:
     @property
     def label(self) -> str:
         """The metric, and the scale it is printed in."""
-        return self.metric if self.scale == 1 else f"{self.metric} × {self.scale:g}"
+        return scaled(self.metric, self.scale)
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,11 @@ class Table:
         axes.set_title(f"{row.setting}, {row.label}", fontsize=8)
         axes.tick_params(axis="y", labelsize=7)
         axes.grid(alpha=0.3)
+
+
+def scaled(metric: str, scale: float) -> str:
+    """A metric's name, with the factor that its numbers have."""
+    return metric if scale == 1 else f"{metric} × {scale:g}"
 
 
 def pipes(lines: Sequence[Sequence[str]]) -> str:
