@@ -7,6 +7,7 @@ with noise. The network is never told where a letter begins: CTC finds that out.
 hesitates.
 """
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -48,6 +49,9 @@ def write(word: list[int], waves: Tensor) -> Tensor:
 
 def main() -> None:
     """Train, and draw the alignment of a word that was not trained on."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=PICTURE, metavar="FILE", help="the picture (default: in docs)")
+    output = parser.parse_args().output
     torch.manual_seed(0)
     waves = torch.randn(len(LETTERS), 6)
     reader, criterion = Reader(), CTCLoss()
@@ -66,7 +70,7 @@ def main() -> None:
     word = [LETTERS.index(letter) for letter in WORD]
     with torch.no_grad():
         log_probs = reader(write(word, waves).unsqueeze(1))[:, 0]
-    print(plot_ctc_alignment(log_probs, word, PICTURE, names=LETTERS, title=f"a half-trained network reads “{WORD}”"))
+    print(plot_ctc_alignment(log_probs, word, output, names=LETTERS, title=f"a half-trained network reads “{WORD}”"))
 
 
 if __name__ == "__main__":
