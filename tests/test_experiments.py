@@ -168,6 +168,7 @@ def test_the_choices_in_the_clone_are_some_of_those_that_were_tried():
         job = protocol.job(*name.split("-"), 0)
         assert job.learning_rate in choose.LEARNING_RATES
         assert job.patience in choose.PATIENCES
+        assert job.clip_norm in (None, choose.CLIP_NORM)
         own = {key: value for key, value in settings.items() if key in ("alpha", "band")}
         assert not own or own in choose.TANGLED[job.loss]
 
@@ -221,6 +222,28 @@ def test_the_lowest_validation_loss_chooses_the_rate_and_all_losses_the_patience
     assert choose.choose(sweep) == {}
 
 
+def test_gradients_are_clipped_only_where_that_lowers_the_validation_loss_enough():
+    seeds, name = choose.SEEDS, "ecg5000-seq2seq-dilate"
+
+    def sweep(free, clipped):
+        losses = {None: free, choose.CLIP_NORM: clipped}
+        return {
+            (name, norm, seed): long_training([11.0, lowest, 5.0], 1e-3)
+            for norm, of_norm in losses.items()
+            for seed, lowest in zip(seeds, of_norm, strict=True)
+        }
+
+    spoilt_once = sweep((1.0, 1.0, 10.0), (1.1, 1.1, 1.1))
+    assert choose.choose_clipping(spoilt_once) == {name: {"clip_norm": 1.0}}
+    assert choose.choose_clipping(sweep((1.0, 1.0, math.nan), (1.1, 1.1, 1.1))) == {name: {"clip_norm": 1.0}}
+    hardly_better = sweep((1.09, 1.09, 1.09), (1.0, 1.0, 1.0))
+    assert choose.choose_clipping(hardly_better) == {name: {"clip_norm": None}}
+    better = sweep((1.11, 1.11, 1.11), (1.0, 1.0, 1.0))
+    assert choose.choose_clipping(better) == {name: {"clip_norm": 1.0}}
+    del better[name, None, seeds[2]]
+    assert choose.choose_clipping(better) == {}
+
+
 def test_choosing_writes_what_the_tables_read(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(choose, "LEARNING_RATES", (1e-3, 1e-2))
     monkeypatch.setattr(choose, "TANGLED", {"tangled_band": [{"alpha": 1.0, "band": 1}, {"alpha": 1.0, "band": 3}]})
@@ -228,14 +251,15 @@ def test_choosing_writes_what_the_tables_read(tmp_path, monkeypatch, capsys):
     choose.main(["--datasets", "synthetic", "--epochs", "1", "--jobs", "1", "--results", str(tmp_path)])
     written = json.loads((tmp_path / "choices.json").read_text())
     assert list(written) == [f"synthetic-seq2seq-{loss}" for loss in (*table1.LOSSES, "tangled_band")]
-    assert written["synthetic-seq2seq-tangled_band"].keys() == {"learning_rate", "patience", "alpha", "band"}
+    own = written["synthetic-seq2seq-tangled_band"].keys() - written["synthetic-seq2seq-dilate"].keys()
+    assert own == {"alpha", "band"}
     results = [json.loads(file.read_text()) for file in (tmp_path / "jobs").iterdir()]
-    assert len(results) == 8
+    assert len(results) == 3 * (2 + 3 + 2) + 2
     bands = {result["job"]["band"]: result["valid"]["dilate"] for result in results if "band" in result["job"]}
     assert written["synthetic-seq2seq-tangled_band"]["band"] == min(bands, key=bands.get)
     markdown = (tmp_path / "choices.md").read_text()
     assert markdown in capsys.readouterr().out
-    assert markdown.count("**") == 2 * 4
+    assert markdown.count("**") == 2 * (3 * 3 + 1)
 
 
 # --- statistics ---------------------------------------
