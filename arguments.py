@@ -18,8 +18,8 @@ from training import load_checkpoint
 
 __all__ = ["complaints", "fail", "get_args_parser", "parse_args", "settings_of"]
 
-NOT_STORED = ("resume", "evaluate", "output")
-CHANGED_BY_RESUME = ("epochs", "plot_samples", "plots", "show", "threads")
+NOT_STORED = ("resume", "evaluate", "output", "jobs")
+CHANGED_BY_RESUME = ("epochs", "jobs", "plot_samples", "plots", "show", "threads")
 CHANGED_BY_EVALUATE = ("batch_size", "compile", "data_path", "device", "gru", "threads")
 SETTINGS_OF_OLD = {"gru": "torch", "clip_norm": None, "bf16": False, "compile": False}  # before there was a flag
 
@@ -103,7 +103,8 @@ def _add_training_flags(add: Callable) -> None:
     every = f"epochs between evaluations, each of them a checkpoint, 0: only the last; {RELEASED}"
     seed = "of initial weights and batches, the data stay the same; paper: 10 runs (default: %(default)s)"
     device = "auto (cuda if there, else cpu), cpu, cuda, cuda:1, ... or mps (default: %(default)s)"
-    threads = "default on the CPU: 1; a second gains a fifth at most at these sizes, and stalls where a core is busy"
+    jobs = "networks at a time, each in a process of its own (default: all, on a CPU of several cores, else 1)"
+    threads = "of each; default on the CPU: 1, a second gains a fifth at most here, and stalls where a core is busy"
     add("--epochs", **count, default=500, help=epochs)
     add("--batch-size", **count, default=100, help=f"series per step, of all processes; {RELEASED}")
     add("--learning-rate", type=_positive, metavar="X", default=1e-3, help=f"Adam's step size; {RELEASED}")
@@ -113,6 +114,7 @@ def _add_training_flags(add: Callable) -> None:
     add("--eval-every", **from_0, default=50, help=every)
     add("--seed", **from_0, default=0, help=seed)
     add("--device", default="auto", help=device)
+    add("--jobs", **count, help=jobs)
     add("--threads", **count, help=threads)
     add("--deterministic", action="store_true", help="only deterministic algorithms, where a GPU has a choice")
 

@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +22,7 @@ from arguments import complaints, parse_args, settings_of
 from experiment import CRITERIA, Experiment, paper_comparison, prepare
 from paper_results import PaperRow
 from run_folder import METRICS, RunFolder, unused_folder
+from side_by_side import LostProcessError, OnEpoch, cores, train_side_by_side
 from training import (
     CheckpointError,
     DivergenceError,
@@ -32,6 +34,8 @@ from training import (
 )
 
 DEFAULT_PLOT_SAMPLES = range(1, 6)
+
+Trained = Iterator[tuple[str, list[Record]]]  # losses and their records, as they come
 
 
 class Terminated(KeyboardInterrupt):
@@ -56,11 +60,12 @@ def main(args: argparse.Namespace) -> dict[str, Record]:
     if args.evaluate:
         return evaluate(experiment)
     with complaints(ValueError, OSError):
+        jobs = _at_a_time(experiment)
         samples = _plot_samples(args, len(experiment.data.test))
         folder = data_parallel.agreed(lambda: _open_folder(args))
     print(_introduction(experiment, folder))
     with interruptible(folder), complaints(OSError, CheckpointError, DivergenceError):
-        histories = train_all(experiment, folder)
+        histories = train_all(experiment, folder, jobs)
         if args.plots:
             draw(experiment, folder, histories, samples)
     results = {loss: history[-1] for loss, history in histories.items()}
@@ -68,36 +73,85 @@ def main(args: argparse.Namespace) -> dict[str, Record]:
     return results
 
 
-def train_all(experiment: Experiment, folder: RunFolder) -> dict[str, list[Record]]:
+def train_all(experiment: Experiment, folder: RunFolder, jobs: int) -> dict[str, list[Record]]:
     """Train one network with each loss, or what is left of it, and keep all metrics in the folder.
+
+    Args:
+        experiment: What to run.
+        folder: Where to keep it.
+        jobs: How many networks to train at a time.
 
     Returns:
         Training loss -> its records.
     """
-    args, data, histories = experiment.args, experiment.data, {}
-    for number, loss in enumerate(args.losses, start=1):
-        print(f"\n{loss} ({number} of {len(args.losses)})")
-        histories[loss] = train_model(
-            experiment.network(),
-            CRITERIA[loss](args),
-            data.train,
-            data.test,
-            learning_rate=args.learning_rate,
-            clip_norm=args.clip_norm,
-            bf16=args.bf16,
-            epochs=args.epochs,
-            batch_size=args.batch_size,
-            print_every=args.eval_every or args.epochs,
-            eval_every=args.eval_every,
-            seed=args.seed,
-            checkpoint=folder.checkpoint(loss),
-            settings={"loss": loss, **settings_of(args)},
-            on_eval=lambda record, loss=loss: folder.append_metrics({"loss": loss, **record}),
-            progress=loss,
-        )
-        if data_parallel.is_first():
-            folder.write_results({loss: history[-1] for loss, history in histories.items()})
-    return histories
+    losses, histories = experiment.args.losses, {}
+    trained = _side_by_side(experiment, folder, jobs) if jobs > 1 else _one_by_one(experiment, folder)
+    with closing(trained):
+        for loss, history in trained:
+            histories[loss] = history
+            if data_parallel.is_first():
+                folder.write_results({loss: histories[loss][-1] for loss in losses if loss in histories})
+    return {loss: histories[loss] for loss in losses}
+
+
+def _one_by_one(experiment: Experiment, folder: RunFolder) -> Trained:
+    losses = experiment.args.losses
+    for number, loss in enumerate(losses, start=1):
+        print(f"\n{loss} ({number} of {len(losses)})")
+        yield loss, train_one(experiment, folder, loss)
+
+
+def _side_by_side(experiment: Experiment, folder: RunFolder, jobs: int) -> Trained:
+    args = experiment.args
+    print(f"\n{', '.join(args.losses)}: {jobs} at a time, each in a process of its own")
+    train = partial(_train_in_new_process, args, folder)
+    with closing(train_side_by_side(train, args.losses, jobs, args.epochs)) as finished:
+        for loss in finished:
+            yield loss, load_checkpoint(folder.checkpoint(loss))["history"]
+
+
+def _train_in_new_process(args: argparse.Namespace, folder: RunFolder, loss: str, on_epoch: OnEpoch) -> None:
+    train_one(prepare(args), folder, loss, on_epoch)
+
+
+def _at_a_time(experiment: Experiment) -> int:
+    """How many networks to train side by side."""
+    args, shared = experiment.args, data_parallel.processes() > 1
+    if args.jobs is not None and shared:
+        raise ValueError(f"--jobs {args.jobs} cannot be given with torchrun, whose processes train one network.")
+    all_at_once = experiment.device.type == "cpu" and cores() > 1 and not shared
+    return min(args.jobs or (len(args.losses) if all_at_once else 1), len(args.losses))
+
+
+def train_one(experiment: Experiment, folder: RunFolder, loss: str, on_epoch: OnEpoch | None = None) -> list[Record]:
+    """Train the network of one loss, or what is left of it, and return its records.
+
+    Args:
+        experiment: What to run.
+        folder: Where its checkpoints and metrics go.
+        loss: One of `CRITERIA`.
+        on_epoch: Called with epoch and loss, in place of a progress bar.
+    """
+    args, data = experiment.args, experiment.data
+    return train_model(
+        experiment.network(),
+        CRITERIA[loss](args),
+        data.train,
+        data.test,
+        learning_rate=args.learning_rate,
+        clip_norm=args.clip_norm,
+        bf16=args.bf16,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        print_every=args.eval_every or args.epochs,
+        eval_every=args.eval_every,
+        seed=args.seed,
+        checkpoint=folder.checkpoint(loss),
+        settings={"loss": loss, **settings_of(args)},
+        on_eval=lambda record: folder.append_metrics({"loss": loss, **record}),
+        on_epoch=on_epoch,
+        progress=on_epoch is None and loss,
+    )
 
 
 def evaluate(experiment: Experiment) -> dict[str, Record]:
@@ -197,7 +251,7 @@ def interruptible(folder: RunFolder) -> Iterator[None]:
             _say_how_to_continue("Interrupted", folder)
         raise SystemExit(143 if isinstance(interrupt, Terminated) else 130) from None
     except RuntimeError as error:
-        if not data_parallel.lost_a_process(error):
+        if not (isinstance(error, LostProcessError) or data_parallel.lost_a_process(error)):
             raise
         _say_how_to_continue("Another process of this run is gone, so it ends", folder)
         raise SystemExit(1) from None

@@ -79,6 +79,7 @@ def train_model(
     checkpoint: str | os.PathLike[str] | None = None,
     settings: Mapping[str, object] | None = None,
     on_eval: Callable[[Record], None] | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
     progress: bool | str = False,
 ) -> list[Record]:
     """Train a network with Adam, in place, and evaluate it on the way (the released code's protocol).
@@ -122,6 +123,7 @@ def train_model(
         checkpoint: File to continue from, if it exists, and to write at every evaluation.
         settings: Plain values to keep in the checkpoint, for whoever evaluates it.
         on_eval: Called with each new record, once its checkpoint is written.
+        on_epoch: Called after each epoch with its number and its mean training loss.
         progress: Show a progress bar on stderr, if that is a terminal; a string labels it.
 
     Returns:
@@ -161,6 +163,8 @@ def train_model(
             seconds += perf_counter() - begun
             _check_finite(summary, epoch)
             _advance(bar, summary)
+            if on_epoch is not None:
+                on_epoch(epoch, summary.mean)
             last = epoch == epochs - 1
             if print_every and _due(epoch, print_every, last):
                 tqdm.write(_training_line(epoch, summary, criterion))

@@ -60,7 +60,9 @@ def run(*flags):
     """The same in this process, which keeps its number of threads."""
     threads = torch.get_num_threads()
     try:
-        return main(parse_args([str(flag) for flag in flags]))
+        args = parse_args([str(flag) for flag in flags])
+        args.jobs = 1
+        return main(args)
     finally:
         torch.set_num_threads(threads)
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from main import main, results_table
 from models import GRUS
 from paper_results import TABLE_1, paper_row
 from run_folder import RunFolder
+from side_by_side import LostProcessError
 from tests.runs import records, results, untimed, weights, write_waves
 
 ROOT = Path(program.__file__).parent
@@ -53,7 +55,10 @@ def small(table):
 
 
 def run(*flags):
-    return main(parse_args([str(flag) for flag in flags]))
+    """In this process, unless --jobs says something else: tests look into it, and others take seconds to start."""
+    args = parse_args([str(flag) for flag in flags])
+    args.jobs = args.jobs or 1
+    return main(args)
 
 
 def assert_same_run(folder, other, losses=LOSSES):
@@ -408,6 +413,101 @@ def test_the_number_of_threads_is_one_on_the_cpu_unless_given(small):
     assert torch.get_num_threads() == 2
 
 
+def test_networks_trained_side_by_side_have_the_numbers_of_those_trained_one_by_one(small, capfd):
+    run(*small, "--output", "one", "--jobs", 1)
+    run(*small, "--output", "all", "--jobs", 3)
+    sort = {loss: place for place, loss in enumerate(LOSSES)}
+    RunFolder(Path("all")).write_metrics(sorted(records("all"), key=lambda record: sort[record["loss"]]))
+    assert_same_run("one", "all")
+    assert list(results("all")) == LOSSES
+    printed = capfd.readouterr()
+    assert "mse, soft_dtw, dilate: 3 at a time, each in a process of its own" in printed.out
+    assert re.search(r"^soft_dtw   Eval mse= ", printed.out, re.MULTILINE)
+    assert printed.err == ""
+    run("--resume", "all", "--epochs", 5, "--jobs", 2)
+    assert len(records("all")) == 3 * 4
+
+
+def test_a_diverging_training_ends_those_beside_it_with_one_sentence(small, capsys):
+    flags = [*small, "--losses", "mse", "dilate", "--learning-rate", "1e30", "--jobs", "2"]
+    assert "The training loss became" in refusal(capsys, *flags)
+
+
+def test_all_networks_are_trained_at_a_time_where_there_are_cores(small, monkeypatch):
+    def at_a_time(*flags):
+        return program._at_a_time(prepare(parse_args([*small, *flags])))
+
+    monkeypatch.setattr(program, "cores", lambda: 2)
+    assert (at_a_time(), at_a_time("--losses", "mse"), at_a_time("--jobs", "2"), at_a_time("--jobs", "9")) == (
+        3,
+        1,
+        2,
+        3,
+    )
+    monkeypatch.setattr(program, "cores", lambda: 1)
+    assert at_a_time() == 1
+    monkeypatch.setattr(program.data_parallel, "processes", lambda: 2)
+    assert at_a_time() == 1
+    with pytest.raises(ValueError, match="--jobs 2 cannot be given with torchrun, whose processes train one network"):
+        at_a_time("--jobs", "2")
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_side_by_side_that_is_ended_leaves_no_process_and_no_draft(small, how, code):
+    losses = LOSSES[1:]
+    flags = [
+        *small,
+        "--losses",
+        *losses,
+        "--epochs",
+        "1000000",
+        "--eval-every",
+        "1",
+        "--output",
+        "run",
+        "--jobs",
+        "2",
+    ]
+    command = [sys.executable, ROOT / "main.py", *flags]
+    own_group = {"start_new_session": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **own_group) as process:
+        while process.poll() is None and len(list(Path("run").glob("checkpoints/*.pt"))) < 2:
+            time.sleep(0.05)
+        # A terminal's Ctrl-C goes to all processes, kill to one.
+        os.killpg(process.pid, how) if how == signal.SIGINT else process.send_signal(how)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err == (
+        "\nInterrupted; only the work since the last evaluation is lost, and this continues: "
+        "python main.py --resume run\n"
+    )
+    _wait_for_the_end_of_group(process.pid)
+    assert sorted(path.name for path in Path("run/checkpoints").iterdir()) == sorted(f"{loss}.pt" for loss in losses)
+
+
+def _wait_for_the_end_of_group(group):
+    """Python's own resource tracker is the last to go, when it finds that all others have gone."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("a process is left")
+
+
+def test_a_lost_process_ends_the_run_with_a_sentence(small, monkeypatch, capsys):
+    def lose(*args):
+        raise LostProcessError("gone")
+        yield
+
+    monkeypatch.setattr(program, "train_side_by_side", lose)
+    with pytest.raises(SystemExit) as stopped:
+        run(*small, "--output", "run", "--jobs", 3)
+    assert stopped.value.code == 1
+    assert "Another process of this run is gone, so it ends; only the work since" in capsys.readouterr().err
+
+
 def test_deterministic_algorithms_are_switched_on(small, monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     prepare(parse_args([*small, "--deterministic"]))
@@ -505,7 +605,7 @@ def test_resume_refuses_flags_that_would_change_the_run(small, capsys, flag):
         run("--resume", "run", *flag)
     else:
         sentence = refusal(capsys, "--resume", "run", *flag)
-        assert f"{flag[0]} cannot be given with --resume, only --epochs, --plot-samples" in sentence
+        assert f"{flag[0]} cannot be given with --resume, only --epochs, --jobs, --plot-samples" in sentence
 
 
 def test_resume_refuses_fewer_epochs_than_there_are(small, capsys):
