@@ -114,8 +114,7 @@ class Experiment:
             hidden_size=args.hidden_size,
             layers=args.layers,
             output_columns=_output_columns(args),
-            # The fused GRU knows one precision only, and would not notice the other.
-            gru="torch" if args.bf16 and args.gru == "fused" else args.gru,
+            gru=args.gru,
         )
         net.to(self.device)
         if args.compile:

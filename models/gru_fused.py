@@ -391,12 +391,19 @@ class FusedGRU(nn.GRU):
     def fuses(self, *tensors: Tensor) -> bool:
         """True on the CPU, in float32 or float64, for one direction with biases and without dropout.
 
-        False inside of ``torch.compile``, which makes a better thing of what torch itself computes.
+        False inside of ``torch.compile``, which makes a better thing of what torch itself computes, and under
+        autocast, whose other precision is unknown here.
         """
         weight = self.weight_hh_l0
         plain = self.bias and not self.bidirectional and not (self.dropout and self.training)
-        known = weight.is_cpu and weight.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
-        return plain and known and all(t.is_cpu and t.dtype == weight.dtype and t.numel() for t in tensors)
+        known = weight.is_cpu and weight.dtype in (torch.float32, torch.float64)
+        watched = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+        return (
+            plain
+            and known
+            and not watched
+            and all(t.is_cpu and t.dtype == weight.dtype and t.numel() for t in tensors)
+        )
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 import models
-from models import DecoderRNN
+from models import DecoderRNN, build_model
 from models.gru_fused import FusedGRU, _Recurrence, _Rollout, _tanh
 
 TOLERANCE = {torch.float32: {"rtol": 1e-4, "atol": 1e-5}, torch.float64: {"rtol": 1e-10, "atol": 1e-12}}
@@ -219,6 +219,20 @@ def test_a_decoder_of_another_dtype_is_left_to_torch():
     ours.load_state_dict(theirs.state_dict())
     value, hidden = torch.randn(2, 1).bfloat16(), torch.randn(1, 2, 4).bfloat16()
     assert torch.equal(ours.rollout(value, hidden, 3), theirs.rollout(value, hidden, 3))
+
+
+def test_autocast_is_left_to_torch():
+    torch.manual_seed(0)
+    ours, theirs = (
+        build_model("seq2seq", input_length=5, horizon=3, hidden_size=4, gru=gru) for gru in ("fused", "torch")
+    )
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(6, 5, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, expected = ours(x), theirs(x)
+    assert mixed.dtype == torch.bfloat16
+    assert torch.equal(mixed, expected)
+    torch.testing.assert_close(ours(x), theirs(x))
 
 
 def test_dropout_is_fused_in_evaluation():
