@@ -27,6 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from statistics import fmean
+from typing import NamedTuple
 
 from experiments.jobs import Job, Result
 from experiments.protocol import DATASETS, MODELS, Command, job
@@ -49,38 +50,48 @@ GAINED_BY_CLIPPING = 0.01
 Settings = dict[str, float | None]
 
 
+class Clipping(NamedTuple):
+    """Means of the lowest validation losses over all seeds, and the difference in parts of what was gained at all."""
+
+    free: float
+    clipped: float
+    share: float
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, print what was compared, and write results/choices.json and results/choices.md."""
     command = Command.parse("choose", __doc__, argv, has_runs=False)
     for dataset in command.datasets:
         _choose_for(dataset, command)
     report = replace(command, report_only=True)  # of all datasets: the others may have been trained before
-    chosen, compared = {}, []
+    chosen, compared, clipping = {}, [], {}
     for dataset in DATASETS:
-        of_dataset, results = _choose_for(dataset, report)
+        of_dataset, results, of_clipping = _choose_for(dataset, report)
         chosen |= of_dataset
         compared += results
+        clipping |= of_clipping
     with atomic_write(command.results / "choices.json") as file:
         lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(settings)}" for name, settings in chosen.items())
         file.write(f"{{\n{lines}\n}}\n".encode())
     with atomic_write(command.results / "choices.md") as file:
-        file.write((text := _comparison(compared, chosen)).encode())
+        file.write((text := f"{_comparison(compared, chosen)}\n{_clipping_in_words(clipping)}").encode())
     print(text)
 
 
-def _choose_for(dataset: str, command: Command) -> tuple[dict[str, Settings], list[Result]]:
-    """One choice after the other, since each needs those before it: what was chosen, and all trainings compared."""
+def _choose_for(dataset: str, command: Command) -> tuple[dict[str, Settings], list[Result], dict[str, Clipping]]:
+    """One choice after the other, since each needs those before it: what was chosen, and all that was compared."""
     rates = _finished(command, sweep(dataset, command.epochs))
     chosen = choose(rates)
     clipped = _finished(command, sweep_clipped(dataset, chosen, command.epochs))
-    for name, settings in choose_clipping(clipped).items():
-        chosen[name] |= settings
+    clipping = compare_clipping(clipped)
+    for name, comparison in clipping.items():
+        chosen[name]["clip_norm"] = CLIP_NORM if comparison.share > GAINED_BY_CLIPPING else None
     tangled = {}
     if dataset == "synthetic" and "clip_norm" in (settings := chosen.get("synthetic-seq2seq-dilate", {})):
         tangled = _finished(command, sweep_tangled(settings, command.epochs))
         chosen |= choose_tangled(tangled)
     compared = {json.dumps(result["job"]): result for found in (rates, clipped, tangled) for result in found.values()}
-    return chosen, list(compared.values())
+    return chosen, list(compared.values()), clipping
 
 
 def sweep(dataset: str, epochs: int) -> dict[tuple[str, str, str, float], Job]:
@@ -145,24 +156,24 @@ def sweep_clipped(
     return jobs
 
 
-def choose_clipping(results: Mapping[tuple[str, float | None, int], Result]) -> dict[str, Settings]:
-    """Whether to clip, by the lowest validation losses of all seeds.
+def compare_clipping(results: Mapping[tuple[str, float | None, int], Result]) -> dict[str, Clipping]:
+    """What clipping does to the validation loss.
 
     Args:
         results: Of the jobs of `sweep_clipped`; a choice with unfinished ones is left out.
 
     Returns:
-        ``dataset-model-loss`` -> ``clip_norm``, a number or None.
+        ``dataset-model-loss`` -> its comparison.
     """
-    chosen = {}
+    compared = {}
     for name in dict.fromkeys(name for name, _, _ in results):
         trainings = [[results.get((name, norm, seed)) for seed in SEEDS] for norm in (None, CLIP_NORM)]
         if None in (*trainings[0], *trainings[1]):
             continue
         free, clipped = (fmean(map(_lowest_loss, with_seeds)) for with_seeds in trainings)
         gain = fmean(result["history"]["valid_loss"][0] for result in trainings[1]) - clipped
-        chosen[name] = {"clip_norm": CLIP_NORM if free - clipped > GAINED_BY_CLIPPING * gain else None}
-    return chosen
+        compared[name] = Clipping(free, clipped, (free - clipped) / gain if gain else 0.0)
+    return compared
 
 
 def sweep_tangled(settings: Settings, epochs: int) -> dict[tuple[str, int], Job]:
@@ -227,6 +238,15 @@ def _comparison(results: Iterable[Result], chosen: Mapping[str, Settings]) -> st
     patiences = sorted({(name.rpartition("-")[0], settings["patience"]) for name, settings in chosen.items()})
     looks = ", ".join(f"{name} {patience}" for name, patience in patiences)
     caption = f"Chosen on validation data by `python -m experiments.choose`, in bold. Patience: {looks}."
+    return f"{caption}\n\n{pipes(lines)}\n"
+
+
+def _clipping_in_words(clipping: Mapping[str, Clipping]) -> str:
+    lines = [["trained", "lowest validation loss", "clipped", "lower by, of what was gained"]]
+    for name, (free, clipped, share) in clipping.items():
+        bold = "**" if share > GAINED_BY_CLIPPING else ""
+        lines.append([f"{bold}{name}{bold}", f"{free:.4g}", f"{clipped:.4g}", f"{share:.2%}"])
+    caption = f"Clipping, means over seeds {', '.join(map(str, SEEDS))}: in bold where it is chosen."
     return f"{caption}\n\n{pipes(lines)}\n"
 
 
