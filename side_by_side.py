@@ -36,7 +36,7 @@ def train_side_by_side(train: Train, names: Sequence[str], jobs: int, epochs: in
     """Call ``train(name, on_epoch)`` for each name, in new processes, and give the names back as they finish.
 
     What a training prints appears here behind its name, and a progress bar for each where stderr is a terminal.
-    Close the iterator (`contextlib.closing`) to end those that are still at work.
+    One that goes wrong ends the others. Close the iterator (`contextlib.closing`) to end those still at work.
 
     Args:
         train: Anything that can be pickled. It is to call ``on_epoch(epoch, loss)`` after each epoch.
@@ -45,7 +45,7 @@ def train_side_by_side(train: Train, names: Sequence[str], jobs: int, epochs: in
         epochs: How many the last epoch makes, for the progress bars.
 
     Raises:
-        LostProcessError: If a process is gone. The others are ended then, as they are by the next:
+        LostProcessError: If a process is gone.
         Exception: Whatever a training raises, with its traceback as a note.
     """
     width, waiting, running = max(map(len, names)), list(names), {}
