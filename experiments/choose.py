@@ -61,12 +61,11 @@ class Clipping(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, print what was compared, and write results/choices.json and results/choices.md."""
     command = Command.parse("choose", __doc__, argv, has_runs=False)
-    for dataset in command.datasets:
-        _choose_for(dataset, command)
-    report = replace(command, report_only=True)  # of all datasets: the others may have been trained before
+    report = replace(command, report_only=True)  # of the other datasets, which may have been trained before
     chosen, compared, clipping = {}, [], {}
     for dataset in DATASETS:
-        of_dataset, results, of_clipping = _choose_for(dataset, report)
+        asked_for = dataset in command.datasets
+        of_dataset, results, of_clipping = _choose_for(dataset, command if asked_for else report)
         chosen |= of_dataset
         compared += results
         clipping |= of_clipping
