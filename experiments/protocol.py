@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import NoReturn
 
 from experiments.jobs import BACKENDS, Job, Result, Store, run_all
 from paper_results import PAPER_ALPHA, PAPER_GAMMA, RUNS
+from side_by_side import cores
 
 __all__ = ["CHOICES", "DATASETS", "METRICS", "MODELS", "RESULTS", "Command", "choices", "job", "values"]
 
@@ -108,8 +108,8 @@ class Command:
         if has_runs:
             add("--runs", **count, default=RUNS, help="seeds 0 to N - 1 (paper and default: 10)")
         add("--epochs", **count, default=EPOCHS, help="at most (paper and default: 1000)")
-        cores = "at a time, one thread each (default: all cores, %(default)s)"
-        add("--jobs", dest="workers", **count, default=os.cpu_count(), help=cores)
+        at_a_time = "at a time, one thread each (default: all cores, %(default)s)"
+        add("--jobs", dest="workers", **count, default=cores(), help=at_a_time)
         add("--backend", choices=list(BACKENDS), default="loky", help="of joblib (default: loky, processes here)")
         paths = {"nargs": "+", "type": _data_path, "default": [], "metavar": "NAME=PATH"}
         add("--data-path", dest="data_paths", **paths, help="where a dataset's files are: traffic=traffic.csv")
