@@ -397,11 +397,11 @@ class FusedGRU(nn.GRU):
         weight = self.weight_hh_l0
         plain = self.bias and not self.bidirectional and not (self.dropout and self.training)
         known = weight.is_cpu and weight.dtype in (torch.float32, torch.float64)
-        watched = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+        transformed = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
         return (
             plain
             and known
-            and not watched
+            and not transformed
             and all(t.is_cpu and t.dtype == weight.dtype and t.numel() for t in tensors)
         )
 
