@@ -80,20 +80,19 @@ class _Training:
         try:
             kind, content = self.connection.recv()
         except EOFError:
-            self.process.join(SECONDS_TO_LEAVE)
-            self.end()
+            self._let_go()
             message = f"The process that trained {self.name} is gone, with exit code {self.process.exitcode}."
             raise LostProcessError(message) from None
         if kind == "line":
             tqdm.write(f"{self.label}  {content}")
         elif kind == "epoch":
             self._advance(*content)
-        else:
-            self.process.join(SECONDS_TO_LEAVE)
-            self.end()
-        if kind == "error":
+        elif kind == "error":
+            self._let_go()
             tqdm.write(f"{self.label}  ended by an error")
             raise content
+        else:
+            self._let_go()
         return kind == "done"
 
     def _advance(self, epoch: int, loss: float) -> None:
@@ -101,6 +100,11 @@ class _Training:
             self.bar.initial = self.bar.n = epoch  # of a training that is continued
         self.bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
         self.bar.update()
+
+    def _let_go(self) -> None:
+        """Let the process come to its own end."""
+        self.process.join(SECONDS_TO_LEAVE)
+        self.end()
 
     def end(self) -> None:
         """End the process, unless it has ended, and wait until it is gone."""

@@ -79,10 +79,6 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def finish():
-    pass
-
-
 # --- tests
 
 
@@ -135,7 +131,7 @@ def test_a_training_that_goes_wrong_ends_the_others(tmp_path, how, error, text):
 
 
 def test_closing_ends_those_that_are_still_at_work(tmp_path):
-    with closing(train_side_by_side(partial(fails_or_waits, tmp_path, finish), ["first", "second"], 2, 1)) as done:
+    with closing(train_side_by_side(partial(fails_or_waits, tmp_path, print), ["first", "second"], 2, 1)) as done:
         assert next(done) == "second"
     assert not alive((tmp_path / "ended").read_text())
     assert list(Path(tmp_path).iterdir()) == [tmp_path / "ended"]
