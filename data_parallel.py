@@ -4,6 +4,8 @@ Everything here also works in a process of its own, which is rank 0 of 1. What t
 gradients goes over the CPU (gloo), wherever the network is.
 """
 
+import gc
+import importlib
 import os
 import re
 import sys
@@ -51,6 +53,8 @@ def process_group() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    # DDP imports it, and where there is a group by then, its functions keep that as a default argument for ever.
+    importlib.import_module("torch.distributed.nn.functional")
     # Without a name: gloo for what is on the CPU, NCCL for what is on CUDA.
     dist.init_process_group()
     with open(os.devnull, "w") as nowhere, nullcontext() if is_first() else redirect_stdout(nowhere):
@@ -64,6 +68,8 @@ def process_group() -> Iterator[None]:
             raise SystemExit(1) from None
     # Not after an error: the others may be gone, and NCCL would wait for them.
     dist.destroy_process_group()
+    # Networks of DDP are cycles that keep the group, and a thread of it that outlives Python aborts the process.
+    gc.collect()
 
 
 def rank() -> int:

@@ -48,6 +48,23 @@ with data_parallel.process_group():
     main(parse_args())
 """
 
+# The threads of gloo are left with tensors of Python's, for which they need an interpreter that still lives.
+BUSY_AT_THE_END = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import torch, torch.distributed
+from torch import nn
+import data_parallel
+
+def work():
+    data_parallel.parallel(nn.Linear(1, 1))(torch.ones(1, 1)).sum().backward()
+    for _ in range(3000):
+        torch.distributed.all_reduce(torch.ones(30), async_op=True)
+
+with data_parallel.process_group():
+    work()
+"""
+
 
 def torchrun(program, *flags):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
@@ -163,6 +180,13 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_it_resumes_from_the_l
     whole = [record for record in untimed(records(runs[1])) if record["loss"] == "mse"]
     assert untimed(records(folder)) == whole
     assert all(torch.equal(value, weights(runs[1], "mse")[name]) for name, value in weights(folder, "mse").items())
+
+
+def test_a_process_does_not_end_before_the_threads_of_gloo(tmp_path):
+    script = tmp_path / "busy.py"
+    script.write_text(BUSY_AT_THE_END)
+    finished = torchrun(script)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_a_mistake_is_said_once():
