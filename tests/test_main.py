@@ -470,7 +470,11 @@ def test_a_run_side_by_side_that_is_ended_leaves_no_process_and_no_draft(small, 
     ]
     command = [sys.executable, ROOT / "main.py", *flags]
     own_group = {"start_new_session": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **own_group) as process:
+    # A job in a shell's background ignores Ctrl-C, and so would the run, were it not handled here.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, **own_group)
+    signal.signal(signal.SIGINT, ignored)
+    with process:
         while process.poll() is None and len(list(Path("run").glob("checkpoints/*.pt"))) < 2:
             time.sleep(0.05)
         # A terminal's Ctrl-C goes to all processes, kill to one.
