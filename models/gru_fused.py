@@ -14,37 +14,29 @@ The derivatives by the weights wait for no step: each is one product over many s
 
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from itertools import chain
 
 import numpy as np
 import torch
-from numba import njit, types
-from numba.extending import overload
+from llvmlite import ir
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
+
+from loss.kernels.jit import jit
+from loss.kernels.simd import Vector, pointer, row_loop
 
 __all__ = ["FusedGRU", "rollout"]
 
 
 # ---------------------------------------------------------------------------------------------------- gates
 
-ONE, HALF = np.float32(1), np.float32(0.5)  # Python's would turn float32 into float64
 
-
-def _jit(function):
-    """Compile, which takes four seconds in all, and cache on disk if there is a place for it."""
-    dispatcher = njit(nogil=True, error_model="numpy", fastmath={"contract"})(function)
-    with suppress(RuntimeError):  # numba's "no locator available"
-        dispatcher.enable_caching()
-    return dispatcher
-
-
-def _lambert(depth: int, number: type[np.floating]) -> tuple[tuple[np.floating, ...], tuple[np.floating, ...]]:
+@cache
+def _lambert(depth: int) -> tuple[list[float], list[float]]:
     """Polynomials p and q of ``tanh(x) = x p(x^2) / q(x^2)``, highest power first.
 
     This is Lambert's continued fraction ``x / (1 + x^2 / (3 + x^2 / (5 + ...)))``, cut off.
@@ -53,120 +45,77 @@ def _lambert(depth: int, number: type[np.floating]) -> tuple[tuple[np.floating, 
     for odd in range(2 * depth - 1, 0, -2):
         constant = [odd * c for c in q] + [Fraction(0)] * (len(p) + 1 - len(q))
         p, q = q, [a + b for a, b in zip(constant, [0, *p], strict=True)]
-    return tuple(tuple(number(float(c / q[0])) for c in reversed(each)) for each in (p, q))
+    return tuple([float(c / q[0]) for c in reversed(each)] for each in (p, q))
 
 
-def _tanh(x):
-    """The hyperbolic tangent, in arithmetic that LLVM vectorises; a call of the C library would keep it from that."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(_tanh, inline="always")
-def _(x):
+def _tanh(x: Vector) -> Vector:
     # The depths at which only rounding is left, and from where on tanh rounds to 1.
-    number, depth, one_from = (np.float32, 12, 9.01) if x == types.float32 else (np.float64, 28, 19.1)
-    (P, Q), limit, zero = _lambert(depth, number), number(one_from), number(0)
-
-    def tanh(x):
-        x = limit if x > limit else -limit if x < -limit else x  # NaN stays NaN
-        u, p, q = x * x, zero, zero
-        for c in P:
-            p = p * u + c
-        for c in Q:
-            q = q * u + c
-        return x * p / q
-
-    return tanh
+    depth, one_from = (12, 9.01) if isinstance(x.scalar, ir.FloatType) else (28, 19.1)
+    x = x.least(one_from).at_least(-one_from)  # NaN stays NaN
+    p, q = (_horner(polynomial, x * x) for polynomial in _lambert(depth))
+    return x * p / q
 
 
-# Loops that write one array each: of more, LLVM does not find out that they do not overlap, and does not vectorise.
+def _horner(coefficients: Sequence[float], x: Vector) -> Vector:
+    first, second, *others = coefficients
+    value = x * first + second
+    for coefficient in others:
+        value = value * x + coefficient
+    return value
 
 
-@_jit
-def _sigmoid_of_sum(a, b, c, out):
-    for i in range(len(out)):
-        out[i] = HALF + HALF * _tanh(HALF * (a[i] + b[i] + c[i]))
+def _sigmoid(x: Vector) -> Vector:
+    return _tanh(x * 0.5) * 0.5 + 0.5
 
 
-@_jit
-def _sum(a, b, out):
-    for i in range(len(out)):
-        out[i] = a[i] + b[i]
+@partial(row_loop, runs_on=False)
+def _unit(rows, offsets, numbers):
+    """The step of a unit: its gates and its new state."""
+    from_input, from_state, bias, gate, state, new_state = rows
+    to_r, to_z, to_n, to_q = offsets
+    r = _sigmoid(from_input.load(to_r) + from_state.load(to_r) + bias.load(to_r))
+    z = _sigmoid(from_input.load(to_z) + from_state.load(to_z) + bias.load(to_z))
+    q = from_state.load(to_n) + bias.load(to_q)
+    n = _tanh(from_input.load(to_n) + bias.load(to_n) + r * q)
+    h = state.load(to_r)
+    for offset, value in zip(offsets, (r, z, n, q), strict=True):
+        gate.store(offset, value)
+    new_state.store(to_r, n + z * (h - n))
 
 
-@_jit
-def _candidate(a, b, r, q, out):
-    for i in range(len(out)):
-        out[i] = _tanh(a[i] + b[i] + r[i] * q[i])
+@partial(row_loop, runs_on=False)
+def _unit_back(rows, offsets, numbers):
+    """The same unit on the way back: dn, dr, dz and dq, and of dh the part dh' z."""
+    gate, state, derivative, by_gate = rows
+    r, z, n, q = map(gate.load, offsets)
+    h, dh = state.load(offsets[0]), derivative.load(offsets[0])
+    dn = dh * (1.0 - z) * (1.0 - n * n)
+    dr = dn * q * r * (1.0 - r)
+    dz = dh * (h - n) * z * (1.0 - z)
+    for offset, value in zip(offsets, (dn, dr, dz, dn * r), strict=True):
+        by_gate.store(offset, value)
+    derivative.store(offsets[0], dh * z)
 
 
-@_jit
-def _mix(n, z, h, out):
-    for i in range(len(out)):
-        out[i] = n[i] + z[i] * (h[i] - n[i])
-
-
-@_jit
-def _dn(dh, z, n, out):
-    for i in range(len(out)):
-        out[i] = dh[i] * (ONE - z[i]) * (ONE - n[i] * n[i])
-
-
-@_jit
-def _dr(dn, q, r, out):
-    for i in range(len(out)):
-        out[i] = dn[i] * q[i] * r[i] * (ONE - r[i])
-
-
-@_jit
-def _dz(dh, h, n, z, out):
-    for i in range(len(out)):
-        out[i] = dh[i] * (h[i] - n[i]) * z[i] * (ONE - z[i])
-
-
-@_jit
-def _product(a, b, out):
-    for i in range(len(out)):
-        out[i] = a[i] * b[i]
-
-
-@_jit
-def _scale(out, a):
-    for i in range(len(out)):
-        out[i] *= a[i]
-
-
-@_jit
-def _parts(row, H):
-    return row[:H], row[H : 2 * H], row[2 * H : 3 * H], row[3 * H :]
-
-
-@_jit
+@jit
 def _step(t, from_input, from_state, biases, gates, states):
     """Make gates[t] and states[t + 1] of ``W_i x``, ``W_h h`` and states[t]."""
-    H = states.shape[2]
-    _, _, b_n, b_q = _parts(biases, H)
-    for b in range(states.shape[1]):
-        x, s = from_input[b], from_state[b]
-        r, z, n, q = _parts(gates[t, b], H)
-        _sigmoid_of_sum(x, s, biases, gates[t, b, : 2 * H])
-        _sum(s[2 * H :], b_q, q)
-        _candidate(x[2 * H :], b_n, r, q, n)
-        _mix(n, z, states[t, b], states[t + 1, b])
+    batch, H = states.shape[1:]
+    for b in range(batch):
+        row = t * batch + b
+        products = pointer(from_input, b * 3 * H), pointer(from_state, b * 3 * H)
+        made = pointer(gates, row * 4 * H), pointer(states, row * H), pointer(states, (row + batch) * H)
+        _unit((*products, pointer(biases, 0), *made), (0, H, 2 * H, 3 * H), (), H)
 
 
-@_jit
+@jit
 def _step_back(t, gates, states, dh, d):
     """Make d of dh', and of dh' the first part of dh, dh' z."""
-    H = states.shape[2]
-    for b in range(states.shape[1]):
-        r, z, n, q = _parts(gates[t, b], H)
-        dn, dr, dz, dq = _parts(d[b], H)
-        _dn(dh[b], z, n, dn)
-        _dr(dn, q, r, dr)
-        _dz(dh[b], states[t, b], n, z, dz)
-        _product(dn, r, dq)
-        _scale(dh[b], z)
+    batch, H = dh.shape
+    for b in range(batch):
+        row = t * batch + b
+        read = pointer(gates, row * 4 * H), pointer(states, row * H)
+        _unit_back((*read, pointer(dh, b * H), pointer(d, b * 4 * H)), (0, H, 2 * H, 3 * H), (), H)
 
 
 # -------------------------------------------------------------------------------------------------- buffers
@@ -195,7 +144,7 @@ def _borrow(like: Tensor, *shape: int) -> Tensor:
     try:
         buffer = _unused(shape, dtype).pop()
     except IndexError:
-        buffer = np.empty(shape, dtype)
+        buffer = like.new_empty(shape).numpy()  # torch's memory begins at a cache line, NumPy's need not
     return torch.from_numpy(buffer.view(_Loan))
 
 

@@ -1,4 +1,4 @@
-"""How the kernels of this folder are compiled, and cached on disk."""
+"""How the kernels of this folder, and those of the GRU, are compiled and cached on disk."""
 
 import warnings
 import zlib
@@ -22,7 +22,7 @@ def _kept_on_disk(compiled):
     """Let numba cache what it compiles, if there is a place for it.
 
     numba keeps what it compiled under the function's name, and makes it anew when the file of the function changes.
-    The name gets two more parts: that of the package, since what is cached refers to it, and a digest of all files
+    The name gets two more parts: that of this package, since what is cached refers to it, and a digest of all files
     here, since what is compiled is made of several of them.
     """
     try:

@@ -9,7 +9,8 @@ LLVM vector code: the compiler maps it onto AVX-512, AVX2, SSE or NEON registers
 Rows are given by typed pointers (:func:`pointer`), for numba counts the references to an array around every use of
 it, and a row is short. So whoever makes the pointers keeps the arrays.
 
-A loop runs on to the next multiple of sixteen cells, so rows have room for :data:`SLACK` cells more than they use.
+A loop runs on to the next multiple of sixteen cells, so rows have room for :data:`SLACK` cells more than they use;
+where they have not, it can be told to do the last cells one by one.
 """
 
 import math
@@ -32,7 +33,7 @@ _FLAGS = ("contract",)
 
 
 class Vector:
-    """Sixteen numbers of one type, and the arithmetic on them as LLVM instructions."""
+    """Sixteen numbers of one type, or a single one, and the arithmetic on them as LLVM instructions."""
 
     def __init__(self, builder, value):
         self.builder, self.value = builder, value
@@ -42,8 +43,12 @@ class Vector:
         """The LLVM type of one entry."""
         return self.value.type.element
 
+    @property
+    def _lanes(self):
+        return self.value.type.count
+
     def _constant(self, number):
-        return ir.Constant(self.value.type, [number] * LANES)
+        return ir.Constant(self.value.type, [number] * self._lanes)
 
     def _coerce(self, other):
         return other.value if isinstance(other, Vector) else self._constant(other)
@@ -63,11 +68,14 @@ class Vector:
     def __mul__(self, other):
         return self._new(self.builder.fmul(self.value, self._coerce(other), flags=_FLAGS))
 
+    def __truediv__(self, other):
+        return self._new(self.builder.fdiv(self.value, self._coerce(other)))
+
     def __rtruediv__(self, other):
         return self._new(self.builder.fdiv(self._coerce(other), self.value))
 
     def least(self, other):
-        """The smaller of two; ``self`` where the other one is NaN, the other one where ``self`` is."""
+        """The smaller of two; ``self`` where either is NaN."""
         other = self._coerce(other)
         return self._new(self.builder.select(self.builder.fcmp_ordered("<", other, self.value), other, self.value))
 
@@ -78,8 +86,8 @@ class Vector:
 
     def minus_abs(self):
         """Minus the absolute value."""
-        bits = ir.VectorType(_INTEGERS[self.scalar], LANES)
-        sign = ir.Constant(bits, [1 << (bits.element.width - 1)] * LANES)
+        bits = ir.VectorType(_INTEGERS[self.scalar], self._lanes)
+        sign = ir.Constant(bits, [1 << (bits.element.width - 1)] * self._lanes)
         negative = self.builder.or_(self.builder.bitcast(self.value, bits), sign)
         return self._new(self.builder.bitcast(negative, self.value.type))
 
@@ -93,7 +101,7 @@ class Vector:
         if scalar == self.scalar:
             return self
         convert = self.builder.fpext if isinstance(scalar, ir.DoubleType) else self.builder.fptrunc
-        return self._new(convert(self.value, ir.VectorType(scalar, LANES)))
+        return self._new(convert(self.value, ir.VectorType(scalar, self._lanes)))
 
     def double(self):
         """The same numbers as float64."""
@@ -121,28 +129,28 @@ def pointer(typing_context, array, offset):
 class Row:
     """A pointer within a loop: offsets are counted from where it points."""
 
-    def __init__(self, builder, pointer, scalar):
-        self.builder, self.vector = builder, ir.VectorType(scalar, LANES)
+    def __init__(self, builder, pointer, scalar, lanes=LANES):
+        self.builder, self.vector = builder, ir.VectorType(scalar, lanes)
         self.pointer, self.align = pointer, 4 if isinstance(scalar, ir.FloatType) else 8
 
     def _address(self, offset):
         return self.builder.bitcast(self.builder.gep(self.pointer, [offset]), self.vector.as_pointer())
 
     def load(self, offset):
-        """The sixteen cells from ``offset`` on."""
+        """The cells from ``offset`` on."""
         return Vector(self.builder, self.builder.load(self._address(offset), align=self.align))
 
     def store(self, offset, vector):
-        """Write the sixteen cells from ``offset`` on, in the array's own precision."""
+        """Write the cells from ``offset`` on, in the array's own precision."""
         self.builder.store(vector.to(self.vector.element).value, self._address(offset), align=self.align)
 
 
-def row_loop(formula):
+def row_loop(formula, *, runs_on=True):
     """Make ``formula(rows, offsets, numbers)`` a numba function ``(pointers, offsets, numbers, n)`` over n cells.
 
     ``pointers`` is a tuple, which the formula sees as :class:`Row`; ``offsets`` is a tuple of integers, which it sees
     advanced to the current cell; ``numbers`` is a tuple of float64 scalars, which it sees as :class:`Vector`.
-    ``numbers`` may be empty.
+    ``numbers`` may be empty. A loop that does not run on does the cells behind the last whole vector one by one.
     """
 
     @intrinsic
@@ -153,15 +161,24 @@ def row_loop(formula):
             pointer_values, offset_values, number_values = (
                 cgutils.unpack_tuple(builder, value) for value in arguments[:3]
             )
-            rows = [
-                Row(builder, value, _SCALARS[kind.dtype])
-                for kind, value in zip(pointers.types, pointer_values, strict=True)
-            ]
-            constants = [_spread(builder, value) for value in number_values]
-            step = ir.Constant(_INDEX, LANES)
-            zero = ir.Constant(_INDEX, 0)
-            with cgutils.for_range_slice(builder, zero, arguments[3], step, _INDEX) as (p, _):
-                formula(rows, [builder.add(o, p) for o in offset_values], constants)
+
+            def cells(start, stop, lanes):
+                rows = [
+                    Row(builder, value, _SCALARS[kind.dtype], lanes)
+                    for kind, value in zip(pointers.types, pointer_values, strict=True)
+                ]
+                constants = [_spread(builder, value, lanes) for value in number_values]
+                step = ir.Constant(_INDEX, lanes)
+                with cgutils.for_range_slice(builder, start, stop, step, _INDEX) as (p, _):
+                    formula(rows, [builder.add(o, p) for o in offset_values], constants)
+
+            zero, n = ir.Constant(_INDEX, 0), arguments[3]
+            if runs_on:
+                cells(zero, n, LANES)
+            else:
+                whole = builder.and_(n, ir.Constant(_INDEX, -LANES))
+                cells(zero, whole, LANES)
+                cells(whole, n, 1)
             return context.get_dummy_value()
 
         return signature, generate
@@ -170,10 +187,10 @@ def row_loop(formula):
     return loop
 
 
-def _spread(builder, number):
-    vector_type = ir.VectorType(number.type, LANES)
+def _spread(builder, number, lanes):
+    vector_type = ir.VectorType(number.type, lanes)
     vector = ir.Constant(vector_type, ir.Undefined)
-    for k in range(LANES):
+    for k in range(lanes):
         vector = builder.insert_element(vector, number, ir.Constant(ir.IntType(32), k))
     return Vector(builder, vector)
 
