@@ -145,7 +145,8 @@ def train_model(
     _check_patience(patience, valid_set)
     if device is not None:
         net.to(device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
+    # In one call for all parameters, which gives the numbers of one after the other.
+    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate, foreach=True)
     protocol = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
     protocol |= {"clip_norm": clip_norm, "bf16": bf16}
     start, history, best = _restore(checkpoint, net, optimizer, protocol, valid_set)

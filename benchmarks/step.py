@@ -68,12 +68,13 @@ class Step:
         net: The forecaster.
         criterion: Its loss.
         served: Batches without end.
+        foreach: Of Adam; the released code leaves it to torch.
     """
 
-    def __init__(self, net: nn.Module, criterion: nn.Module, served: Batches) -> None:
+    def __init__(self, net: nn.Module, criterion: nn.Module, served: Batches, foreach: bool | None = True) -> None:
         self.net, self.criterion, self.served = net, criterion, served
         self.device = next(net.parameters()).device
-        self.optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+        self.optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, foreach=foreach)
 
     def __call__(self, watch: Stopwatch | None = None) -> None:
         """Do one step; a stopwatch is told of its parts."""
@@ -137,7 +138,7 @@ def released_step(clone: Path, forecast: int, criterion: Callable, served: Batch
     decoder = code.DecoderRNN(
         input_size=1, hidden_size=HIDDEN, num_grulstm_layers=1, fc_units=HEAD_UNITS, output_size=1
     )
-    return Step(code.Net_GRU(encoder, decoder, forecast, device), criterion, served)
+    return Step(code.Net_GRU(encoder, decoder, forecast, device), criterion, served, foreach=None)
 
 
 def bench(
