@@ -18,8 +18,11 @@ __all__ = ["LostProcessError", "OnEpoch", "cores", "train_side_by_side"]
 OnEpoch = Callable[[int, float], None]  # of epoch and training loss
 Train = Callable[[str, OnEpoch], object]
 
-# A forked process would inherit locks and thread pools of torch and numba, in whatever state they are.
-SPAWN = multiprocessing.get_context("spawn")
+# A copy of this process would inherit locks and thread pools of torch and numba, in whatever state they are. So where
+# copies are safe at all, they are those of a process that has done nothing but import what takes seconds to import.
+COPIES = sys.platform == "linux"
+CONTEXT = multiprocessing.get_context("forkserver" if COPIES else "spawn")
+IMPORTS = ["torch", "torch._dynamo", "numba"]  # _dynamo is imported by the first optimizer
 SECONDS_TO_LEAVE = 5  # for a process whose training is over
 
 
@@ -69,8 +72,10 @@ class _Training:
         self.name, self.label = name, f"{name:{width}}"
         self.connection, theirs = Pipe(duplex=False)
         # daemon: never to outlive this process.
-        self.process = SPAWN.Process(target=_work, args=(train, name, theirs), name=name, daemon=True)
+        self.process = CONTEXT.Process(target=_work, args=(train, name, theirs), name=name, daemon=True)
         with _ctrl_c_ignored():
+            if COPIES:
+                CONTEXT.set_forkserver_preload(IMPORTS)
             self.process.start()
         theirs.close()  # so that the connection ends with the process
         self.bar = tqdm(desc=self.label, total=epochs, unit="epoch", disable=None)
@@ -120,6 +125,7 @@ class _Training:
 def _work(train: Train, name: str, connection: Connection) -> None:
     # An exit, so that files which are being written are cleaned up; Ctrl-C is for the first process to handle.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with redirect_stdout(_Lines(lambda line: connection.send(("line", line)))):
             train(name, lambda epoch, loss: connection.send(("epoch", (epoch, loss))))
