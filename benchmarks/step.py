@@ -104,6 +104,7 @@ def series(observed: int, forecast: int) -> Batches:
 
 def parts(step: Step, seconds: float) -> dict[str, float]:
     """Median time of each part, over as many steps as fit."""
+    step()  # compiles
     watch, begun = Stopwatch(step.device), time.perf_counter()
     while time.perf_counter() - begun < seconds:
         watch.start()
