@@ -19,9 +19,15 @@ from training import load_checkpoint
 __all__ = ["complaints", "fail", "get_args_parser", "parse_args", "settings_of"]
 
 NOT_STORED = ("resume", "evaluate", "output", "jobs")
-CHANGED_BY_RESUME = ("epochs", "jobs", "plot_samples", "plots", "show", "threads")
+CHANGED_BY_RESUME = ("cuda_graph", "epochs", "jobs", "plot_samples", "plots", "show", "threads")
 CHANGED_BY_EVALUATE = ("batch_size", "compile", "data_path", "device", "gru", "threads")
-SETTINGS_OF_OLD = {"gru": "torch", "clip_norm": None, "bf16": False, "compile": False}  # before there was a flag
+SETTINGS_OF_OLD = {  # before there was a flag
+    "gru": "torch",
+    "clip_norm": None,
+    "bf16": False,
+    "compile": False,
+    "cuda_graph": False,
+}
 
 PAPER = "paper and default: %(default)s"
 RELEASED = "released code and default: %(default)s"
@@ -111,6 +117,7 @@ def _add_training_flags(add: Callable) -> None:
     add("--clip-norm", type=_positive, metavar="X", help="shorten longer gradients to this norm (default: none)")
     add("--bf16", **switch, help="train the network in bfloat16, where autocast says so (default: no)")
     add("--compile", **switch, help="train the network by torch.compile, which takes minutes first (default: no)")
+    add("--cuda-graph", **switch, help="on CUDA, record network and loss once, and replay that (default: no)")
     add("--eval-every", **from_0, default=50, help=every)
     add("--seed", **from_0, default=0, help=seed)
     add("--device", default="auto", help=device)
@@ -195,6 +202,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         fail(f"--gru {args.gru} cannot be given with --model mlp, which has no GRU.")
     if args.bf16 and args.gru == "written-out" and args.model != "mlp" and not args.evaluate:
         fail("--bf16 cannot be given with --gru written-out, which does not mix precisions.")
+    if args.cuda_graph and args.compile:
+        fail("--cuda-graph cannot be given with --compile.")
     if len(set(args.losses)) < len(args.losses):
         fail(f"--losses must name each loss once, got {' '.join(args.losses)}.")
     return args

@@ -134,10 +134,20 @@ def prepare(args: argparse.Namespace) -> Experiment:
 
     Raises:
         ValueError, TypeError, OSError: As `data.load` and `resolve_device` say.
+        ValueError: If a CUDA graph cannot be had.
     """
     device = resolve_device(args.device)
+    if args.cuda_graph and not args.evaluate:
+        _check_can_record(device)
     set_up_torch(args, device)
     return Experiment(args, _load_data(args), device)
+
+
+def _check_can_record(device: torch.device) -> None:
+    if device.type != "cuda":
+        raise ValueError(f"--cuda-graph needs a CUDA device, and this is {device}.")
+    if data_parallel.processes() > 1:
+        raise ValueError("--cuda-graph cannot be given with torchrun.")
 
 
 def _load_data(args: argparse.Namespace) -> ForecastData:

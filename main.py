@@ -141,6 +141,7 @@ def train_one(experiment: Experiment, folder: RunFolder, loss: str, on_epoch: On
         learning_rate=args.learning_rate,
         clip_norm=args.clip_norm,
         bf16=args.bf16,
+        cuda_graph=args.cuda_graph,
         epochs=args.epochs,
         batch_size=args.batch_size,
         print_every=args.eval_every or args.epochs,

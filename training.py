@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
@@ -70,6 +70,7 @@ def train_model(
     learning_rate: float = 1e-3,
     clip_norm: float | None = None,
     bf16: bool = False,
+    cuda_graph: bool = False,
     epochs: int = 500,
     batch_size: int = 100,
     print_every: int = 50,
@@ -114,6 +115,8 @@ def train_model(
             parameters); no limit, if not given.
         bf16: Run the network under autocast to bfloat16 while it trains. Weights, loss and evaluations stay in the
             precision that they have.
+        cuda_graph: Record network and loss once, forward and back, and let the GPU play that for every whole batch;
+            the numbers are the same. Neither may wait for the GPU, as ``.item()`` does.
         epochs: Passes over the training set, those before the checkpoint included.
         batch_size: Series per step, of all processes together; the last batch of an epoch holds what is left.
         print_every: Epochs between two printed lines; 0 prints nothing.
@@ -134,8 +137,8 @@ def train_model(
 
     Raises:
         TypeError: If a count is not a whole number.
-        ValueError: If a number is out of its range, the checkpoint is beyond ``epochs``, or ``patience`` comes
-            without a validation set.
+        ValueError: If a number is out of its range, the checkpoint is beyond ``epochs``, ``patience`` comes without
+            a validation set, or ``cuda_graph`` without a GPU or with several processes.
         CheckpointError: If the checkpoint is unreadable, or of another network, learning rate, batch size, seed,
             precision or limit of the gradients, or was written without a validation set and cannot go on with one.
         DivergenceError: If the training loss becomes nan or infinite.
@@ -145,6 +148,8 @@ def train_model(
     _check_patience(patience, valid_set)
     if device is not None:
         net.to(device)
+    if cuda_graph:
+        _check_can_record(net)
     # In one call for all parameters, which gives the numbers of one after the other.
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate, foreach=True)
     protocol = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
@@ -153,7 +158,9 @@ def train_model(
     if start > epochs:
         raise ValueError(f"epochs must be at least {start}, which {checkpoint} already has, got {epochs}.")
     seconds = history[-1]["seconds"] if history else 0.0
-    step = _Step(data_parallel.parallel(net), criterion, optimizer, clip_norm, _precision(net, bf16))
+    measured = _Measured(data_parallel.parallel(net), criterion, _precision(net, bf16))
+    call = _recorded(measured, next(iter(batches(train_set, batch_size)))) if cuda_graph else measured
+    step = _Step(net, call, optimizer, clip_norm)
     with _flushed_denormals(), _kept_random_state(net), _bar(progress, start, epochs) as bar:
         for epoch in range(start, epochs):
             if _out_of_patience(history, patience):
@@ -374,27 +381,48 @@ class _EpochSummary(NamedTuple):
     count: int  # of series
 
 
+class _Measured(nn.Module):
+    """A network and its loss in one."""
+
+    def __init__(self, net: nn.Module, criterion: Criterion, precision: AbstractContextManager) -> None:
+        super().__init__()
+        self.net, self.criterion, self.precision = net, criterion, precision
+
+    def forward(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and the prediction without its history."""
+        with self.precision:
+            prediction = self.net(inputs)
+        prediction = prediction.to(target.dtype)
+        return self.criterion(prediction, target), prediction.detach()
+
+
+def _recorded(measured: _Measured, batch: Sequence[Tensor]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The same as a CUDA graph, for batches of the shape of this one."""
+    like = next(measured.parameters())
+    sample = batch[0].to(like), batch[1].to(like)
+    measured.train()
+    itself = _Measured(measured.net, measured.criterion, measured.precision)  # recording changes a module
+    graph = torch.cuda.make_graphed_callables(measured, sample, allow_unused_input=True)
+    return lambda *batch: (graph if batch[0].shape == sample[0].shape else itself)(*batch)
+
+
 class _Step(NamedTuple):
     """One step of the training, and what it takes."""
 
     net: nn.Module
-    criterion: Criterion
+    measured: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     optimizer: torch.optim.Optimizer
     clip_norm: float | None
-    precision: AbstractContextManager
 
     def __call__(self, inputs: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         """Go down the gradient of ``weight`` times the loss, and return loss and prediction."""
         self.optimizer.zero_grad()
-        with self.precision:
-            prediction = self.net(inputs)
-        prediction = prediction.to(target.dtype)
-        loss = self.criterion(prediction, target)
+        loss, prediction = self.measured(inputs, target)
         (loss * weight).backward()
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.clip_norm)
         self.optimizer.step()
-        return loss.detach(), prediction.detach()
+        return loss.detach(), prediction
 
 
 def _precision(net: nn.Module, bf16: bool) -> AbstractContextManager:
@@ -481,6 +509,14 @@ def _check_numbers(
     check_count("batch_size", batch_size)
     for name, value in {"print_every": print_every, "eval_every": eval_every, "seed": seed}.items():
         check_count(name, value, at_least=0)
+
+
+def _check_can_record(net: nn.Module) -> None:
+    device = next(net.parameters()).device
+    if device.type != "cuda":
+        raise ValueError(f"cuda_graph needs a network on a CUDA device, got one on {device}.")
+    if data_parallel.processes() > 1:
+        raise ValueError(f"cuda_graph needs a single process, got {data_parallel.processes()}.")
 
 
 def _check_patience(patience: int | None, valid_set: Dataset | None) -> None:

@@ -302,3 +302,18 @@ def test_a_network_trains_as_on_the_cpu():
         history = train_model(net, DilateLoss(), train, test, epochs=3, batch_size=20, eval_every=1, print_every=0)
         losses[device] = [record["train_loss"] for record in history]
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-3)
+
+
+@pytest.mark.parametrize("criterion", [nn.MSELoss(), SoftDTWLoss(), DilateLoss()], ids=repr)
+def test_a_training_that_is_recorded_has_the_numbers_of_one_that_is_not(criterion):
+    windows = create_synthetic_dataset(50, 20, 20, 0.01)  # batches of 20, 20 and 10
+    train, test = SyntheticDataset(*windows[:2], windows[4]), SyntheticDataset(*windows[2:4], windows[5])
+
+    def trained(cuda_graph):
+        torch.manual_seed(0)
+        net = Net_GRU(EncoderRNN(1, 16, 1), DecoderRNN(1, 16, 1, 8, 1), 20, "cuda")
+        options = {"epochs": 3, "batch_size": 20, "eval_every": 1, "print_every": 0}
+        history = train_model(net, criterion, train, test, cuda_graph=cuda_graph, **options)
+        return [{name: record[name] for name in ("train_loss", "mse", "dtw", "tdi")} for record in history]
+
+    assert trained(cuda_graph=True) == trained(cuda_graph=False)

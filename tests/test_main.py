@@ -349,7 +349,7 @@ def test_a_run_from_before_there_was_a_flag_goes_on_as_it_began(small, model):
     run(*old, "--output", "whole", "--epochs", 5)
     run(*old, "--output", "run")
     config = json.loads(Path("run/config.json").read_text())
-    for setting in ("gru", "clip_norm", "bf16", "compile"):
+    for setting in ("gru", "clip_norm", "bf16", "compile", "cuda_graph"):
         del config["settings"][setting]
     Path("run/config.json").write_text(json.dumps(config))
     run("--resume", "run", "--epochs", 5)
@@ -544,6 +544,8 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch):
         (["--gru", "written-out", "--model", "mlp"], "--gru written-out cannot be given with --model mlp, which has"),
         (["--clip-norm", "0"], "argument --clip-norm: must be a positive number, got '0'"),
         (["--bf16", "--gru", "written-out"], "--bf16 cannot be given with --gru written-out, which does not mix"),
+        (["--cuda-graph", "--compile"], "--cuda-graph cannot be given with --compile."),
+        (["--cuda-graph", "--device", "cpu"], "--cuda-graph needs a CUDA device, and this is cpu."),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--device", "gpu"], "--device must be auto, cpu, cuda, cuda:1, ... or mps, got 'gpu'."),
         (["--device", "cuda:x"], "--device must be auto, cpu, cuda, cuda:1, ... or mps, got 'cuda:x'."),
@@ -609,7 +611,10 @@ def test_resume_refuses_flags_that_would_change_the_run(small, capsys, flag):
         run("--resume", "run", *flag)
     else:
         sentence = refusal(capsys, "--resume", "run", *flag)
-        assert f"{flag[0]} cannot be given with --resume, only --epochs, --jobs, --plot-samples" in sentence
+        assert (
+            f"{flag[0]} cannot be given with --resume, only --cuda-graph, --epochs, --jobs, --plot-samples"
+            in sentence
+        )
 
 
 def test_resume_refuses_fewer_epochs_than_there_are(small, capsys):

@@ -2,6 +2,7 @@ import math
 import os
 import re
 from itertools import chain
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import training
 from data.windows import WindowDataset
 from metrics import evaluate_forecasts
 from models import build_model
@@ -177,6 +179,35 @@ def test_bf16_is_for_the_network_in_training_alone(parts):
     assert numbers(history) != numbers(exact)
     for record, truth in zip(history, exact, strict=True):
         assert record["train_loss"] == pytest.approx(truth["train_loss"], rel=1e-2)
+
+
+def test_whole_batches_alone_go_to_the_cuda_graph(parts, monkeypatch):
+    replayed = []
+
+    def record(measured, sample, allow_unused_input):
+        assert measured.training
+
+        def graph(*batch):
+            assert [tensor.shape for tensor in batch] == [tensor.shape for tensor in sample]
+            replayed.append(len(batch[0]))
+            return measured(*batch)
+
+        return graph
+
+    monkeypatch.setattr(training, "_check_can_record", lambda net: None)
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    history = train(fresh_net(), parts, TwoTerms(), epochs=3, batch_size=8, cuda_graph=True)
+    assert replayed == [8, 8] * 3  # of batches of 8, 8 and 1
+    assert numbers(history) == numbers(train(fresh_net(), parts, TwoTerms(), epochs=3, batch_size=8))
+
+
+def test_a_cuda_graph_needs_a_gpu_and_a_single_process(parts, monkeypatch):
+    with pytest.raises(ValueError, match="cuda_graph needs a network on a CUDA device, got one on cpu"):
+        train(fresh_net(), parts, cuda_graph=True)
+    monkeypatch.setattr(training.data_parallel, "processes", lambda: 2)
+    on_gpu = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]))
+    with pytest.raises(ValueError, match="cuda_graph needs a single process, got 2"):
+        training._check_can_record(on_gpu)
 
 
 def test_train_loss_is_the_mean_over_the_series_of_the_epoch(parts):
