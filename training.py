@@ -382,14 +382,14 @@ class _EpochSummary(NamedTuple):
 
 
 class _Measured(nn.Module):
-    """A network and its loss in one."""
+    """A network and its loss in one module, for a CUDA graph is made of a module."""
 
     def __init__(self, net: nn.Module, criterion: Criterion, precision: AbstractContextManager) -> None:
         super().__init__()
         self.net, self.criterion, self.precision = net, criterion, precision
 
     def forward(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and the prediction without its history."""
+        """Loss, and prediction without its history."""
         with self.precision:
             prediction = self.net(inputs)
         prediction = prediction.to(target.dtype)
@@ -422,7 +422,7 @@ class _Step(NamedTuple):
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.clip_norm)
         self.optimizer.step()
-        return loss.detach(), prediction
+        return loss.detach(), prediction.detach()
 
 
 def _precision(net: nn.Module, bf16: bool) -> AbstractContextManager:
