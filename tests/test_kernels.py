@@ -5,6 +5,7 @@ import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -324,6 +325,24 @@ def test_vector_powers_and_logarithms_of_two(dtype, tolerance):
     _apply_log2_1p(ours)
     truth = np.log1p(u.astype(np.longdouble)) / np.log(np.longdouble(2))
     np.testing.assert_allclose(ours, truth, rtol=2 * tolerance if dtype == np.float32 else 0, atol=1e-15)
+
+
+@partial(simd.row_loop, runs_on=False)
+def _scaled_exp2_row(rows, at, numbers):
+    rows[1].store(at[0], simd.exp2(rows[0].load(at[0])) * numbers[0])
+
+
+@njit
+def _scaled_exp2(a, out, factor, n):
+    _scaled_exp2_row((simd.pointer(a, 0), simd.pointer(out, 0)), (0,), (factor,), n)
+
+
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 40])
+def test_a_loop_that_does_not_run_on_writes_no_cell_more_than_it_is_told(n):
+    a, out = np.linspace(-5, 0, 64), np.full(64, np.nan)
+    _scaled_exp2(a, out, 3.0, n)
+    np.testing.assert_allclose(out[:n], 3 * np.exp2(a[:n]), rtol=1e-15)
+    assert np.isnan(out[n:]).all()
 
 
 def test_vector_powers_and_logarithms_keep_nan():

@@ -44,11 +44,12 @@ class Vector:
         return self.value.type.element
 
     @property
-    def _lanes(self):
+    def lanes(self):
+        """How many numbers they are."""
         return self.value.type.count
 
     def _constant(self, number):
-        return ir.Constant(self.value.type, [number] * self._lanes)
+        return ir.Constant(self.value.type, [number] * self.lanes)
 
     def _coerce(self, other):
         return other.value if isinstance(other, Vector) else self._constant(other)
@@ -86,8 +87,8 @@ class Vector:
 
     def minus_abs(self):
         """Minus the absolute value."""
-        bits = ir.VectorType(_INTEGERS[self.scalar], self._lanes)
-        sign = ir.Constant(bits, [1 << (bits.element.width - 1)] * self._lanes)
+        bits = ir.VectorType(_INTEGERS[self.scalar], self.lanes)
+        sign = ir.Constant(bits, [1 << (bits.element.width - 1)] * self.lanes)
         negative = self.builder.or_(self.builder.bitcast(self.value, bits), sign)
         return self._new(self.builder.bitcast(negative, self.value.type))
 
@@ -101,7 +102,7 @@ class Vector:
         if scalar == self.scalar:
             return self
         convert = self.builder.fpext if isinstance(scalar, ir.DoubleType) else self.builder.fptrunc
-        return self._new(convert(self.value, ir.VectorType(scalar, self._lanes)))
+        return self._new(convert(self.value, ir.VectorType(scalar, self.lanes)))
 
     def double(self):
         """The same numbers as float64."""
@@ -302,12 +303,12 @@ _EXP2 = {  # coefficients, 1.5 * 2**mantissa bits, mantissa bits, exponent bias
 def exp2(x):
     """Two to the power of x <= 0, and zero where that is no normal number; NaN for NaN."""
     coefficients, shift, mantissa, bias = _EXP2[x.scalar]
-    builder, integers = x.builder, ir.VectorType(_INTEGERS[x.scalar], LANES)
+    builder, integers = x.builder, ir.VectorType(_INTEGERS[x.scalar], x.lanes)
     x = x.at_least(-float(bias))  # the exponent of -bias is that of zero
     shifted = x + shift  # its last bits are x, rounded to an integer
     r = x - (shifted - shift)
-    exponent = builder.shl(builder.bitcast(shifted.value, integers), ir.Constant(integers, [mantissa] * LANES))
-    power = builder.add(exponent, ir.Constant(integers, [bias << mantissa] * LANES))
+    exponent = builder.shl(builder.bitcast(shifted.value, integers), ir.Constant(integers, [mantissa] * x.lanes))
+    power = builder.add(exponent, ir.Constant(integers, [bias << mantissa] * x.lanes))
     return r.polynomial(coefficients) * Vector(builder, builder.bitcast(power, x.value.type))
 
 
