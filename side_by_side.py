@@ -5,11 +5,12 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.process import BaseProcess
 
 from tqdm import tqdm
 
@@ -73,10 +74,7 @@ class _Training:
         self.connection, theirs = Pipe(duplex=False)
         # daemon: never to outlive this process.
         self.process = CONTEXT.Process(target=_work, args=(train, name, theirs), name=name, daemon=True)
-        with _ctrl_c_ignored():
-            if COPIES:
-                CONTEXT.set_forkserver_preload(IMPORTS)
-            self.process.start()
+        _start(self.process)
         theirs.close()  # so that the connection ends with the process
         self.bar = tqdm(desc=self.label, total=epochs, unit="epoch", disable=None)
 
@@ -119,6 +117,29 @@ class _Training:
         self.connection.close()
 
 
+def _start(process: BaseProcess) -> None:
+    """Start a process that never hears of Ctrl-C, not even before its first line."""
+    if not COPIES:
+        with _ctrl_c_kept_for_later():
+            process.start()
+        return
+    CONTEXT.set_forkserver_preload(IMPORTS)
+    with _ctrl_c_kept_for_later():
+        forkserver.ensure_running()  # what it does not hear of, its copies do not
+    process.start()  # waits until all is imported, which Ctrl-C must be able to end
+
+
+@contextmanager
+def _ctrl_c_kept_for_later() -> Iterator[None]:
+    """Processes started in here never hear of Ctrl-C; this one does, at the end."""
+    resource_tracker.ensure_running()  # otherwise it is started in here too, and lets Ctrl-C through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # ------------------------------------------------------------------------------------------ in the other process
 
 
@@ -147,16 +168,3 @@ class _Lines(io.TextIOBase):
         for line in lines:
             self.send(line)
         return len(text)
-
-
-@contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """Processes started here never hear of Ctrl-C, not even before their first line."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
