@@ -72,7 +72,7 @@ def _sigmoid(x: Vector) -> Vector:
 def _unit(rows, offsets, numbers):
     """The step of a unit: its gates and its new state."""
     from_input, from_state, bias, gate, state, new_state = rows
-    to_r, to_z, to_n, to_q = offsets
+    to_r, to_z, to_n, to_q = offsets  # r stands first, so to_r also leads to the unit's state
     r = _sigmoid(from_input.load(to_r) + from_state.load(to_r) + bias.load(to_r))
     z = _sigmoid(from_input.load(to_z) + from_state.load(to_z) + bias.load(to_z))
     q = from_state.load(to_n) + bias.load(to_q)
@@ -86,15 +86,16 @@ def _unit(rows, offsets, numbers):
 @partial(row_loop, runs_on=False)
 def _unit_back(rows, offsets, numbers):
     """The same unit on the way back: dn, dr, dz and dq, and of dh the part dh' z."""
-    gate, state, derivative, by_gate = rows
+    gate, state, by_state, by_gate = rows
+    to_r, *_ = offsets
     r, z, n, q = map(gate.load, offsets)
-    h, dh = state.load(offsets[0]), derivative.load(offsets[0])
+    h, dh = state.load(to_r), by_state.load(to_r)
     dn = dh * (1.0 - z) * (1.0 - n * n)
     dr = dn * q * r * (1.0 - r)
     dz = dh * (h - n) * z * (1.0 - z)
     for offset, value in zip(offsets, (dn, dr, dz, dn * r), strict=True):
         by_gate.store(offset, value)
-    derivative.store(offsets[0], dh * z)
+    by_state.store(to_r, dh * z)
 
 
 @jit
@@ -103,9 +104,15 @@ def _step(t, from_input, from_state, biases, gates, states):
     batch, H = states.shape[1:]
     for b in range(batch):
         row = t * batch + b
-        products = pointer(from_input, b * 3 * H), pointer(from_state, b * 3 * H)
-        made = pointer(gates, row * 4 * H), pointer(states, row * H), pointer(states, (row + batch) * H)
-        _unit((*products, pointer(biases, 0), *made), (0, H, 2 * H, 3 * H), (), H)
+        rows = (
+            pointer(from_input, b * 3 * H),
+            pointer(from_state, b * 3 * H),
+            pointer(biases, 0),
+            pointer(gates, row * 4 * H),
+            pointer(states, row * H),
+            pointer(states, (row + batch) * H),
+        )
+        _unit(rows, (0, H, 2 * H, 3 * H), (), H)
 
 
 @jit
@@ -114,8 +121,8 @@ def _step_back(t, gates, states, dh, d):
     batch, H = dh.shape
     for b in range(batch):
         row = t * batch + b
-        read = pointer(gates, row * 4 * H), pointer(states, row * H)
-        _unit_back((*read, pointer(dh, b * H), pointer(d, b * 4 * H)), (0, H, 2 * H, 3 * H), (), H)
+        rows = pointer(gates, row * 4 * H), pointer(states, row * H), pointer(dh, b * H), pointer(d, b * 4 * H)
+        _unit_back(rows, (0, H, 2 * H, 3 * H), (), H)
 
 
 # -------------------------------------------------------------------------------------------------- buffers
