@@ -22,7 +22,7 @@ from paper_results import (
     PaperRow,
     paper_row,
 )
-from training import load_checkpoint, load_weights
+from training import check_can_record, load_checkpoint, load_weights
 
 __all__ = ["CRITERIA", "Experiment", "flag", "paper_comparison", "prepare", "resolve_device"]
 
@@ -133,21 +133,13 @@ def prepare(args: argparse.Namespace) -> Experiment:
     """Load the data and find the device.
 
     Raises:
-        ValueError, TypeError, OSError: As `data.load` and `resolve_device` say.
-        ValueError: If a CUDA graph cannot be had.
+        ValueError, TypeError, OSError: As `data.load`, `resolve_device` and `training.check_can_record` say.
     """
     device = resolve_device(args.device)
     if args.cuda_graph and not args.evaluate:
-        _check_can_record(device)
+        check_can_record("--cuda-graph", device)
     set_up_torch(args, device)
     return Experiment(args, _load_data(args), device)
-
-
-def _check_can_record(device: torch.device) -> None:
-    if device.type != "cuda":
-        raise ValueError(f"--cuda-graph needs a CUDA device, and this is {device}.")
-    if data_parallel.processes() > 1:
-        raise ValueError("--cuda-graph cannot be given with torchrun.")
 
 
 def _load_data(args: argparse.Namespace) -> ForecastData:

@@ -23,6 +23,7 @@ __all__ = [
     "DivergenceError",
     "atomic_write",
     "best_record",
+    "check_can_record",
     "eval_model",
     "load_checkpoint",
     "load_weights",
@@ -149,7 +150,7 @@ def train_model(
     if device is not None:
         net.to(device)
     if cuda_graph:
-        _check_can_record(net)
+        check_can_record("cuda_graph", next(net.parameters()).device)
     # In one call for all parameters, which gives the numbers of one after the other.
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate, foreach=True)
     protocol = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
@@ -159,8 +160,9 @@ def train_model(
         raise ValueError(f"epochs must be at least {start}, which {checkpoint} already has, got {epochs}.")
     seconds = history[-1]["seconds"] if history else 0.0
     measured = _Measured(data_parallel.parallel(net), criterion, _precision(net, bf16))
-    call = _recorded(measured, next(iter(batches(train_set, batch_size)))) if cuda_graph else measured
-    step = _Step(net, call, optimizer, clip_norm)
+    if cuda_graph:
+        measured = _recorded(measured, next(iter(batches(train_set, batch_size))))
+    step = _Step(net, measured, optimizer, clip_norm)
     with _flushed_denormals(), _kept_random_state(net), _bar(progress, start, epochs) as bar:
         for epoch in range(start, epochs):
             if _out_of_patience(history, patience):
@@ -196,6 +198,22 @@ def train_model(
     if best is not None:
         net.load_state_dict(best)
     return history
+
+
+def check_can_record(name: str, device: torch.device) -> None:
+    """Find out whether a training can be recorded as a CUDA graph.
+
+    Args:
+        name: What the user calls it, for the message.
+        device: Where the network is.
+
+    Raises:
+        ValueError: If it is not on a GPU, or several processes train it.
+    """
+    if device.type != "cuda":
+        raise ValueError(f"{name} needs a CUDA device, got {device}.")
+    if data_parallel.processes() > 1:
+        raise ValueError(f"{name} needs a single process, got {data_parallel.processes()}.")
 
 
 def best_record(history: list[Record]) -> Record:
@@ -400,10 +418,9 @@ def _recorded(measured: _Measured, batch: Sequence[Tensor]) -> Callable[[Tensor,
     """The same as a CUDA graph, for batches of the shape of this one."""
     like = next(measured.parameters())
     sample = batch[0].to(like), batch[1].to(like)
-    measured.train()
-    itself = _Measured(measured.net, measured.criterion, measured.precision)  # recording changes a module
-    graph = torch.cuda.make_graphed_callables(measured, sample, allow_unused_input=True)
-    return lambda *batch: (graph if batch[0].shape == sample[0].shape else itself)(*batch)
+    changed = _Measured(measured.net, measured.criterion, measured.precision).train()  # by the recording
+    graph = torch.cuda.make_graphed_callables(changed, sample, allow_unused_input=True)
+    return lambda *batch: (graph if batch[0].shape == sample[0].shape else measured)(*batch)
 
 
 class _Step(NamedTuple):
@@ -509,14 +526,6 @@ def _check_numbers(
     check_count("batch_size", batch_size)
     for name, value in {"print_every": print_every, "eval_every": eval_every, "seed": seed}.items():
         check_count(name, value, at_least=0)
-
-
-def _check_can_record(net: nn.Module) -> None:
-    device = next(net.parameters()).device
-    if device.type != "cuda":
-        raise ValueError(f"cuda_graph needs a network on a CUDA device, got one on {device}.")
-    if data_parallel.processes() > 1:
-        raise ValueError(f"cuda_graph needs a single process, got {data_parallel.processes()}.")
 
 
 def _check_patience(patience: int | None, valid_set: Dataset | None) -> None:

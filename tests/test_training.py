@@ -2,7 +2,6 @@ import math
 import os
 import re
 from itertools import chain
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -194,7 +193,7 @@ def test_whole_batches_alone_go_to_the_cuda_graph(parts, monkeypatch):
 
         return graph
 
-    monkeypatch.setattr(training, "_check_can_record", lambda net: None)
+    monkeypatch.setattr(training, "check_can_record", lambda name, device: None)
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
     history = train(fresh_net(), parts, TwoTerms(), epochs=3, batch_size=8, cuda_graph=True)
     assert replayed == [8, 8] * 3  # of batches of 8, 8 and 1
@@ -202,12 +201,11 @@ def test_whole_batches_alone_go_to_the_cuda_graph(parts, monkeypatch):
 
 
 def test_a_cuda_graph_needs_a_gpu_and_a_single_process(parts, monkeypatch):
-    with pytest.raises(ValueError, match="cuda_graph needs a network on a CUDA device, got one on cpu"):
+    with pytest.raises(ValueError, match="cuda_graph needs a CUDA device, got cpu"):
         train(fresh_net(), parts, cuda_graph=True)
     monkeypatch.setattr(training.data_parallel, "processes", lambda: 2)
-    on_gpu = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]))
     with pytest.raises(ValueError, match="cuda_graph needs a single process, got 2"):
-        training._check_can_record(on_gpu)
+        training.check_can_record("cuda_graph", torch.device("cuda"))
 
 
 def test_train_loss_is_the_mean_over_the_series_of_the_epoch(parts):
