@@ -146,7 +146,7 @@ def _ctrl_c_kept_for_later() -> Iterator[None]:
 def _work(train: Train, name: str, connection: Connection) -> None:
     # An exit, so that files which are being written are cleaned up; Ctrl-C is for the first process to handle.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a copy of a process that somebody else started hears of it
     try:
         with redirect_stdout(_Lines(lambda line: connection.send(("line", line)))):
             train(name, lambda epoch, loss: connection.send(("epoch", (epoch, loss))))

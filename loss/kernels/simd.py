@@ -130,7 +130,7 @@ def pointer(typing_context, array, offset):
 class Row:
     """A pointer within a loop: offsets are counted from where it points."""
 
-    def __init__(self, builder, pointer, scalar, lanes=LANES):
+    def __init__(self, builder, pointer, scalar, lanes):
         self.builder, self.vector = builder, ir.VectorType(scalar, lanes)
         self.pointer, self.align = pointer, 4 if isinstance(scalar, ir.FloatType) else 8
 
