@@ -1,6 +1,6 @@
 """The whole `python main.py` beside the released code doing the same three trainings.
 
-    python -m benchmarks.main_run --original FOLDER                # a clone of the released DILATE; about 8 minutes
+    python -m benchmarks.main_run --original FOLDER                # a clone of the released DILATE; about 9 minutes
     python -m benchmarks.main_run --original FOLDER --epochs 50    # a first impression
 
 Ours is the command as a user types it, without figures: from its first import to its table, evaluations and
