@@ -25,20 +25,24 @@ LOST_BITS = 8
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the state_dicts of the three networks, which are trained now if they were not yet."""
+    """Write the state_dicts of the three networks, which are trained now if they were not yet.
+
+    A clone of the project has the results of their trainings but not these large weights, so the small ones stay.
+    """
     command = Command.parse("weights", __doc__, argv, ["synthetic"], has_runs=False)
     store = Store(command.results)
     FOLDER.mkdir(exist_ok=True)
     for loss in LOSSES:
-        (job,) = command.jobs("synthetic", "seq2seq", loss)
+        path, (job,) = FOLDER / f"{loss}.pt", command.jobs("synthetic", "seq2seq", loss)
         command.collect({(loss,): [job]})
-        if not store.weights(job).exists():
-            raise SystemExit(
-                f"{store.weights(job)} is only where {job.name} was trained: delete its .json for another."
-            )
-        with atomic_write(FOLDER / f"{loss}.pt") as file:
-            file.write(compressed(torch.load(store.weights(job), weights_only=True)))
-        print(FOLDER / f"{loss}.pt")
+        if store.weights(job).exists():
+            with atomic_write(path) as file:
+                file.write(compressed(torch.load(store.weights(job), weights_only=True)))
+            print(path)
+        elif path.exists():
+            print(f"{path} stays as it is: {job.name} was not trained here")
+        else:
+            raise SystemExit(f"{path} cannot be made: {job.name} was not trained here; delete its .json for another.")
 
 
 def compressed(state: dict[str, Tensor]) -> bytes:

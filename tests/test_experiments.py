@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -603,3 +604,17 @@ def test_the_exported_networks_are_those_of_table_1(chosen, tmp_path, monkeypatc
         assert evaluate_forecasts(*predict(net, data.test))["mse"] == pytest.approx(
             Store(tmp_path).read(job)["test"]["mse"], rel=1e-4
         )
+
+
+def test_exported_networks_stay_where_they_were_not_trained(chosen, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "exported")
+    flags = ["--epochs", "1", "--jobs", "1", "--results", str(tmp_path)]
+    weights.main(flags)
+    shutil.rmtree(tmp_path / "weights")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "exported").iterdir()}
+    weights.main(flags)
+    assert capsys.readouterr().out.count(" stays as it is: ") == 3
+    assert {path.name: path.read_bytes() for path in (tmp_path / "exported").iterdir()} == before
+    (tmp_path / "exported" / "mse.pt").unlink()
+    with pytest.raises(SystemExit, match=r"mse\.pt cannot be made: .* was not trained here; delete its \.json"):
+        weights.main(flags)
