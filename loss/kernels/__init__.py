@@ -6,8 +6,9 @@ own: :mod:`loss.series`, :mod:`loss.soft_dtw` and :mod:`loss.path_soft_dtw` wrap
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
+from typing import Optional, Sequence  # noqa: UP035 -- torch 2.5 and 2.6 read no other kind of optional sequence
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def series(
     cost_scale: float,
     omega_in_cost: float,
     dual: bool,
-    weights: Sequence[float] | None,
+    weights: Optional[Sequence[float]],  # noqa: UP045 -- see the import
     want_x: bool,
     want_y: bool,
     want_gamma: bool,
