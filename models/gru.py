@@ -19,7 +19,7 @@ Layer 0 reads the inputs, layer k + 1 the states of layer k. A backward directio
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["GRU", "gru", "gru_cell"]
+__all__ = ["GRU", "gru", "gru_cell", "rollout_by_steps"]
 
 PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -142,6 +142,37 @@ def gru(
             h_n.append(last)
         x = torch.cat(outputs, dim=1)
     return _unpack(x, input, batch_first), _in_order(torch.stack(h_n), packed.unsorted_indices).reshape(given_shape)
+
+
+def rollout_by_steps(
+    cell: Callable[..., Tensor],
+    layers: Sequence[Sequence[Tensor]],
+    head: Callable[[Tensor], Tensor],
+    value: Tensor,
+    hidden: Tensor,
+    steps: int,
+) -> Tensor:
+    """Forecast freely, one cell after the other: each step reads the forecast of the step before.
+
+    Args:
+        cell: ``torch.gru_cell`` or `GRU.cell`. The bare cell gives the GRU's numbers without the bookkeeping of a
+            whole GRU call at every step.
+        layers: The weights of each layer, ``all_weights`` of a GRU.
+        head: From the last layer's state, ``(B, H)``, to the forecast, ``(B, d)``.
+        value: Input of the first step, ``(B, d)``.
+        hidden: State before the first step, ``(K, B, H)``.
+        steps: Length of the forecast.
+
+    Returns:
+        Forecasts, ``(B, steps, d)``.
+    """
+    states, forecasts = list(hidden.unbind()), []
+    for _ in range(steps):
+        for layer, weights in enumerate(layers):
+            value = states[layer] = cell(value, states[layer], *weights)
+        value = head(value)
+        forecasts.append(value)
+    return torch.stack(forecasts, dim=1)
 
 
 class GRU(nn.GRU):

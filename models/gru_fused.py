@@ -10,24 +10,30 @@ and one loop over the gates, and the way back through time is written by hand. W
     dq = dn r
 
 The derivatives by the weights wait for no step: each is one product over many steps, such as sum_t d_t h_(t-1)^T.
+
+autograd does not see these operations. Where the gradient is to be differentiated in its turn, with
+``create_graph=True``, autograd therefore also differentiates the same recurrence in operations of torch, and the
+gradient gets that graph: its derivatives, of all orders, are those of ``nn.GRU``.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache, partial, wraps
 from itertools import chain
 
 import numpy as np
 import torch
 from llvmlite import ir
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+from torch.autograd import Function, forward_ad
+from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from loss.kernels.jit import jit
 from loss.kernels.simd import Vector, pointer, row_loop
+
+from .gru import GRU, rollout_by_steps
 
 __all__ = ["FusedGRU", "rollout"]
 
@@ -240,7 +246,114 @@ class _LayerBack:
         return self.by_weight_ih.roll(**to_r_z_n).t(), self.by_weight_hh.t(), by_bias_ih, by_bias_hh
 
 
+# ------------------------------------------------------------------------------------------- differentiability
+
+
+def _is_transformed(*tensors: Tensor) -> bool:
+    """True where torch must see every operation, because it makes more of them than numbers.
+
+    So it is under torch.compile, torch.jit.trace, torch.func, forward-mode derivatives, autograd's own vmap and
+    dispatch modes (make_fx, FakeTensorMode), and for subclasses of Tensor.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._dispatch_tls_is_dispatch_key_included("VmapMode")
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
+        or not {*map(type, tensors)} <= {Tensor, nn.Parameter}
+    )
+
+
+class _WithGraph(Function):
+    """The value of the first tensor, with the graph of the second one, which differs from it by rounding alone."""
+
+    @staticmethod
+    def forward(ctx, value, twin):
+        """The value."""
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, by_value):
+        """The derivative goes to the twin."""
+        return None, by_value
+
+
+def _differentiable(in_torch: Callable[..., Sequence[Tensor]]) -> Callable[[Callable], Callable]:
+    """Let a backward pass that is written by hand be differentiated any number of times.
+
+    Args:
+        in_torch: The forward pass in operations of torch, with the same arguments, and its outputs as a tuple.
+
+    Returns:
+        A decorator of ``backward(ctx, tensors, kept, *by_outputs)``: ``tensors`` are those among the forward pass's
+        arguments, which it saves first, and ``kept`` what it saves behind them. Its other arguments come before the
+        tensors and are ``ctx.settings``.
+    """
+
+    def decorate(by_hand: Callable) -> Callable:
+        @wraps(by_hand)
+        def backward(ctx, *by_outputs):
+            given = [g for g in by_outputs if g is not None]
+            if not given:
+                return (None,) * len(ctx.needs_input_grad)
+            saved = ctx.saved_tensors  # once: torch.utils.checkpoint allows no second access
+            count = len(ctx.needs_input_grad) - len(ctx.settings)
+            tensors, kept = saved[:count], saved[count:]
+            transformed = _is_transformed(*given)
+            if not transformed and not torch.is_grad_enabled():
+                return by_hand(ctx, tensors, kept, *by_outputs)
+            twins = _gradients_in_torch(in_torch, ctx, tensors, by_outputs)
+            if transformed:
+                return twins
+            with torch.no_grad():
+                values = by_hand(ctx, tensors, kept, *by_outputs)
+            pairs = zip(values, twins, strict=True)
+            return tuple(None if twin is None else _WithGraph.apply(value, twin) for value, twin in pairs)
+
+        return backward
+
+    return decorate
+
+
+def _gradients_in_torch(
+    in_torch: Callable[..., Sequence[Tensor]], ctx, tensors: Sequence[Tensor], by_outputs: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """What ``backward`` returns, made by autograd from a forward pass in operations of torch."""
+    create_graph, wanted = torch.is_grad_enabled(), ctx.needs_input_grad
+    with torch.enable_grad():
+        # A view of each, so that the way back ends there even where one was made of another.
+        arguments = [*ctx.settings, *(tensor.view_as(tensor) for tensor in tensors)]
+        leaves = [argument for argument, its_wanted in zip(arguments, wanted, strict=True) if its_wanted]
+        for leaf in leaves:
+            if not leaf.requires_grad:  # any more
+                leaf.requires_grad_()
+        outputs = in_torch(*arguments)
+    given = [(output, g) for output, g in zip(outputs, by_outputs, strict=True) if g is not None]
+    outputs, cotangents = zip(*given, strict=True)
+    gradients = iter(torch.autograd.grad(outputs, leaves, cotangents, create_graph=create_graph))
+    return tuple(next(gradients) if its_wanted else None for its_wanted in wanted)
+
+
 # ------------------------------------------------------------------------------------------------- functions
+
+
+def _recurrence_in_torch(x: Tensor, h_0: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+    """`_Recurrence` in operations of torch."""
+    options = {"has_biases": True, "num_layers": 1, "dropout": 0.0, "train": False}
+    states, h_n = torch.gru(x, h_0[None], weights, **options, bidirectional=False, batch_first=False)
+    return states, h_n[0]
+
+
+def _rollout_in_torch(steps: int, value: Tensor, hidden: Tensor, *weights: Tensor) -> tuple[Tensor]:
+    """`_Rollout` in operations of torch."""
+    (fc_weight, fc_bias, out_weight, out_bias), *layers = _by_fours(weights)
+
+    def head(h: Tensor) -> Tensor:
+        return F.linear(F.linear(h, fc_weight, fc_bias).relu(), out_weight, out_bias)
+
+    return (rollout_by_steps(torch.gru_cell, layers, head, value, hidden, steps).transpose(0, 1),)
 
 
 class _Recurrence(Function):
@@ -252,15 +365,16 @@ class _Recurrence(Function):
         layer = _Layer(x, h_0, weights)
         for t in range(len(x)):
             layer.step(t)
-        ctx.save_for_backward(x, layer.gates, layer.states, *weights)
+        ctx.settings = ()
+        ctx.save_for_backward(x, h_0, *weights, layer.gates, layer.states)
         ctx.set_materialize_grads(False)
         return layer.states[1:], layer.states[-1].clone()
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, by_states, by_last):
+    @_differentiable(_recurrence_in_torch)
+    def backward(ctx, tensors, kept, by_states, by_last):
         """Backpropagation through time."""
-        x, gates, states, *weights = ctx.saved_tensors
+        (x, _, *weights), (gates, states) = tensors, kept
         dh = torch.zeros_like(states[0]) if by_last is None else _own(by_last)
         layer = _LayerBack(dh, x, gates, states, weights)
         by_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
@@ -294,17 +408,17 @@ class _Rollout(Function):
             torch.addmm(fc_bias, h, fc_weight, out=its_units).relu_()
             torch.addmm(out_bias, its_units, out_weight, out=forecast)
         kept = chain.from_iterable((layer.gates, layer.states) for layer in layers)
-        ctx.save_for_backward(values, units, *weights, *kept)
-        ctx.weights = len(weights)
+        ctx.settings = (steps,)
+        ctx.save_for_backward(value, hidden, *weights, values, units, *kept)
         return values[1:].clone()  # whoever scales forecasts in place must not reach what is saved here
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, by_forecasts):
+    @_differentiable(_rollout_in_torch)
+    def backward(ctx, tensors, kept, by_forecasts):
         """Backpropagation through time."""
-        values, units, *saved = ctx.saved_tensors
-        (fc_weight, _, out_weight, _), *layer_weights = _by_fours(saved[: ctx.weights])
-        gates, states = saved[ctx.weights :: 2], saved[ctx.weights + 1 :: 2]
+        (_, _, *weights), (values, units, *tables) = tensors, kept
+        (fc_weight, _, out_weight, _), *layer_weights = _by_fours(weights)
+        gates, states = tables[::2], tables[1::2]
         inputs = [values[:-1], *(its_states[1:] for its_states in states)]
         by_hidden = values.new_zeros(len(gates), *states[0].shape[1:])
         layers = list(map(_LayerBack, by_hidden, inputs, gates, states, layer_weights))
@@ -342,24 +456,27 @@ def _by_linear(by_output: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class FusedGRU(nn.GRU):
-    """``nn.GRU`` with the recurrence of this file where it has one (see `fuses`); ``nn.GRU`` does the rest."""
+    """``nn.GRU`` with the recurrence of this file where it has one (see `fuses`); ``nn.GRU`` does the rest.
+
+    Inside of ``torch.func`` the written-out `GRU` does the rest, because ``nn.GRU`` has no ``vmap``.
+    """
 
     def fuses(self, *tensors: Tensor) -> bool:
         """True on the CPU, in float32 or float64, for one direction with biases and without dropout.
 
-        False inside of ``torch.compile``, which makes a better thing of what torch itself computes, and under
-        autocast, whose other precision is unknown here.
+        False under autocast, whose other precision is unknown here, and where torch must see every operation: inside
+        of ``torch.compile``, ``torch.jit.trace``, ``torch.func``, ``forward_ad.dual_level`` and dispatch modes, and
+        for subclasses of Tensor.
+
+        Args:
+            tensors: What the recurrence reads beside the weights of this GRU.
         """
+        if _is_transformed(*tensors, *chain(*self.all_weights)) or torch.is_autocast_enabled("cpu"):
+            return False
         weight = self.weight_hh_l0
         plain = self.bias and not self.bidirectional and not (self.dropout and self.training)
         known = weight.is_cpu and weight.dtype in (torch.float32, torch.float64)
-        transformed = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
-        return (
-            plain
-            and known
-            and not transformed
-            and all(t.is_cpu and t.dtype == weight.dtype and t.numel() for t in tensors)
-        )
+        return plain and known and all(t.is_cpu and t.dtype == weight.dtype and t.numel() for t in tensors)
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None
@@ -367,7 +484,8 @@ class FusedGRU(nn.GRU):
         """As ``nn.GRU``: fused for a batch of sequences of one length."""
         batched = isinstance(input, Tensor) and input.dim() == 3 and (hx is None or hx.dim() == 3)
         if not batched or not self.fuses(input, *([] if hx is None else [hx])):
-            return super().forward(input, hx)
+            in_func = torch._C._are_functorch_transforms_active() and not torch.is_autocast_enabled("cpu")
+            return GRU.forward(self, input, hx) if in_func else super().forward(input, hx)
         x = input.transpose(0, 1) if self.batch_first else input
         hx = x.new_zeros(self.num_layers, x.shape[1], self.hidden_size) if hx is None else hx
         self.check_forward_args(input, hx, None)
@@ -382,7 +500,7 @@ def rollout(gru: FusedGRU, fc: nn.Linear, out: nn.Linear, value: Tensor, hidden:
     """Forecast freely: each step reads the forecast of the step before, ``out(relu(fc(h)))``.
 
     Args:
-        gru: Its ``fuses(value, hidden)`` must be true.
+        gru: Its ``fuses(value, hidden, ...)`` must be true, with the head's weights and biases for the dots.
         fc: From the last layer's state to the head's units, with a bias.
         out: From there to the forecast, with a bias.
         value: Input of the first step, ``(B, d)``.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .gru import GRU
+from .gru import GRU, rollout_by_steps
 from .gru_fused import FusedGRU, rollout
 
 __all__ = ["GRUS", "DecoderRNN", "EncoderRNN", "Net_GRU"]
@@ -130,18 +130,11 @@ class DecoderRNN(nn.Module):
         Returns:
             Forecasts, ``(B, steps, output_size)``.
         """
-        if isinstance(self.gru, FusedGRU) and self.gru.fuses(value, hidden):
+        weights = self.fc.weight, self.fc.bias, self.out.weight, self.out.bias
+        if isinstance(self.gru, FusedGRU) and self.gru.fuses(value, hidden, *weights):
             return rollout(self.gru, self.fc, self.out, value, hidden, steps)
-        states, layers = list(hidden.unbind()), self.gru.all_weights
-        # The bare cell gives the GRU's numbers without the bookkeeping of a whole GRU call at every step.
         cell = self.gru.cell if isinstance(self.gru, GRU) else torch.gru_cell
-        forecasts = []
-        for _ in range(steps):
-            for layer, weights in enumerate(layers):
-                value = states[layer] = cell(value, states[layer], *weights)
-            value = self._head(value)
-            forecasts.append(value)
-        return torch.stack(forecasts, dim=1)
+        return rollout_by_steps(cell, self.gru.all_weights, self._head, value, hidden, steps)
 
     def _head(self, states: Tensor) -> Tensor:
         return self.out(torch.relu(self.fc(states)))

@@ -1,5 +1,7 @@
-"""The fused recurrences against torch's GRU and plain autograd: values, all gradients, and what they leave alone."""
+"""The fused recurrences against torch's GRU and plain autograd: values, derivatives of all orders and kinds, and what
+they leave alone."""
 
+import io
 import os
 import re
 import shutil
@@ -11,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
-from torch import nn
+from torch import func, nn
+from torch.autograd import forward_ad, functional
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.rnn import pack_sequence
+from torch.utils.checkpoint import checkpoint
 
 import loss
 import models
@@ -88,20 +93,282 @@ def layer_weights(d, H):
     return randn(3 * H, d), randn(3 * H, H), randn(3 * H), randn(3 * H)
 
 
-def test_gradcheck():
+def test_gradcheck_of_first_and_second_derivatives():
     torch.manual_seed(0)
-    assert torch.autograd.gradcheck(_Recurrence.apply, (randn(6, 2, 3), randn(2, 4), *layer_weights(3, 4)))
     head = randn(5, 4), randn(5), randn(2, 5), randn(2)
     layers = *layer_weights(2, 4), *layer_weights(4, 4)
-    inputs = (6, randn(3, 2), randn(2, 3, 4), *head, *layers)
-    assert torch.autograd.gradcheck(_Rollout.apply, inputs)
+    recurrence = randn(6, 2, 3), randn(2, 4), *layer_weights(3, 4)
+    for function, inputs in (
+        (_Recurrence.apply, recurrence),
+        (_Rollout.apply, (6, randn(3, 2), randn(2, 3, 4), *head, *layers)),
+    ):
+        assert torch.autograd.gradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 
 
-def test_a_second_derivative_is_refused_and_not_wrong():
-    x = randn(3, 2, 1)
-    (by_x,) = torch.autograd.grad(FusedGRU(1, 4).double()(x)[0].square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        by_x.sum().backward()
+# ------------------------------------------------------------------------------------------ second derivatives
+
+
+def gru_runs(d, H, layers, steps, batch):
+    """A GRU as a function of x and h_0, the fused one and torch's, and its parameters; then x and h_0."""
+    runs = [(net, list(net.parameters())) for net in pair(d, H, layers, dtype=torch.float64)]
+    return runs, [randn(steps, batch, d), randn(layers, batch, H)]
+
+
+def decoder_runs(d, H, layers, steps, batch):
+    """The same of a decoder, a function of start value and state."""
+    ours, theirs = (DecoderRNN(d, H, layers, 3, d, gru).double() for gru in ("fused", "torch"))
+    ours.load_state_dict(theirs.state_dict())
+    runs = [
+        (lambda value, hidden, net=net: (net.rollout(value, hidden, steps),), list(net.parameters()))
+        for net in (ours, theirs)
+    ]
+    return runs, [randn(batch, d), randn(layers, batch, H)]
+
+
+RUNS = {"gru": gru_runs, "decoder": decoder_runs}
+
+
+LOSSES = {
+    "sum": lambda output, weight: output.sum(),
+    "mean square": lambda output, weight: output.square().mean(),
+    "weighted sum": lambda output, weight: (weight * output).sum(),
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+@settings(max_examples=40)
+@given(sizes=st.tuples(SMALL, SMALL, st.integers(1, 3), st.integers(1, 6), SMALL),
+       loss=st.sampled_from(["ones", *LOSSES]), used=st.sampled_from([slice(0, 1), slice(-1, None), slice(None)]),
+       by=st.sets(st.sampled_from(["input", "state", "params"]), min_size=1), seed=st.integers(0, 99))  # fmt: skip
+def test_a_gradient_penalty_has_torchs_derivatives_whatever_the_loss(kind, sizes, used, loss, by, seed):
+    torch.manual_seed(seed)
+    runs, (x, state) = RUNS[kind](*sizes)
+    with torch.no_grad():
+        weights = [torch.randn(output.shape, dtype=torch.float64) for output in runs[0][0](x, state)[used]]
+    weights[0].requires_grad_()
+    results = []
+    for run, parameters in runs:
+        tensors = {"input": [x], "state": [state], "params": parameters}
+        for name, its_tensors in tensors.items():
+            for tensor in its_tensors:
+                tensor.requires_grad_(name in by)
+        leaves = [tensor for name in sorted(by) for tensor in tensors[name]]
+        outputs = run(x, state)[used]
+        if loss == "ones":
+            first = torch.autograd.grad(outputs, leaves, list(map(torch.ones_like, outputs)), create_graph=True)
+        else:
+            first = torch.autograd.grad(sum(map(LOSSES[loss], outputs, weights)), leaves, create_graph=True)
+        penalty = sum(gradient.square().sum() for gradient in first)
+        seconds = torch.autograd.grad(penalty, [*leaves, weights[0]], materialize_grads=True)
+        results.append([penalty, *seconds])
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other, **TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_gradient_penalty_has_the_slope_of_central_differences(kind, layers):
+    torch.manual_seed(0)
+    (((run, parameters), _), inputs), eps = RUNS[kind](2, 4, layers, 5, 3), 1e-5
+    leaves = [*inputs, *parameters]
+    direction = [torch.randn_like(leaf) for leaf in leaves]
+
+    def penalised(create_graph):
+        outputs = run(*inputs)
+        first = torch.autograd.grad(outputs[0].sum(), leaves, create_graph=create_graph)
+        return sum(gradient.square().sum() for gradient in first)
+
+    def moved(step):
+        with torch.no_grad():
+            torch._foreach_add_(leaves, direction, alpha=step)
+        return penalised(create_graph=False)
+
+    slope = (moved(eps) - moved(-2 * eps)) / (2 * eps)
+    moved(eps)
+    second = torch.autograd.grad(penalised(create_graph=True), leaves)
+    found = sum((gradient * d).sum() for gradient, d in zip(second, direction, strict=True))
+    assert slope.abs() > 1
+    torch.testing.assert_close(found, slope, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_first_derivative_is_the_same_to_the_bit_where_a_second_one_may_follow(kind, dtype):
+    torch.manual_seed(0)
+    (((run, parameters), _), inputs) = RUNS[kind](2, 20, 2, 5, 3)
+    for tensor in (*inputs, *parameters):
+        tensor.data = tensor.data.to(dtype)
+    leaves = [*inputs, *parameters]
+    first, again = (
+        torch.autograd.grad(run(*inputs)[0].sum(), leaves, create_graph=create_graph)
+        for create_graph in (False, True)
+    )
+    assert all(torch.equal(a, b) and b.requires_grad for a, b in zip(first, again, strict=True))
+
+
+def test_higher_derivatives_pass_through_inputs_that_depend_on_each_other():
+    torch.manual_seed(0)
+    seed, results = randn(4, 2, 3), []
+    ours, theirs = pair(3, 3, 2, dtype=torch.float64)
+    for net in (ours, theirs):
+        output, h_n = net(seed.sin(), seed[:2].tanh())
+        total = output.sum() + h_n.square().sum()
+        for _ in range(3):
+            (gradient,) = torch.autograd.grad(total, seed, create_graph=True)
+            total = gradient.square().sum()
+        results.append(torch.autograd.grad(total, [seed, *net.parameters()]))
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-10)
+
+
+def test_a_second_derivative_needs_no_gradient_of_weights_that_were_frozen_after_the_forward_pass():
+    torch.manual_seed(0)
+    x, results = randn(4, 2, 3), []
+    for net in pair(3, 4, dtype=torch.float64):
+        output, _ = net(x)
+        net.requires_grad_(False)
+        (gradient,) = torch.autograd.grad(output.sum(), x, create_graph=True)
+        results.append(torch.autograd.grad(gradient.square().sum(), x)[0])
+    torch.testing.assert_close(*results)
+
+
+# ------------------------------------------------------------------------------- transforms, traces and tangents
+
+
+def networks():
+    """Fused, and torch's, in float64."""
+    torch.manual_seed(0)
+    ours, theirs = (
+        build_model("seq2seq", input_length=5, horizon=3, hidden_size=4, layers=2, gru=gru).double()
+        for gru in ("fused", "torch")
+    )
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+def functions(kind):
+    """Two functions of x, ours and torch's, with the modules behind them, and an x."""
+    if kind == "network":
+        return [(net, net) for net in networks()], torch.randn(3, 5, 1, dtype=torch.float64)
+    torch.manual_seed(0)
+    nets = pair(2, 4, 2, dtype=torch.float64)
+    return [(lambda x, net=net: net(x)[0], net) for net in nets], torch.randn(5, 3, 2, dtype=torch.float64)
+
+
+def by_weights(net, x):
+    """The derivatives of a module's first output by its parameters, by functional_call."""
+
+    def total(parameters):
+        output = func.functional_call(net, parameters, (x,))
+        return (output if isinstance(output, torch.Tensor) else output[0]).square().sum()
+
+    return list(func.grad(total)(dict(net.named_parameters())).values())
+
+
+TRANSFORMS = {
+    "func.grad": lambda run, net, x: func.grad(lambda q: run(q).sum())(x),
+    "func.grad of func.grad": lambda run, net, x: func.grad(
+        lambda q: func.grad(lambda p: run(p).sum())(q).square().sum()
+    )(x),
+    "func.jacrev": lambda run, net, x: func.jacrev(run)(x),
+    "func.jacfwd": lambda run, net, x: func.jacfwd(run)(x),
+    "func.hessian": lambda run, net, x: func.hessian(lambda q: run(q).sum())(x),
+    "func.vjp": lambda run, net, x: func.vjp(run, x)[1](torch.ones_like(run(x))),
+    "func.jvp": lambda run, net, x: func.jvp(run, (x,), (x.cos(),)),
+    "func.functional_call": lambda run, net, x: by_weights(net, x),
+    "functional.jacobian": lambda run, net, x: functional.jacobian(run, x),
+    "functional.jacobian, vectorized": lambda run, net, x: functional.jacobian(run, x, vectorize=True),
+    "functional.hessian": lambda run, net, x: functional.hessian(lambda q: run(q).sum(), x),
+    "functional.hessian, vectorized": lambda run, net, x: functional.hessian(
+        lambda q: run(q).sum(), x, vectorize=True
+    ),
+    "functional.jvp": lambda run, net, x: functional.jvp(run, x, x.cos()),
+    "functional.hvp": lambda run, net, x: functional.hvp(lambda q: run(q).sum(), x, x.cos()),
+    "make_fx": lambda run, net, x: make_fx(lambda q: run(q))(torch.zeros_like(x))(x),
+    "checkpoint": lambda run, net, x: functional.hessian(lambda q: checkpoint(run, q, use_reentrant=False).sum(), x),
+}
+
+
+@pytest.mark.parametrize("kind", ["gru", "network"])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_a_transform_gives_torchs_numbers(kind, transform):
+    runs, x = functions(kind)
+    mine, other = (TRANSFORMS[transform](run, net, x) for run, net in runs)
+    torch.testing.assert_close(mine, other, **TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("kind", ["gru", "network"])
+def test_vmap_over_inputs_and_over_weights_gives_the_numbers_of_single_calls(kind):
+    ((run, net), _), x = functions(kind)
+    xs = torch.stack([x, x.cos()])
+    torch.testing.assert_close(func.vmap(run)(xs), torch.stack([run(x), run(x.cos())]))
+    stacked = {name: torch.stack([value, value.sin()]) for name, value in net.named_parameters()}
+    found = func.vmap(lambda parameters: func.functional_call(net, parameters, (x,)))(stacked)
+    expected = func.functional_call(net, {name: value[1] for name, value in stacked.items()}, (x,))
+    for mine, other in zip(*((r if isinstance(r, tuple) else (r,)) for r in (found, expected)), strict=True):
+        torch.testing.assert_close(mine[1], other)
+
+
+def tangent(call, tensors, moving):
+    """Forward-mode derivative of a call on these tensors, of which one has a tangent."""
+    with forward_ad.dual_level():
+        duals = {
+            name: forward_ad.make_dual(tensor.detach(), tensor.detach().cos()) if name == moving else tensor
+            for name, tensor in tensors.items()
+        }
+        return [forward_ad.unpack_dual(output).tangent for output in call(duals)]
+
+
+@pytest.mark.parametrize("kind", ["gru", "network"])
+def test_every_tangent_reaches_the_outputs(kind):
+    ((_, ours), (_, theirs)), x = functions(kind)
+    inputs = {"x": x, "h": torch.randn(2, 3, 4, dtype=torch.float64)} if kind == "gru" else {"x": x}
+    tensors = {**inputs, **dict(ours.named_parameters())}
+
+    def call(net, duals):
+        parameters = {name: duals[name] for name, _ in net.named_parameters()}
+        outputs = func.functional_call(net, parameters, tuple(duals[name] for name in inputs))
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    for moving in tensors:
+        mine, other = (tangent(partial(call, net), tensors, moving) for net in (ours, theirs))
+        assert mine[0].any()
+        torch.testing.assert_close(mine, other, **TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_tangent_of_the_incoming_gradient_reaches_the_gradients(kind):
+    torch.manual_seed(0)
+    runs, inputs = RUNS[kind](2, 4, 2, 5, 3)
+    outputs = [run(*inputs)[0] for run, _ in runs]
+    incoming, results = {"gradient": torch.randn(outputs[0].shape, dtype=torch.float64)}, []
+    for output, (_, parameters) in zip(outputs, runs, strict=True):
+
+        def gradients(duals, output=output, leaves=(*inputs, *parameters)):
+            return torch.autograd.grad(output, leaves, duals["gradient"])
+
+        results.append(tangent(gradients, incoming, "gradient"))
+    torch.testing.assert_close(*results, **TOLERANCE[torch.float64])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_saved_trace_forecasts_any_batch():
+    ours, theirs = networks()
+    x, file = torch.randn(3, 5, 1, dtype=torch.float64), io.BytesIO()
+    torch.jit.save(torch.jit.trace(ours, x[:2]), file)
+    file.seek(0)
+    torch.testing.assert_close(torch.jit.load(file)(x), theirs(x))
+
+
+def test_a_subclass_of_tensor_stays_one():
+    class Named(torch.Tensor):
+        pass
+
+    net, x = networks()[0], torch.randn(3, 5, 1, dtype=torch.float64)
+    found = net(x.as_subclass(Named))
+    assert type(found) is Named
+    torch.testing.assert_close(found.as_subclass(torch.Tensor), net(x))
 
 
 @partial(row_loop, runs_on=False)
