@@ -14,6 +14,7 @@ from experiment import CRITERIA, flag
 from models import GRUS, MODELS
 from paper_results import PAPER_ALPHA, PAPER_GAMMA, PAPER_HIDDEN_SIZE, PAPER_LAYERS, PAPER_WINDOWS
 from run_folder import RunFolder, Settings
+from streams import say
 from training import load_checkpoint
 
 __all__ = ["complaints", "fail", "get_args_parser", "parse_args", "settings_of"]
@@ -45,7 +46,7 @@ EXAMPLES = """examples:
 def fail(message: object) -> NoReturn:
     """End the program with one sentence on stderr and exit code 2."""
     data_parallel.let_the_first_speak()
-    print(f"main.py: error: {message}", file=sys.stderr)
+    say(f"main.py: error: {message}")
     raise SystemExit(2)
 
 

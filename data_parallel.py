@@ -8,7 +8,6 @@ import gc
 import importlib
 import os
 import re
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
+
+from streams import say
 
 __all__ = [
     "Shares",
@@ -57,14 +58,17 @@ def process_group() -> Iterator[None]:
     importlib.import_module("torch.distributed.nn.functional")
     # Without a name: gloo for what is on the CPU, NCCL for what is on CUDA.
     dist.init_process_group()
-    with open(os.devnull, "w") as nowhere, nullcontext() if is_first() else redirect_stdout(nowhere):
+    with (
+        open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere,
+        nullcontext() if is_first() else redirect_stdout(nowhere),
+    ):
         try:
             yield
         except RuntimeError as error:
             if not lost_a_process(error):
                 raise
             let_the_first_speak()
-            print(f"Another process of this run is gone, so process {rank()} ends.", file=sys.stderr)
+            say(f"Another process of this run is gone, so process {rank()} ends.")
             raise SystemExit(1) from None
     # Not after an error: the others may be gone, and NCCL would wait for them.
     dist.destroy_process_group()

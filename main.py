@@ -23,6 +23,7 @@ from experiment import CRITERIA, Experiment, paper_comparison, prepare
 from paper_results import PaperRow
 from run_folder import METRICS, RunFolder, unused_folder
 from side_by_side import LostProcessError, OnEpoch, cores, train_side_by_side
+from streams import say, usable_streams
 from training import (
     CheckpointError,
     DivergenceError,
@@ -41,6 +42,8 @@ Trained = Iterator[tuple[str, list[Record]]]  # losses and their records, as the
 class Terminated(KeyboardInterrupt):
     """The process was asked to end by SIGTERM."""
 
+    exit_code = 143
+
 
 def main(args: argparse.Namespace) -> dict[str, Record]:
     """Run the experiment: train with each loss, print and store the metrics, draw the figures.
@@ -52,8 +55,8 @@ def main(args: argparse.Namespace) -> dict[str, Record]:
         Training loss -> last record (see `training.train_model`).
 
     Raises:
-        SystemExit: 2 for a mistake of the user, 130 and 143 if interrupted by Ctrl-C or SIGTERM, 1 if another
-            process of the run is gone.
+        SystemExit: 2 for a mistake of the user, 130 and 143 if interrupted by Ctrl-C or SIGTERM, 141 if nobody reads
+            the output any more, 1 if another process of the run is gone.
     """
     with complaints(ValueError, TypeError, OSError):
         experiment = prepare(args)
@@ -62,14 +65,15 @@ def main(args: argparse.Namespace) -> dict[str, Record]:
     with complaints(ValueError, OSError):
         jobs = _at_a_time(experiment)
         samples = _plot_samples(args, len(experiment.data.test))
+        introduction = _introduction(experiment)
         folder = data_parallel.agreed(lambda: _open_folder(args))
-    print(_introduction(experiment, folder))
     with interruptible(folder), complaints(OSError, CheckpointError, DivergenceError):
+        print(f"{introduction}\nrun folder: {folder.path}")
         histories = train_all(experiment, folder, jobs)
         if args.plots:
             draw(experiment, folder, histories, samples)
-    results = {loss: history[-1] for loss, history in histories.items()}
-    print(f"\n{results_table(experiment, results)}\n\nEverything is in {folder.path}")
+        results = {loss: history[-1] for loss, history in histories.items()}
+        print(f"\n{results_table(experiment, results)}\n\nEverything is in {folder.path}")
     return results
 
 
@@ -158,12 +162,12 @@ def train_one(experiment: Experiment, folder: RunFolder, loss: str, on_epoch: On
 def evaluate(experiment: Experiment) -> dict[str, Record]:
     """Measure one checkpoint on the test set, and print its row of the table."""
     path = experiment.args.evaluate
-    with complaints(CheckpointError, OSError):
+    with complaints(ValueError, OSError):
         checkpoint = load_checkpoint(path)
         net = experiment.trained_network(path)
-    scores = eval_model(net, experiment.data.test, experiment.args.batch_size)
-    name = checkpoint.get("settings", {}).get("loss", Path(path).stem)
-    print(results_table(experiment, {name: scores}))
+        scores = eval_model(net, experiment.data.test, experiment.args.batch_size)
+        name = checkpoint.get("settings", {}).get("loss", Path(path).stem)
+        print(results_table(experiment, {name: scores}))
     return {name: scores}
 
 
@@ -249,8 +253,8 @@ def interruptible(folder: RunFolder) -> Iterator[None]:
         yield
     except KeyboardInterrupt as interrupt:
         if data_parallel.is_first():
-            _say_how_to_continue("Interrupted", folder)
-        raise SystemExit(143 if isinstance(interrupt, Terminated) else 130) from None
+            _say_how_to_continue(str(interrupt) or "Interrupted", folder)
+        raise SystemExit(getattr(interrupt, "exit_code", 130)) from None
     except RuntimeError as error:
         if not (isinstance(error, LostProcessError) or data_parallel.lost_a_process(error)):
             raise
@@ -273,7 +277,7 @@ def _say_how_to_continue(what: str, folder: RunFolder) -> None:
 # --------------------------------------------------------------------------------------------------- tables
 
 
-def _introduction(experiment: Experiment, folder: RunFolder) -> str:
+def _introduction(experiment: Experiment) -> str:
     args, data = experiment.args, experiment.data
     parameters = sum(parameter.numel() for parameter in experiment.network().parameters())
     count = data_parallel.processes()
@@ -282,8 +286,7 @@ def _introduction(experiment: Experiment, folder: RunFolder) -> str:
         f"{data.name}: {len(data.train)} training and {len(data.test)} test series, "
         f"{data.input_length} -> {data.horizon} steps\n"
         f"{args.model}: {parameters:,} parameters on {where}\n"
-        f"losses: {', '.join(args.losses)} (alpha {args.alpha:g}, gamma {args.gamma:g})\n"
-        f"run folder: {folder.path}"
+        f"losses: {', '.join(args.losses)} (alpha {args.alpha:g}, gamma {args.gamma:g})"
     )
 
 
@@ -322,10 +325,9 @@ def _paper_cells(paper: PaperRow | None) -> list[str]:
 
 
 if __name__ == "__main__":
-    # Piped into a file or tee, the lines would otherwise come in large blocks, minutes late.
-    sys.stdout.reconfigure(line_buffering=True)
-    try:
-        with data_parallel.process_group():
-            main(parse_args())
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    with usable_streams():
+        try:
+            with data_parallel.process_group():
+                main(parse_args())
+        except KeyboardInterrupt as interrupt:
+            raise SystemExit(getattr(interrupt, "exit_code", 130)) from None
