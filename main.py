@@ -21,7 +21,7 @@ import data_parallel
 from arguments import complaints, parse_args, settings_of
 from experiment import CRITERIA, Experiment, paper_comparison, prepare
 from paper_results import PaperRow
-from run_folder import METRICS, RunFolder, unused_folder
+from run_folder import METRICS, RunFolder, new_folder
 from side_by_side import LostProcessError, OnEpoch, cores, train_side_by_side
 from streams import say, usable_streams
 from training import (
@@ -213,7 +213,7 @@ def _open_folder(args: argparse.Namespace) -> RunFolder:
         folder = RunFolder(Path(args.resume))
         histories = _earlier_histories(args, folder)
     else:
-        folder = RunFolder(Path(args.output)) if args.output else unused_folder(f"{args.dataset}-{args.model}")
+        folder = RunFolder(Path(args.output)) if args.output else new_folder(f"{args.dataset}-{args.model}")
         histories = folder.create() or {}
     folder.write_settings(settings_of(args))
     folder.write_metrics(_flattened(histories))

@@ -15,7 +15,7 @@ import torch
 
 from training import Record, atomic_write
 
-__all__ = ["METRICS", "RunFolder", "Settings", "unused_folder"]
+__all__ = ["METRICS", "RunFolder", "Settings", "new_folder"]
 
 Settings = dict[str, object]
 
@@ -125,8 +125,21 @@ def _json_line(record: Record) -> str:
     return json.dumps(finite, allow_nan=False) + "\n"
 
 
-def unused_folder(prefix: str) -> RunFolder:
-    """One in ``runs/`` that is not there yet, named by a prefix and the time."""
-    name = Path("runs") / f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}"
-    others = (name.with_name(f"{name.name}-{number}") for number in range(2, 1000))
-    return RunFolder(next(path for path in (name, *others) if not path.exists()))
+def new_folder(prefix: str) -> RunFolder:
+    """Make a folder in ``runs/``, named by a prefix and the time, and by a number if that name is taken.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    runs = Path("runs")
+    runs.mkdir(exist_ok=True)
+    name = f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}"
+    path, number = runs / name, 1
+    while True:
+        try:
+            path.mkdir()
+        except FileExistsError:  # also if another run made it just now
+            number += 1
+            path = runs / f"{name}-{number}"
+        else:
+            return RunFolder(path)

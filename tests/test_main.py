@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from experiment import prepare, resolve_device
 from main import main, results_table
 from models import GRUS
 from paper_results import TABLE_1, paper_row
-from run_folder import RunFolder
+from run_folder import RunFolder, new_folder
 from side_by_side import LostProcessError
 from tests.runs import records, results, untimed, weights, write_waves
 
@@ -591,6 +592,19 @@ def test_an_empty_folder_may_be_the_output(small):
     Path("run").mkdir()
     run(*small, "--output", "run", "--losses", "mse")
     assert Path("run/results.csv").exists()
+
+
+def test_runs_that_start_at_the_same_time_have_folders_of_their_own():
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: new_folder("csv-mlp").path, range(200)))
+    assert len(set(folders)) == 200
+    assert all(folder.is_dir() and re.fullmatch(r"csv-mlp-\d{8}-\d{6}(-\d+)?", folder.name) for folder in folders)
+
+
+@pytest.mark.parametrize("name", ["file", "link"])
+def test_a_folder_of_runs_that_cannot_be_made_is_one_sentence(small, capsys, name):
+    Path("runs").write_text("in the way") if name == "file" else Path("runs").symlink_to("nowhere")
+    assert "Cannot read or write runs: File exists." in refusal(capsys, *small)
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(small, capsys):
