@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training import Record, atomic_write
+from training import Record, atomic_write, errors_name
 
 __all__ = ["METRICS", "RunFolder", "Settings", "new_folder"]
 
@@ -98,7 +98,7 @@ class RunFolder:
 
     def append_metrics(self, record: Record) -> None:
         """Add one evaluation."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
+        with errors_name(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
             file.write(_json_line(record))
 
     def write_metrics(self, records: Sequence[Record]) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "atomic_write",
     "best_record",
     "check_can_record",
+    "errors_name",
     "eval_model",
     "load_checkpoint",
     "load_weights",
@@ -321,8 +322,10 @@ def save_checkpoint(
         state |= {"net": dict(best), "last": net.state_dict()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    torch.save(state, content)  # which would hide the reason if it could not write to a file
     with atomic_write(path) as file:
-        torch.save(state, file)
+        file.write(content.getbuffer())
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict:
@@ -375,18 +378,34 @@ def load_weights(net: nn.Module, checkpoint: Mapping, path: str | os.PathLike[st
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes the place of ``path`` once it is complete, and never before."""
+    """Open a file for writing that takes the place of ``path`` once it is complete, and never before.
+
+    Raises:
+        OSError: If ``path``, its ``filename``, cannot be written.
+    """
     path = Path(path)
     draft = path.with_name(f".{path.name}.tmp")
     try:
-        with open(draft, "wb") as file:
-            yield file
-            file.flush()
-            # Otherwise a power cut may leave the new name on a file without content.
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        with errors_name(path, draft):
+            with open(draft, "wb") as file:
+                yield file
+                file.flush()
+                # Otherwise a power cut may leave the new name on a file without content.
+                os.fsync(file.fileno())
+            os.replace(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def errors_name(path: Path, draft: Path | None = None) -> Iterator[None]:
+    """Let an OSError that names no file, such as that of a full disk, or a draft of this one, name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, draft, str(draft)):
+            error.filename = str(path)
         raise
 
 

@@ -607,6 +607,34 @@ def test_a_folder_of_runs_that_cannot_be_made_is_one_sentence(small, capsys, nam
     assert "Cannot read or write runs: File exists." in refusal(capsys, *small)
 
 
+@pytest.fixture
+def disk():
+    """Let no file of this process grow beyond a number of bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("size", "flags", "file"),
+    [
+        (100, [], "config.json"),
+        (5000, [], "checkpoints/mse.pt"),
+        (20000, ["--epochs", "500", "--eval-every", "1"], "metrics.jsonl"),
+        (20000, ["--plots"], "figures/forecasts.png"),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_what_was_written_stays(small, capsys, disk, size, flags, file):
+    disk(size)
+    sentence = refusal(capsys, *small, "--losses", "mse", "--model", "mlp", *flags, "--output", "run")
+    assert re.search(f"Cannot (read or )?write (the figure )?run/{file}: File too large", sentence)
+    assert not list(Path("run").rglob(".*"))
+    if Path("run/checkpoints/mse.pt").exists():
+        disk(10**6)
+        run("--resume", "run", "--epochs", 500, "--no-plots")
+        assert records("run")[-1]["epoch"] == 499
+
+
 def test_an_output_that_cannot_be_written_is_one_sentence(small, capsys):
     Path("file").write_text("in the way")
     assert "file/run" in refusal(capsys, *small, "--output", "file/run")

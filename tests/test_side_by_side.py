@@ -75,6 +75,12 @@ def fail():
     raise FileNotFoundError(2, "No such file", "data.csv")
 
 
+def fill():
+    error = OSError(28, "No space left on device")
+    error.filename = "mse.pt"
+    raise error
+
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -119,7 +125,11 @@ def test_the_bar_of_a_continued_training_begins_where_that_does(monkeypatch, cap
 
 @pytest.mark.parametrize(
     ("how", "error", "text"),
-    [(fail, FileNotFoundError, "data.csv"), (die, LostProcessError, "trained second is gone, with exit code -9")],
+    [
+        (fail, FileNotFoundError, "data.csv"),
+        (fill, OSError, "No space left on device: 'mse.pt'"),
+        (die, LostProcessError, "trained second is gone, with exit code -9"),
+    ],
 )
 def test_a_training_that_goes_wrong_ends_the_others(tmp_path, how, error, text):
     with pytest.raises(error, match=text) as caught:

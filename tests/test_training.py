@@ -1,6 +1,7 @@
 import math
 import os
 import re
+import resource
 from itertools import chain
 from typing import NamedTuple
 
@@ -549,6 +550,24 @@ def test_an_interrupted_write_keeps_the_old_file_and_leaves_no_draft(tmp_path):
         file.write(b"new")
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("room", [0, 100, 4000])
+def test_a_full_disk_names_the_file_and_keeps_what_is_there(parts, tmp_path, room):
+    path = tmp_path / "c.pt"
+    history = train(fresh_net(), parts, checkpoint=path)
+    before, limit = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert len(before) > room
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            train(fresh_net(), parts, checkpoint=path, epochs=8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert caught.value.filename == str(path)
+    assert os.listdir(tmp_path) == ["c.pt"]
+    assert path.read_bytes() == before
+    assert train(fresh_net(), parts, checkpoint=path, epochs=8)[: len(history)] == history
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(parts, tmp_path):
