@@ -15,11 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from numba.core import event
 from torch import Tensor
+from tqdm import tqdm
 
 import data_parallel
 from arguments import complaints, parse_args, settings_of
 from experiment import CRITERIA, Experiment, paper_comparison, prepare
+from metrics import evaluate_forecasts
 from paper_results import PaperRow
 from run_folder import METRICS, RunFolder, new_folder
 from side_by_side import LostProcessError, OnEpoch, cores, train_side_by_side
@@ -32,6 +35,7 @@ from training import (
     load_checkpoint,
     predict,
     train_model,
+    warm_up,
 )
 
 DEFAULT_PLOT_SAMPLES = range(1, 6)
@@ -43,6 +47,20 @@ class Terminated(KeyboardInterrupt):
     """The process was asked to end by SIGTERM."""
 
     exit_code = 143
+
+
+class _Compilation(event.Listener):
+    """Says once that kernels are compiled, as soon as numba begins with one that it has not kept on disk."""
+
+    said = False
+
+    def on_start(self, event: event.Event) -> None:
+        if not self.said:
+            self.said = True
+            tqdm.write("compiling the kernels, once: this takes up to a minute")
+
+    def on_end(self, event: event.Event) -> None:
+        pass
 
 
 def main(args: argparse.Namespace) -> dict[str, Record]:
@@ -60,8 +78,12 @@ def main(args: argparse.Namespace) -> dict[str, Record]:
     """
     with complaints(ValueError, TypeError, OSError):
         experiment = prepare(args)
-    if args.evaluate:
-        return evaluate(experiment)
+    with event.install_listener("numba:compile", _Compilation()):
+        return evaluate(experiment) if args.evaluate else _run(experiment)
+
+
+def _run(experiment: Experiment) -> dict[str, Record]:
+    args = experiment.args
     with complaints(ValueError, OSError):
         jobs = _at_a_time(experiment)
         samples = _plot_samples(args, len(experiment.data.test))
@@ -89,6 +111,8 @@ def train_all(experiment: Experiment, folder: RunFolder, jobs: int) -> dict[str,
         Training loss -> its records.
     """
     losses, histories = experiment.args.losses, {}
+    if jobs > 1 or data_parallel.processes() > 1:
+        _compile_for_all(experiment)
     trained = _side_by_side(experiment, folder, jobs) if jobs > 1 else _one_by_one(experiment, folder)
     with closing(trained):
         for loss, history in trained:
@@ -96,6 +120,16 @@ def train_all(experiment: Experiment, folder: RunFolder, jobs: int) -> dict[str,
             if data_parallel.is_first():
                 folder.write_results({loss: histories[loss][-1] for loss in losses if loss in histories})
     return {loss: histories[loss] for loss in losses}
+
+
+def _compile_for_all(experiment: Experiment) -> None:
+    """Let one process compile the kernels, which those of the run then find on disk: they would all do the same."""
+    args = experiment.args
+    if data_parallel.is_first() and experiment.device.type == "cpu":  # those of a GPU are not kept
+        batch = experiment.data.train[: args.batch_size]
+        for loss in args.losses:
+            evaluate_forecasts(warm_up(experiment.network(), CRITERIA[loss](args), batch, args.bf16), batch[1])
+    data_parallel.barrier()
 
 
 def _one_by_one(experiment: Experiment, folder: RunFolder) -> Trained:

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
 from typing import BinaryIO, NamedTuple
@@ -31,6 +32,7 @@ __all__ = [
     "predict",
     "save_checkpoint",
     "train_model",
+    "warm_up",
 ]
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -134,8 +136,9 @@ def train_model(
     Returns:
         A record per evaluation, earlier sessions included: ``epoch``, ``train_loss`` (mean over that epoch's
         series), ``valid_loss`` (mean over the validation set), ``mse``, ``dtw``, ``tdi`` (means over the test set)
-        and ``seconds`` (of training, without evaluation, since epoch 0). `best_record` tells whose weights the
-        network has.
+        and ``seconds`` (of training since epoch 0, without evaluation and the compilation of kernels: network and
+        criterion are called once more, on the first batch, before the clock starts). `best_record` tells whose
+        weights the network has.
 
     Raises:
         TypeError: If a count is not a whole number.
@@ -168,9 +171,13 @@ def train_model(
         for epoch in range(start, epochs):
             if _out_of_patience(history, patience):
                 break
-            begun = perf_counter()
             batch_order = _seed_epoch(seed, epoch)
-            summary = _train_epoch(step, batches(data_parallel.Shares(train_set), batch_size, batch_order))
+            loader = batches(data_parallel.Shares(train_set), batch_size, batch_order)
+            if epoch == start:
+                loader = _with_warm_up(net, criterion, loader, bf16)
+                _seed_epoch(seed, epoch)  # dropout has drawn numbers
+            begun = perf_counter()
+            summary = _train_epoch(step, loader)
             seconds += perf_counter() - begun
             _check_finite(summary, epoch)
             _advance(bar, summary)
@@ -199,6 +206,30 @@ def train_model(
     if best is not None:
         net.load_state_dict(best)
     return history
+
+
+def warm_up(net: nn.Module, criterion: Criterion, batch: Sequence[Tensor], bf16: bool = False) -> Tensor:
+    """Do what a training step does, but for the step, so that all kernels are compiled and kept on disk.
+
+    Weights, buffers and gradients stay as they are; dropout draws from torch's global random state.
+
+    Args:
+        net: The network.
+        criterion: The loss.
+        batch: ``(input, target, ...)``.
+        bf16: As for `train_model`.
+
+    Returns:
+        The forecast, without its history.
+    """
+    like, buffers = next(net.parameters()), [buffer.clone() for buffer in net.buffers()]
+    net.train()
+    loss, prediction = _Measured(net, criterion, _precision(net, bf16))(batch[0].to(like), batch[1].to(like))
+    torch.autograd.grad(loss, [p for p in net.parameters() if p.requires_grad], allow_unused=True)
+    with torch.no_grad():
+        for buffer, before in zip(net.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    return prediction
 
 
 def check_can_record(name: str, device: torch.device) -> None:
@@ -477,6 +508,15 @@ def _train_epoch(step: _Step, loader: Iterable) -> _EpochSummary:
         seen += count
     loss_sum, seen = data_parallel.total([float(loss_sum), seen])
     return _EpochSummary(loss_sum / seen, float(loss), prediction, target, count)
+
+
+def _with_warm_up(net: nn.Module, criterion: Criterion, loader: Iterable, bf16: bool) -> Iterable:
+    """The shares that a loader serves, after a warm-up with the first one."""
+    shares = iter(loader)
+    first = list(islice(shares, 1))
+    for batch, *_ in first:
+        warm_up(net, criterion, batch, bf16)
+    return chain(first, shares)
 
 
 def _mean_loss(net: nn.Module, criterion: Criterion, dataset: Dataset, batch_size: int) -> float:

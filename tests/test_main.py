@@ -453,6 +453,37 @@ def test_all_networks_are_trained_at_a_time_where_there_are_cores(small, monkeyp
         at_a_time("--jobs", "2")
 
 
+def test_kernels_are_compiled_before_several_processes_need_them(small, monkeypatch):
+    compiled = []
+
+    def spy(net, criterion, *options):
+        compiled.append(type(criterion).__name__)
+        return warm_up(net, criterion, *options)
+
+    def start(*args):
+        assert compiled == ["MSELoss", "SoftDTWLoss", "DilateLoss"]
+        raise LostProcessError
+        yield
+
+    warm_up = program.warm_up
+    monkeypatch.setattr(program, "warm_up", spy)
+    monkeypatch.setattr(program, "train_side_by_side", start)
+    with pytest.raises(SystemExit):
+        run(*small, "--jobs", 3)
+
+
+def test_compilation_is_announced_where_it_happens(small, tmp_path):
+    def printed(*flags):
+        command = [sys.executable, ROOT / "main.py", *small, "--model", "mlp", "--losses", "mse", *flags]
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        assert done.stderr == ""
+        return done.stdout
+
+    assert printed("--output", "first").count("compiling the kernels, once") == 1
+    assert "compiling" not in printed("--output", "second")
+
+
 def _all_train(process):
     while process.poll() is None and len(list(Path("run").glob("checkpoints/*.pt"))) < 2:
         time.sleep(0.05)

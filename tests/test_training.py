@@ -24,6 +24,7 @@ from training import (
     load_weights,
     predict,
     train_model,
+    warm_up,
 )
 
 
@@ -347,6 +348,45 @@ def test_seconds_add_up_over_sessions(parts, tmp_path):
     assert seconds == sorted(seconds)
     assert seconds[0] > 0
     assert seconds[-1] > first
+
+
+def test_seconds_do_not_contain_what_the_first_call_takes_alone(parts, tmp_path, monkeypatch):
+    class Compiled(nn.MSELoss):
+        """Takes a second of a clock that nothing else moves, and at first a minute."""
+
+        took = 60
+
+        def forward(self, prediction, target):
+            clock.append(clock[-1] + self.took)
+            self.took = 1
+            return super().forward(prediction, target)
+
+    clock = [0]
+    monkeypatch.setattr(training, "perf_counter", lambda: clock[-1])
+    for epochs in (1, 4):
+        history = train(fresh_net(), parts, Compiled(), epochs=epochs, checkpoint=tmp_path / "c.pt")
+        assert history[-1]["seconds"] == 3 * epochs
+
+
+def normalised_net():
+    net = fresh_net(0.3)
+    return nn.Sequential(nn.BatchNorm1d(5), net)
+
+
+@pytest.mark.parametrize("make", [fresh_net, normalised_net])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_warm_up_leaves_no_trace(parts, monkeypatch, make, bf16):
+    net, plain = make(), make()
+    before = weights(net)
+    forecast = warm_up(net, nn.MSELoss(), parts[0][:8], bf16)
+    assert forecast.shape == (8, 4, 1)
+    assert not forecast.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+    history = train(net, parts, bf16=bf16, batch_size=9)
+    monkeypatch.setattr(training, "warm_up", lambda *args: None)
+    assert numbers(train(plain, parts, bf16=bf16, batch_size=9)) == numbers(history)
+    assert_same_weights(net, plain)
 
 
 class Bowl(nn.Module):
