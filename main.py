@@ -5,6 +5,7 @@ with the paper's value, and examples.
 """
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -300,12 +301,13 @@ def interruptible(folder: RunFolder) -> Iterator[None]:
 
 
 def _say_how_to_continue(what: str, folder: RunFolder) -> None:
-    several = data_parallel.processes() > 1
-    program = f"torchrun --nproc-per-node {data_parallel.local_processes()}" if several else "python"
-    command = f"{program} main.py --resume {shlex.quote(str(folder.path))}"
-    print(
-        f"\n{what}; only the work since the last evaluation is lost, and this continues: {command}", file=sys.stderr
-    )
+    command = [sys.executable]
+    if data_parallel.processes() > 1:  # what torchrun calls, whether that is on the PATH or not
+        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(data_parallel.local_processes())]
+    # As it was started; where another program imports this one, it is not its own file.
+    started_here = os.path.realpath(sys.argv[0]) == os.path.realpath(__file__)
+    command += [sys.argv[0] if started_here else __file__, "--resume", str(folder.path)]
+    say(f"\n{what}; only the work since the last evaluation is lost, and this continues: {shlex.join(command)}")
 
 
 # --------------------------------------------------------------------------------------------------- tables

@@ -3,6 +3,8 @@ import json
 import math
 import os
 import re
+import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -79,6 +81,11 @@ def refusal(capsys, *flags):
     assert err.startswith("main.py: error: ")
     assert err.count("\n") == 1
     return err
+
+
+def continued_by(folder):
+    """How the sentence on an interrupted run ends."""
+    return f"this continues: {shlex.join([sys.executable, str(ROOT / 'main.py'), '--resume', folder])}\n"
 
 
 class StopsAtStep(nn.Module):
@@ -191,7 +198,7 @@ def test_a_run_interrupted_between_evaluations_resumes_to_the_numbers_of_a_whole
     with pytest.raises(SystemExit) as stopped:
         run(*flags, "--output", "broken")
     assert stopped.value.code == 130
-    assert "python main.py --resume broken" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(continued_by("broken"))
     assert results("broken").keys() == {"mse"}
 
     trained = []
@@ -232,9 +239,27 @@ def test_sigterm_ends_a_run_like_ctrl_c_and_leaves_the_handler_as_it_was(small, 
     with pytest.raises(SystemExit) as stopped:
         run(*small, "--output", "my run")
     assert stopped.value.code == 143
-    assert "this continues: python main.py --resume 'my run'" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(continued_by("my run"))
     assert signal.getsignal(signal.SIGTERM) == before
     assert [record["epoch"] for record in records("my run")] == [0]
+
+
+def test_the_sentence_on_an_interrupted_run_continues_it_from_where_the_user_stands(small):
+    run(*small, "--losses", "mse", "--epochs", 150, "--output", "whole")
+    folder = "it's here"
+    command = [sys.executable, os.path.relpath(ROOT / "main.py"), *small, "--losses", "mse", "--jobs", "1"]
+    command += ["--epochs", "150", "--output", folder]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not Path(folder, "checkpoints/mse.pt").exists():
+            time.sleep(0.005)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    continues = err.rpartition("this continues: ")[2]
+    assert shlex.split(continues)[:2] == command[:2]
+    without_python = {**os.environ, "PATH": os.defpath}
+    subprocess.run(continues, shell=True, env=without_python, stdout=subprocess.DEVNULL, timeout=60, check=True)
+    assert_same_run("whole", folder, ["mse"])
 
 
 def test_metrics_lost_between_checkpoint_and_file_come_back_on_resume(small):
@@ -509,10 +534,7 @@ def test_a_run_side_by_side_that_is_ended_leaves_no_process_and_no_draft(small, 
         os.killpg(process.pid, how) if how == signal.SIGINT else process.send_signal(how)
         _, err = process.communicate(timeout=60)
     assert process.returncode == code
-    assert err == (
-        "\nInterrupted; only the work since the last evaluation is lost, and this continues: "
-        "python main.py --resume run\n"
-    )
+    assert err == "\nInterrupted; only the work since the last evaluation is lost, and " + continued_by("run")
     _wait_for_the_end_of_group(process.pid)
     assert sorted(path.name for path in Path("run").glob("checkpoints/*")) == sorted(f"{loss}.pt" for loss in kept)
 
@@ -817,3 +839,44 @@ def test_a_mistake_ends_the_process_with_exit_code_2_and_no_traceback():
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == "main.py: error: --device must be auto, cpu, cuda, cuda:1, ... or mps, got 'gpu'.\n"
+
+
+@pytest.mark.parametrize(
+    "ascii_only", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_the_table_is_printed_where_stdout_is_ascii(ascii_only):
+    command = [sys.executable, ROOT / "main.py", "--evaluate", ROOT / "experiments/weights/dilate.pt"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, **ascii_only}, check=True)
+    assert done.stderr == b""
+    assert b"0.0121 ? 0.0013" in done.stdout
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_whose_output_nobody_reads_ends_with_how_to_continue_it(small, jobs):
+    flags = [*small, "--losses", "mse", "dilate", "--epochs", "1000000", "--jobs", str(jobs), "--output", "run"]
+    command = [sys.executable, ROOT / "main.py", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("csv: ")
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 141
+    assert err.startswith("\nNobody reads the output any more, so the run ends; ")
+    assert err.endswith(continued_by("run"))
+    assert err.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        (">&-", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
+        (">/dev/full", 2, "main.py: error: Cannot read or write stdout: No space left on device.\n"),
+    ],
+)
+def test_a_run_without_stdout(small, redirection, code, said):
+    flags = [*small, "--losses", "mse", "soft_dtw", "--jobs", "2", "--output", "run"]
+    command = shlex.join([sys.executable, str(ROOT / "main.py"), *flags])
+    done = subprocess.run(f"{command} {redirection}", shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, said)
+    if code == 0:
+        assert results("run").keys() == {"mse", "soft_dtw"}
