@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import data_parallel
 from data import DATASETS
-from experiment import CRITERIA, flag
+from experiment import CRITERIA, flag, ran_out_of_memory
 from models import GRUS, MODELS
 from paper_results import PAPER_ALPHA, PAPER_GAMMA, PAPER_HIDDEN_SIZE, PAPER_LAYERS, PAPER_WINDOWS
 from run_folder import RunFolder, Settings
@@ -54,6 +54,24 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         fail(message)
 
+    def checked(self, setting: str, value: object) -> object:
+        """A stored value of a setting, held to what its flag allows.
+
+        Raises:
+            argparse.ArgumentError: If the flag does not allow it.
+        """
+        action = self._option_string_actions[flag(setting)]
+        if value is None and action.default is None:
+            return None
+        if action.nargs == 0:
+            if isinstance(value, bool):
+                return value
+            raise argparse.ArgumentError(action, f"must be true or false, got {value!r}")
+        several = action.nargs == "+"
+        if isinstance(value, list) != several or value == []:
+            raise argparse.ArgumentError(action, f"must be {'a list' if several else 'one value'}, got {value!r}")
+        return self._get_values(action, list(map(str, value if several else [value])))
+
 
 def get_args_parser() -> argparse.ArgumentParser:
     """All flags, in groups, with units and the paper's values in the help."""
@@ -63,6 +81,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         description="Train forecasters with MSE, soft-DTW and DILATE, and compare them (paper, Table 1).",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     _add_data_flags(parser.add_argument_group("data").add_argument)
     _add_network_flags(parser.add_argument_group("network and losses").add_argument)
@@ -75,7 +94,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 def _add_data_flags(add: Callable) -> None:
     column, length = {"nargs": "+", "metavar": "COLUMN"}, {"type": _count(), "metavar": "STEPS"}
     add("--dataset", choices=list(DATASETS), default="synthetic", help="default: %(default)s")
-    add("--data-path", metavar="PATH", help="file or folder of the data; csv needs one, synthetic takes none")
+    path = {"type": _path, "metavar": "PATH"}
+    add("--data-path", **path, help="file or folder of the data; csv needs one, synthetic takes none")
     add("--csv-columns", **column, help="to observe: names, positions from 0, or all (default: the last)")
     add("--csv-targets", **column, help="to forecast: some of --csv-columns (default: all of them)")
     lengths = ", ".join(f"{name} {observed}" for name, (observed, _) in PAPER_WINDOWS.items())
@@ -96,7 +116,8 @@ def _add_network_flags(add: Callable) -> None:
     )
     add("--model", choices=models, default="seq2seq", help="the paper has both (default: %(default)s)")
     add("--hidden-size", **count, default=PAPER_HIDDEN_SIZE, help=f"units per layer; {PAPER}")
-    add("--layers", **count, default=PAPER_LAYERS, help=f"of GRUs, or hidden layers of the MLP; {PAPER}")
+    layers = {"type": _count(at_most=1000), "metavar": "N"}
+    add("--layers", **layers, default=PAPER_LAYERS, help=f"of GRUs, or hidden layers of the MLP; {PAPER}")
     add("--gru", choices=list(GRUS), default="fused", help=gru)
     add("--losses", nargs="+", choices=losses, default=losses, help="one network each; paper and default: all")
     add("--alpha", type=_fraction, metavar="A", help=alpha)
@@ -120,17 +141,17 @@ def _add_training_flags(add: Callable) -> None:
     add("--compile", **switch, help="train the network by torch.compile, which takes minutes first (default: no)")
     add("--cuda-graph", **switch, help="on CUDA, record network and loss once, and replay that (default: no)")
     add("--eval-every", **from_0, default=50, help=every)
-    add("--seed", **from_0, default=0, help=seed)
+    add("--seed", type=_count(at_least=0, at_most=2**64 - 1), metavar="N", default=0, help=seed)
     add("--device", default="auto", help=device)
     add("--jobs", **count, help=jobs)
-    add("--threads", **count, help=threads)
+    add("--threads", type=_count(at_most=1024), metavar="N", help=threads)
     add("--deterministic", action="store_true", help="only deterministic algorithms, where a GPU has a choice")
 
 
 def _add_output_flags(add: Callable) -> None:
     switch = {"action": argparse.BooleanOptionalAction, "default": True}
     samples = "series of the test set to plot, counted from 0 (default: 1 2 3 4 5)"
-    add("--output", metavar="FOLDER", help="a new one (default: runs/<dataset>-<model>-<timestamp>)")
+    add("--output", type=_path, metavar="FOLDER", help="a new one (default: runs/<dataset>-<model>-<timestamp>)")
     add("--plot-samples", nargs="+", type=_count(at_least=0), metavar="I", help=samples)
     add("--plots", **switch, help="draw figures at the end (default: yes)")
     add("--show", **switch, help="show them, where there is a display (default: yes)")
@@ -138,21 +159,35 @@ def _add_output_flags(add: Callable) -> None:
 
 def _add_continuation_flags(add: Callable) -> None:
     resume, measure = (" ".join(map(flag, names)) for names in (CHANGED_BY_RESUME, CHANGED_BY_EVALUATE))
-    add("--resume", metavar="FOLDER", help=f"continue that run, with its settings but for: {resume}")
-    add("--evaluate", metavar="CHECKPOINT", help=f"only measure it, with its settings but for: {measure}")
+    continued = f"continue that run, with its settings but for: {resume}; the data must be the same"
+    add("--resume", type=_path, metavar="FOLDER", help=continued)
+    add("--evaluate", type=_path, metavar="CHECKPOINT", help=f"only measure it, with its settings but for: {measure}")
 
 
-def _count(at_least: int = 1) -> Callable[[str], int]:
+def _path(text: str) -> str:
+    # Empty where a variable of the shell is not set.
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"must be a path, got {text!r}")
+    return text
+
+
+def _count(at_least: int = 1, at_most: int = 2**31 - 1) -> Callable[[str], int]:
     def count(text: str) -> int:
-        if not text.isdecimal() or int(text) < at_least:
+        if not (text.isascii() and text.isdecimal()) or int(text) < at_least:
             raise argparse.ArgumentTypeError(f"must be a whole number of at least {at_least}, got {text!r}")
+        if int(text) > at_most:
+            raise argparse.ArgumentTypeError(f"must be at most {at_most}, got {text!r}")
         return int(text)
 
     return count
 
 
 def _positive(text: str) -> float:
-    return _number(text, "must be a positive number", lambda value: 0 < value < math.inf)
+    # Smaller ones are denormal, and count as 0 while a network is trained.
+    least = sys.float_info.min
+    if _number(text, "must be a positive number", lambda value: 0 < value < math.inf) < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least:.3g}, got {text!r}")
+    return float(text)
 
 
 def _fraction(text: str) -> float:
@@ -161,7 +196,8 @@ def _fraction(text: str) -> float:
 
 def _number(text: str, rule: str, allowed: Callable[[float], bool]) -> float:
     try:
-        value = float(text)
+        # Python also reads 1_000, and digits of other scripts.
+        value = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         value = math.nan
     if not allowed(value):
@@ -191,10 +227,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     given = _given(parser, argv)
     with complaints(ValueError, OSError):
         if args.resume:
-            stored = _settings_to_resume(parser, RunFolder(Path(args.resume)))
+            folder = RunFolder(Path(args.resume))
+            stored = _checked(parser, _settings_to_resume(parser, folder), folder.config)
             _adopt(args, stored, given, "resume", CHANGED_BY_RESUME)
         elif args.evaluate:
-            stored = load_checkpoint(args.evaluate).get("settings", {})
+            stored = _checked(parser, load_checkpoint(args.evaluate).get("settings", {}), args.evaluate)
             changeable = CHANGED_BY_EVALUATE if stored else vars(args)
             _adopt(args, stored, given, "evaluate", changeable)
     if args.alpha is None:
@@ -225,6 +262,15 @@ def _settings_to_resume(parser: argparse.ArgumentParser, folder: RunFolder) -> S
     return settings
 
 
+def _checked(parser: _Parser, stored: Mapping, path: str | Path) -> Settings:
+    """The settings of an earlier run that this program has, each held to what its flag allows."""
+    known = vars(parser.parse_args([]))
+    try:
+        return {name: parser.checked(name, value) for name, value in stored.items() if name in known}
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{path} holds a setting that no run can have: {error}.") from None
+
+
 def _adopt(args: argparse.Namespace, stored: Mapping, given: set[str], mode: str, changeable: Sequence[str]) -> None:
     """Replace the settings of the command line by stored ones, except for changeable ones that were given."""
     fixed = sorted(given - {mode, *changeable})
@@ -232,7 +278,7 @@ def _adopt(args: argparse.Namespace, stored: Mapping, given: set[str], mode: str
         allowed = ", ".join(map(flag, changeable))
         fail(f"{flag(fixed[0])} cannot be given with {flag(mode)}, only {allowed} can.")
     for name, value in stored.items():
-        if hasattr(args, name) and name not in given:
+        if name not in given:
             setattr(args, name, value)
 
 
@@ -243,10 +289,17 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 @contextmanager
 def complaints(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn errors that the user can mend into one sentence and exit code 2."""
+    """Turn errors that the user can mend, a lack of memory among them, into one sentence and exit code 2."""
     try:
         yield
-    except kinds as error:
+    except Exception as error:
+        if ran_out_of_memory(error):
+            fail(
+                "There is not enough memory for this run: a smaller --hidden-size, --layers, --batch-size, "
+                "--input-length or --horizon needs less."
+            )
+        if not isinstance(error, kinds):
+            raise
         if isinstance(error, OSError) and error.filename is not None:
             fail(f"Cannot read or write {error.filename}: {error.strerror}.")
         fail(error)

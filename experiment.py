@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,15 @@ from paper_results import (
 )
 from training import check_can_record, load_checkpoint, load_weights
 
-__all__ = ["CRITERIA", "Experiment", "flag", "paper_comparison", "prepare", "resolve_device"]
+__all__ = [
+    "CRITERIA",
+    "Experiment",
+    "flag",
+    "paper_comparison",
+    "prepare",
+    "ran_out_of_memory",
+    "resolve_device",
+]
 
 CRITERIA = {
     "mse": lambda args: nn.MSELoss(),
@@ -47,6 +56,15 @@ def flag(setting: str) -> str:
     return "--" + setting.replace("_", "-")
 
 
+def ran_out_of_memory(error: Exception) -> bool:
+    """True if an error says that there is less memory than was asked for, on the CPU or on a GPU."""
+    # torch has a kind of its own for this on GPUs only.
+    said = isinstance(error, RuntimeError) and re.search(
+        "can't allocate memory|not enough memory|out of memory|Storage size calculation overflowed", str(error)
+    )
+    return isinstance(error, MemoryError) or bool(said)
+
+
 def resolve_device(name: str) -> torch.device:
     """The device of that name, made sure of.
 
@@ -60,7 +78,8 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and index.isdecimal())):
+    numbered = kind == "cuda" and re.fullmatch("[0-9]{1,4}", index)
+    if kind not in ("cpu", "cuda", "mps") or (":" in name and not numbered):
         raise ValueError(f"--device must be auto, cpu, cuda, cuda:1, ... or mps, got {name!r}.")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name} is not there: torch finds {torch.cuda.device_count()} CUDA devices.")
@@ -102,21 +121,31 @@ class Experiment:
     device: torch.device
 
     def network(self) -> nn.Module:
-        """A network with the initial weights that all losses of a run start from."""
+        """A network with the initial weights that all losses of a run start from.
+
+        Raises:
+            ValueError: If there is not enough memory for it.
+        """
         torch.manual_seed(self.args.seed)
         data, args = self.data, self.args
-        net = build_model(
-            args.model,
-            input_length=data.input_length,
-            horizon=data.horizon,
-            input_size=data.input_size,
-            output_size=data.output_size,
-            hidden_size=args.hidden_size,
-            layers=args.layers,
-            output_columns=_output_columns(args),
-            gru=args.gru,
-        )
-        net.to(self.device)
+        try:
+            net = build_model(
+                args.model,
+                input_length=data.input_length,
+                horizon=data.horizon,
+                input_size=data.input_size,
+                output_size=data.output_size,
+                hidden_size=args.hidden_size,
+                layers=args.layers,
+                output_columns=_output_columns(args),
+                gru=args.gru,
+            )
+            net.to(self.device)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            size = f"--hidden-size {args.hidden_size} and --layers {args.layers}"
+            raise ValueError(f"There is not enough memory for a network of {size}.") from None
         if args.compile:
             torch._dynamo.config.allow_rnn = True  # by default, a network is left uncompiled where it meets a GRU
             net.compile()  # in place, so that its weights keep their names

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import main as program
-from arguments import parse_args
+from arguments import parse_args, settings_of
 from experiment import prepare, resolve_device
 from main import main, results_table
 from models import GRUS
@@ -577,6 +577,9 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch):
     assert resolve_device("auto") == torch.device("cpu")
 
 
+PATHS = ("--resume", "--evaluate", "--output", "--data-path")
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -597,6 +600,22 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch):
         (["--cuda-graph", "--compile"], "--cuda-graph cannot be given with --compile."),
         (["--cuda-graph", "--device", "cpu"], "--cuda-graph needs a CUDA device, got cpu."),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
+        *(([name, ""], f"argument {name}: must be a path, got ''") for name in PATHS),
+        (["--epochs", "٣"], "argument --epochs: must be a whole number of at least 1, got '٣'"),
+        (["--epochs", "1_0"], "argument --epochs: must be a whole number of at least 1, got '1_0'"),
+        (["--plot-samples", "1", "²"], "argument --plot-samples: must be a whole number of at least 0, got '²'"),
+        (["--gamma", "1_0"], "argument --gamma: must be a positive number, got '1_0'"),
+        (["--alpha", "٠"], "argument --alpha: must lie between 0 and 1, got '٠'"),
+        (["--device", "cuda:٣"], "--device must be auto, cpu, cuda, cuda:1, ... or mps, got 'cuda:٣'."),
+        (["--seed", str(2**64)], f"argument --seed: must be at most {2**64 - 1}, got '{2**64}'"),
+        (["--epochs", "1" * 30], "argument --epochs: must be at most 2147483647, got '111"),
+        (["--layers", "1001"], "argument --layers: must be at most 1000, got '1001'"),
+        (["--threads", "1025"], "argument --threads: must be at most 1024, got '1025'"),
+        (["--gamma", "1e-320"], "argument --gamma: must be at least 2.23e-308, got '1e-320'"),
+        (["--learning-rate", "2e-308"], "argument --learning-rate: must be at least 2.23e-308, got '2e-308'"),
+        (["--hidden-size", "10000000"], "There is not enough memory for a network of --hidden-size 10000000 and"),
+        (["--hidden-size", "2147483647", "--model", "mlp", "--layers", "3"], "of --hidden-size 2147483647 and --lay"),
+        (["--input-length", "2000000000"], "There is not enough memory for this run: a smaller --hidden-size, --la"),
         (["--device", "gpu"], "--device must be auto, cpu, cuda, cuda:1, ... or mps, got 'gpu'."),
         (["--device", "cuda:x"], "--device must be auto, cpu, cuda, cuda:1, ... or mps, got 'cuda:x'."),
         (["--device", "cuda:99"], "--device cuda:99 is not there: torch finds"),
@@ -721,6 +740,75 @@ def test_a_damaged_configuration_is_named(capsys, content):
     Path("run").mkdir()
     Path("run/config.json").write_text(content)
     assert "config.json is damaged: it holds no settings." in refusal(capsys, "--resume", "run")
+
+
+NOT_A_CHOICE = ["foo", None, 3, ["mlp"]]
+NOT_A_COUNT = ["abc", "", "٣", None, 0.5, -1, True, [1], 2**70]
+NO_STEPS = ["abc", 0, -1.5, True, [1]]
+NOT_POSITIVE = ["abc", 0, -1, "1_0", math.nan, math.inf, True, {}]
+NOT_A_SWITCH = ["yes", 1, None, []]
+NOT_A_LIST = [[], "1", 3]
+NO_SETTINGS = {
+    **dict.fromkeys(("dataset", "model", "gru"), NOT_A_CHOICE),
+    **dict.fromkeys(("hidden_size", "layers", "epochs", "batch_size", "eval_every", "seed"), NOT_A_COUNT),
+    **dict.fromkeys(("input_length", "horizon", "stride", "threads"), NO_STEPS),
+    **dict.fromkeys(("bf16", "compile", "cuda_graph", "deterministic", "plots", "show"), NOT_A_SWITCH),
+    **dict.fromkeys(("gamma", "learning_rate", "clip_norm"), NOT_POSITIVE),
+    "alpha": [1.5, -0.1, math.nan, "x", [0.5]],
+    "losses": [["foo"], ["mse", 3], None, *NOT_A_LIST],
+    "plot_samples": [[-1], ["x"], [0.5], *NOT_A_LIST],
+    "csv_columns": NOT_A_LIST,
+    "csv_targets": NOT_A_LIST,
+    "data_path": ["", "a\0b", ["a"]],
+    "device": [["cpu"], []],
+}
+
+
+@pytest.mark.parametrize("name", settings_of(parse_args([])))
+def test_a_configuration_with_a_setting_that_no_flag_gives_is_named(capsys, name):
+    folder = RunFolder(Path("run"))
+    folder.create()
+    for value in NO_SETTINGS[name]:
+        folder.write_settings({**settings_of(parse_args([])), name: value})
+        before = folder.config.read_bytes()
+        sentence = refusal(capsys, "--resume", "run")
+        flag = "--" + name.replace("_", "-")
+        assert f"run/config.json holds a setting that no run can have: argument {flag}" in sentence, value
+        assert folder.config.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--gamma", "0.1234567890123456789", "--alpha", "1e-17", "--learning-rate", "3e-300", "--clip-norm", "7"],
+        ["--seed", str(2**64 - 1), "--plot-samples", "0", "7", "--no-show", "--deterministic", "--threads", "2"],
+        ["--dataset", "csv", "--data-path", "a b.csv", "--csv-columns", "-1", "ü", "--csv-targets", "-1"],
+        ["--losses", "dilate", "mse", "--model", "mlp", "--layers", "3", "--no-plots", "--bf16"],
+    ],
+)
+def test_a_configuration_brings_back_the_settings_of_the_flags(flags):
+    settings = settings_of(parse_args(flags))
+    folder = RunFolder(Path("run"))
+    folder.create()
+    folder.write_settings(settings)
+    assert settings_of(parse_args(["--resume", "run"])) == settings
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "losses", "gamma"])
+def test_a_checkpoint_with_a_setting_that_no_flag_gives_is_named(small, capsys, name):
+    run(*small, "--output", "run", "--losses", "mse")
+    checkpoint = torch.load("run/checkpoints/mse.pt", weights_only=True)
+    checkpoint["settings"][name] = "abc"
+    torch.save(checkpoint, "edited.pt")
+    capsys.readouterr()
+    assert "edited.pt holds a setting that no run can have: argument --" in refusal(capsys, "--evaluate", "edited.pt")
+
+
+@pytest.mark.parametrize("name", ["--no-plots", *("--" + name.replace("_", "-") for name in vars(parse_args([])))])
+def test_a_flag_that_is_not_written_out_is_refused(capsys, name):
+    for end in range(len(name) - 1, 3, -1):
+        assert f"unrecognized arguments: {name[:end]}" in refusal(capsys, name[:end], "1")
 
 
 def test_a_configuration_of_another_version_is_named(small, capsys):
