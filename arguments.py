@@ -20,7 +20,8 @@ from training import load_checkpoint
 __all__ = ["complaints", "fail", "get_args_parser", "parse_args", "settings_of"]
 
 NOT_STORED = ("resume", "evaluate", "output", "jobs")
-CHANGED_BY_RESUME = ("cuda_graph", "epochs", "jobs", "plot_samples", "plots", "show", "threads")
+MOVED = ("data_path", "device")  # what may be elsewhere on another machine
+CHANGED_BY_RESUME = ("cuda_graph", "epochs", "jobs", "plot_samples", "plots", "show", "threads", *MOVED)
 CHANGED_BY_EVALUATE = ("batch_size", "compile", "data_path", "device", "gru", "threads")
 SETTINGS_OF_OLD = {  # before there was a flag
     "gru": "torch",

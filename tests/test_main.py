@@ -289,6 +289,25 @@ def test_resume_works_from_another_folder(small, table, monkeypatch, tmp_path):
     assert records("run")[-1]["epoch"] == 4
 
 
+@pytest.mark.parametrize("device", [[], ["--device", "cpu"]])
+def test_a_run_whose_data_moved_goes_on_where_they_are_now(small, table, capsys, device):
+    flags = [*small, "--losses", "dilate"]
+    run(*flags, "--output", "whole", "--epochs", 5)
+    Path("old.csv").write_bytes(table.read_bytes())
+    old = ["old.csv" if flag == str(table) else flag for flag in flags]
+    run(*old, "--output", "run", "--epochs", 3)
+    Path("new").mkdir()
+    Path("old.csv").rename("new/data.csv")
+    capsys.readouterr()
+    assert "old.csv" in refusal(capsys, "--resume", "run", "--epochs", 5)
+    run("--resume", "run", "--epochs", 5, "--data-path", "new/data.csv", *device)
+    assert_same_run("whole", "run", ["dilate"])
+    stored = json.loads(Path("run/config.json").read_text())["settings"]
+    assert stored["data_path"] == str(Path("new/data.csv").absolute())
+    assert stored["device"] == (device or ["", "auto"])[1]
+    run("--resume", "run", "--epochs", 6)
+
+
 def test_evaluate_gives_the_metrics_of_results_csv_and_writes_nothing(small, capsys):
     run(*small, "--output", "run", "--losses", "dilate", "--model", "mlp", "--layers", 2)
     before = sorted(Path(".").rglob("*"))
