@@ -3,17 +3,33 @@
 import math
 import numbers
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 REDUCTIONS = ("mean", "sum", "none")
 _HALF = (torch.float16, torch.bfloat16)
-_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_SIGNED_OR_BYTE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # torch compares none of these
+_NO_BAND = 1 << 30  # no series is that long, so a larger band leaves no cell out
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _as_float(value: numbers.Real) -> float:
+    """The number in float64, inf where it is too large for that."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def check_gamma(gamma: float | Tensor, like: Tensor | None = None) -> Tensor:
@@ -28,9 +44,10 @@ def check_gamma(gamma: float | Tensor, like: Tensor | None = None) -> Tensor:
         return torch.where((gamma > 0) & (gamma < math.inf), gamma, math.nan)
     if not _is_number(gamma):
         raise TypeError(f"gamma must be a positive number or a tensor with one, but it is {gamma!r}.")
-    if not 0 < gamma < math.inf:
-        raise ValueError(f"gamma must be a positive finite number, but it is {gamma!r}.")
-    return torch.full((), float(gamma), dtype=torch.float64, device=device)
+    value = _as_float(gamma)
+    if not 0 < value < math.inf:
+        raise ValueError(f"gamma must be a positive finite number, but it is {value!r}.")
+    return torch.full((), value, dtype=torch.float64, device=device)
 
 
 def _check_scalar(gamma: Tensor) -> Tensor:
@@ -44,7 +61,7 @@ def _check_scalar(gamma: Tensor) -> Tensor:
 def check_new_gamma(gamma: float | Tensor) -> float | Tensor:
     """Return gamma as given to a module; here, once, the value of a tensor is looked at as well."""
     checked = check_gamma(gamma)
-    if isinstance(gamma, Tensor) and not gamma.is_meta and checked.isnan():
+    if isinstance(gamma, Tensor) and has_values(gamma) and checked.isnan():
         raise ValueError(f"gamma must be a positive finite number, but it is a tensor with {gamma.item()}.")
     return gamma
 
@@ -64,9 +81,10 @@ def check_weight(name: str, weight: float) -> float:
     """Return a finite number that is not negative."""
     if not _is_number(weight):
         raise TypeError(f"{name} must be a number of at least 0, but it is {weight!r}.")
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"{name} must be a finite number of at least 0, but it is {weight!r}.")
-    return float(weight)
+    value = _as_float(weight)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number of at least 0, but it is {value!r}.")
+    return value
 
 
 def check_flag(name: str, flag: bool) -> bool:
@@ -87,11 +105,20 @@ def check_band(band: int | None) -> int | None:
     """Return band, None or a number of steps."""
     if band is None:
         return None
-    if isinstance(band, bool) or not isinstance(band, numbers.Integral):
+    if not _is_whole(band):
         raise TypeError(f"band must be None or a whole number of steps, but it is {band!r}.")
     if band < 0:
         raise ValueError(f"band must be None or a number of steps of at least 0, but it is {band}.")
-    return int(band)
+    return min(int(band), _NO_BAND)
+
+
+def check_length(name: str, length: int) -> int:
+    """Return the length of a series, a whole number of at least 1."""
+    if not _is_whole(length):
+        raise TypeError(f"{name} must be a whole number of steps, but it is {length!r}.")
+    if length < 1:
+        raise ValueError(f"{name} must be a number of steps of at least 1, but it is {length}.")
+    return int(length)
 
 
 def check_tensor(name: str, tensor: Tensor, allowed: str, dimensions: tuple[int, ...]) -> Tensor:
@@ -100,6 +127,10 @@ def check_tensor(name: str, tensor: Tensor, allowed: str, dimensions: tuple[int,
         raise TypeError(f"{name} must be a tensor, but it is a {type(tensor).__name__}.")
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, but its type is {tensor.dtype}.")
+    if tensor.dtype not in (*_HALF, torch.float32, torch.float64):
+        raise TypeError(f"{name} must have 16, 32 or 64 bits a number, but its type is {tensor.dtype}.")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, but its layout is {tensor.layout}: use .to_dense().")
     if tensor.dim() not in dimensions:
         raise ValueError(f"{name} must have shape {allowed}, but its shape is {tuple(tensor.shape)}.")
     if tensor.numel() == 0:
@@ -146,8 +177,18 @@ def demand(condition: Tensor, error: Callable[[], ValueError], in_short: str) ->
     """Raise where a condition on values fails; a compiled graph does so when it runs, with the short sentence."""
     if torch.compiler.is_compiling():
         torch._assert_async(condition.all(), in_short)
-    elif not condition.is_meta and not condition.all():
+        return
+    if torch._C._functorch.is_functorch_wrapped_tensor(condition):  # vmap: all that is mapped over, at once
+        while torch._C._functorch.is_functorch_wrapped_tensor(condition):
+            condition = torch._C._functorch.get_unwrapped(condition)
+        error = partial(ValueError, in_short)
+    if has_values(condition) and not condition.all():
         raise error()
+
+
+def has_values(tensor: Tensor) -> bool:
+    """False for tensors that stand for a shape alone: those on device meta, and fake ones."""
+    return not tensor.is_meta and not isinstance(tensor, FakeTensor)
 
 
 def check_lengths(
@@ -178,11 +219,13 @@ def check_lengths(
 def whole_numbers(name: str, numbers: Tensor | Sequence[int]) -> Tensor:
     """Return a tensor of whole numbers, of the type and on the device that it has."""
     try:
-        tensor = torch.as_tensor(numbers)
+        tensor = numbers if isinstance(numbers, Tensor) else torch.as_tensor(numbers, device="cpu")
     except (TypeError, ValueError, RuntimeError) as reason:
         raise TypeError(f"{name} must be a tensor or a sequence of whole numbers, but it is {numbers!r}.") from reason
     if tensor.numel() == 0 and not isinstance(numbers, Tensor):
         tensor = tensor.long()  # torch makes floating-point numbers of nothing
-    if tensor.dtype not in _WHOLE:
+    if tensor.dtype in _UNSIGNED:
+        return tensor.long()
+    if tensor.dtype not in _SIGNED_OR_BYTE:
         raise TypeError(f"{name} must be whole numbers, but their type is {tensor.dtype}.")
     return tensor

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import check_weight
+from .checks import check_length, check_weight, has_values
 from .pairs import Pairs
 
 
@@ -42,10 +42,12 @@ class AsymmetricOmega:
 
     def by_lag(self, N: int, M: int, device: torch.device | None = None) -> Tensor:
         """``weight * |h - j|**power`` at ``h - j + M - 1``, (N + M - 1,) float64, not yet divided by ``k**power``."""
-        lag = torch.arange(1 - M, N, dtype=torch.float64, device=device)
-        if self.early == self.late:
-            return self.early * lag.abs() ** self.power
-        return torch.where(lag < 0, self.early, self.late) * lag.abs() ** self.power
+        return self.at(torch.arange(1 - M, N, dtype=torch.float64, device=device))
+
+    def at(self, lag: Tensor | np.ndarray) -> Tensor | np.ndarray:
+        """``weight * |lag|**power`` of float64 lags ``h - j``, in float64 whatever torch's default dtype is."""
+        power = abs(lag) ** self.power
+        return self.early * power * (lag < 0) + self.late * power * (lag >= 0)
 
 
 NAMED = {"squared": AsymmetricOmega(), "absolute": AsymmetricOmega(power=1.0)}
@@ -62,7 +64,11 @@ def squared_omega(N: int, M: int, device: torch.device | None = None) -> Tensor:
 
     Returns:
         (N + M - 1,) float64: Omega depends on h - j alone, and this is its value at ``h - j + M - 1``.
+
+    Raises:
+        TypeError, ValueError: for lengths that are no whole numbers of at least 1.
     """
+    N, M = check_length("N", N), check_length("M", M)
     return NAMED["squared"].by_lag(N, M, device) / (N * M)
 
 
@@ -89,7 +95,7 @@ def check_omega(omega: Omega, divergence: bool) -> Omega:
             "omega must be square where divergence=True, which aligns each series with itself, but its shape is "
             f"{tuple(omega.shape)}."
         )
-    if not omega.is_meta and not omega.isfinite().all():
+    if has_values(omega) and not omega.isfinite().all():
         raise ValueError("omega must be finite, but it holds inf or NaN; to forbid cells use band.")
     return omega
 
@@ -117,16 +123,16 @@ def penalty(omega: Omega, pairs: Pairs) -> Penalty:
 
 
 def _by_lag(omega: AsymmetricOmega, N: int, M: int, device: torch.device) -> Tensor:
-    """``omega.by_lag`` divided by ``k**power``; on the CPU it is made once, for that takes longer than a sweep."""
-    if device.type == "cpu" and not torch.compiler.is_compiling():
+    """``omega.by_lag`` divided by ``k**power``; a cached array takes 2 us a call, torch's operations take 22."""
+    if device.type == "cpu" and type(N) is type(M) is int and not torch.compiler.is_compiling():
         return torch.from_numpy(_by_lag_on_cpu(omega, N, M))
     return omega.by_lag(N, M, device) * (N * M) ** (-omega.power / 2)
 
 
 @lru_cache(maxsize=64)
 def _by_lag_on_cpu(omega: AsymmetricOmega, N: int, M: int) -> np.ndarray:
-    # an array, since a tensor would remember the mode it was made in
-    return (omega.by_lag(N, M) * (N * M) ** (-omega.power / 2)).numpy()
+    # NumPy from the start: torch's transforms, modes and defaults have no influence on what is cached.
+    return omega.at(np.arange(1 - M, N, dtype=np.float64)) * (N * M) ** (-omega.power / 2)
 
 
 def crop(values: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

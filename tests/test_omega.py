@@ -89,6 +89,26 @@ def step(at, k=20):
     return (torch.arange(k) >= at).double().reshape(1, k, 1)
 
 
+@settings(max_examples=15, deadline=None)
+@given(N=st.integers(1, 9), M=st.integers(1, 9), early=st.floats(0, 5), late=st.floats(0, 5),
+       power=st.sampled_from([0.5, 1, 1.7, 2]), default=st.sampled_from([torch.float32, torch.bfloat16]))  # fmt: skip
+def test_asymmetric_weights_have_the_digits_of_float64_whatever_torchs_default_is(N, M, early, late, power, default):
+    h, j = torch.arange(N, dtype=torch.float64)[:, None], torch.arange(M, dtype=torch.float64)
+    weight = torch.full((N, M), late, dtype=torch.float64).masked_fill(h < j, early)
+    matrix = weight * (h - j).abs() ** power / (N * M) ** (power / 2)
+    x, y = series(2, N, M)
+    expected = DilateLoss(0.5, 0.5, omega=matrix).components(x, y).temporal
+    omega, before = AsymmetricOmega(early, late, power), torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        found = DilateLoss(0.5, 0.5, omega=omega).components(x, y).temporal
+        with_lengths = DilateLoss(0.5, 0.5, omega=omega).components(x, y, [N, N], [M, M]).temporal
+    finally:
+        torch.set_default_dtype(before)
+    for ours in (found, with_lengths, DilateLoss(0.5, 0.5, omega=omega).components(x, y).temporal):
+        torch.testing.assert_close(ours, expected, rtol=1e-13, atol=1e-300)
+
+
 def test_early_weighs_predictions_ahead_of_their_target_and_late_those_behind():
     target, ahead, behind = step(10), step(6), step(14)
 

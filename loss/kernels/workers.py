@@ -88,7 +88,7 @@ class Memory(threading.local):
         """At least ``size`` numbers, aligned to a cache line, with anything in them."""
         memory = self._kept.get((purpose, dtype))
         if memory is None or memory.numel() < size:
-            memory = torch.empty(size, dtype=dtype)
+            memory = torch.empty(size, dtype=dtype, device="cpu")
             if memory.nbytes <= self.largest:
                 self._kept[purpose, dtype] = memory
         return memory
