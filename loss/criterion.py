@@ -1,12 +1,23 @@
 """What the losses of this package share: their settings, and the way from series to reduced terms."""
 
+from functools import partial
+
 from torch import Tensor, nn
 
-from .checks import check_band, check_flag, check_new_gamma, check_reduction
+from .checks import check_alpha, check_band, check_flag, check_new_gamma, check_reduction
 from .divergence import debiased
 from .pairs import Lengths, Pairs, check_pairs
 from .series import sweep_series, takes_weights
 
+_CHECKS = {
+    "alpha": check_alpha,
+    "gamma": check_new_gamma,
+    "reduction": check_reduction,
+    "band": check_band,
+    "per_channel": partial(check_flag, "per_channel"),
+    "divergence": partial(check_flag, "divergence"),
+}
+_MAY_BE_TENSORS = ("gamma", "omega")
 _UNSAID = ("None", "False", "'squared'")  # settings that a printed loss does not mention
 
 
@@ -15,32 +26,44 @@ def reduce(values: Tensor, reduction: str) -> Tensor:
     return values.mean() if reduction == "mean" else values.sum() if reduction == "sum" else values
 
 
-def keep(module: nn.Module, name: str, value: object) -> None:
-    """Set an attribute; a tensor that is no parameter becomes a buffer, so that it is saved and moved along."""
-    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-        module.register_buffer(name, value)
-    else:
-        setattr(module, name, value)
-
-
 class AlignmentLoss(nn.Module):
     """A loss over all alignments of two series; a subclass says which, and how much each of its terms counts.
 
-    gamma is a number, which may be changed between calls to anneal it, or a tensor with one number: a parameter is
-    seen by optimizers, any other tensor becomes a buffer, and both may require grad (the derivative is minus the
-    entropy of the alignments). Nothing keeps a learned gamma above zero: once it is not, the loss is NaN. Learn its
-    logarithm instead: ``torch.nn.utils.parametrize.register_parametrization(criterion, "gamma", Exp())`` with a
-    module ``Exp`` whose ``forward(x)`` returns ``x.exp()`` and whose ``right_inverse(x)`` returns ``x.log()``.
+    gamma is a number or a tensor with one number: a parameter is seen by optimizers, any other tensor becomes a
+    buffer, and both may require grad (the derivative is minus the entropy of the alignments). Nothing keeps a learned
+    gamma above zero: once it is not, the loss is NaN. Learn its logarithm instead:
+    ``torch.nn.utils.parametrize.register_parametrization(criterion, "gamma", Exp())`` with a module ``Exp`` whose
+    ``forward(x)`` returns ``x.exp()`` and whose ``right_inverse(x)`` returns ``x.log()``.
+
+    Every setting may be changed between calls, and is checked then as in the constructor. To anneal gamma, set
+    ``criterion.gamma = 0.05``. A compiled loss needs a tensor for that, ``DilateLoss(gamma=torch.tensor(0.1))``, that
+    is filled in place, ``criterion.gamma.fill_(0.05)``: ``torch.compile`` compiles anew for each number, and with
+    ``fullgraph=True`` gives up at the ninth.
     """
 
     def __init__(self, gamma: float | Tensor, reduction: str, band: int | None, per_channel: bool, divergence: bool):
         super().__init__()
-        keep(self, "gamma", check_new_gamma(gamma))
-        self.reduction, self.band = check_reduction(reduction), check_band(band)
-        self.per_channel, self.divergence = (
-            check_flag("per_channel", per_channel),
-            check_flag("divergence", divergence),
-        )
+        self.gamma, self.reduction, self.band = gamma, reduction, band
+        self.per_channel, self.divergence = per_channel, divergence
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute; a setting is checked, and a tensor becomes a buffer, which is saved and moved along."""
+        if name in _CHECKS:
+            value = _CHECKS[name](value)
+        elif name == "omega":
+            value = self._check_omega(value)
+        # A property in place of the attribute is a parametrization, which stores the value itself.
+        if name in _MAY_BE_TENSORS and not isinstance(getattr(type(self), name, None), property):
+            self._buffers.pop(name, None)
+            self.__dict__.pop(name, None)
+            if isinstance(value, Tensor) and name not in self._parameters and not isinstance(value, nn.Parameter):
+                self.register_buffer(name, value)
+                return
+        super().__setattr__(name, value)
+
+    def _check_omega(self, omega: object) -> object:
+        """Return Omega as a user gives it."""
+        return omega
 
     def _weights(self) -> tuple[float, ...]:
         """How much each term of the sweep counts in the loss."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_alpha, check_gamma
-from .criterion import AlignmentLoss, keep, reduce
+from .criterion import AlignmentLoss, reduce
 from .omega import Omega, check_omega, penalty
 from .pairs import Lengths, Pairs, check_pairs
 from .series import sweep_series
@@ -106,8 +106,10 @@ class DilateLoss(AlignmentLoss):
         divergence: bool = False,
     ):
         super().__init__(gamma, reduction, band, per_channel, divergence)
-        self.alpha = check_alpha(alpha)
-        keep(self, "omega", check_omega(omega, divergence))
+        self.alpha, self.omega = alpha, omega
+
+    def _check_omega(self, omega: Omega) -> Omega:
+        return check_omega(omega, self.divergence)
 
     def _weights(self) -> tuple[float, float]:
         return self.alpha, 1 - self.alpha  # Eq. 1
@@ -170,8 +172,10 @@ class TangledDilateLoss(AlignmentLoss):
         super().__init__(gamma, reduction, band, per_channel, divergence)
         if omega is None and band is None:
             raise ValueError("omega may be None only beside a band, but band is None too: see SoftDTWLoss.")
-        self.alpha = check_alpha(alpha)
-        keep(self, "omega", None if omega is None else check_omega(omega, divergence))
+        self.alpha, self.omega = alpha, omega
+
+    def _check_omega(self, omega: Omega | None) -> Omega | None:
+        return None if omega is None else check_omega(omega, self.divergence)
 
     def _arguments(self, pairs: Pairs) -> tuple[object, ...]:
         omega = None if self.omega is None else penalty(self.omega, pairs)

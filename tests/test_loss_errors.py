@@ -19,6 +19,7 @@ from loss import (
     pairwise_distances,
     soft_dtw,
     soft_path,
+    squared_omega,
 )
 
 MODULES = [SoftDTWLoss, DilateLoss, TangledDilateLoss]
@@ -41,6 +42,8 @@ BAD_PAIRS = [
     (X, X.numpy(), TypeError, "target must be a tensor, but it is a ndarray"),
     (X, None, TypeError, "target must be a tensor, but it is a NoneType"),
     (X, X.long(), TypeError, "target must be a floating-point tensor, but its type is torch.int64"),
+    (X.to(torch.float8_e4m3fn), X, TypeError, "prediction must have 16, 32 or 64 bits a number, .*float8_e4m3fn"),
+    (X.to_sparse(), X, TypeError, "prediction must be a dense tensor, but its layout is torch.sparse_coo"),
     (X.to(torch.complex64), X, TypeError, "prediction must be a floating-point tensor, .* torch.complex64"),
     (X[0, 0], X, ValueError, r"prediction must have shape \(batch, horizon\) or .*, but its shape is \(2,\)"),
     (X, X[None], ValueError, r"target must have shape .*, but its shape is \(1, 3, 5, 2\)"),
@@ -99,6 +102,7 @@ BAD_GAMMAS = [
     (-0.5, ValueError, "but it is -0.5"),
     (math.nan, ValueError, "but it is nan"),
     (math.inf, ValueError, "but it is inf"),
+    (10**400, ValueError, "gamma must be a positive finite number, but it is inf"),
     (np.float32(-2), ValueError, "gamma must be a positive finite number"),
     (True, TypeError, "gamma must be a positive number or a tensor with one, but it is True"),
     ("0.1", TypeError, "but it is '0.1'"),
@@ -114,9 +118,7 @@ BAD_GAMMAS = [
 def test_bad_gamma(gamma, kind, match):
     for module in MODULES:
         assert_one_sentence(kind, match, lambda module=module: module(gamma=gamma))
-        criterion = module()
-        criterion.gamma = gamma
-        assert_one_sentence(kind, match, lambda criterion=criterion: criterion(X, X))
+        assert_one_sentence(kind, match, lambda module=module: setattr(module(), "gamma", gamma))
     assert_one_sentence(kind, match, lambda: dilate_loss(X, X, 0.5, gamma))
     for function in COST_FUNCTIONS:
         assert_one_sentence(kind, match, lambda function=function: function(X, gamma))
@@ -145,8 +147,7 @@ def test_bad_alpha(alpha, kind, match):
     assert_one_sentence(kind, match, lambda: dilate_loss(X, X, alpha))
 
 
-@pytest.mark.parametrize("module", MODULES)
-@pytest.mark.parametrize(
+BAD_SETTINGS = pytest.mark.parametrize(
     ("options", "kind", "match"),
     [
         ({"reduction": "average"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', but it is 'average'"),
@@ -159,8 +160,84 @@ def test_bad_alpha(alpha, kind, match):
         ({"divergence": "yes"}, TypeError, "divergence must be True or False, but it is 'yes'"),
     ],
 )
+
+
+@pytest.mark.parametrize("module", MODULES)
+@BAD_SETTINGS
 def test_bad_settings(module, options, kind, match):
     assert_one_sentence(kind, match, lambda: module(**options))
+
+
+@pytest.mark.parametrize("module", MODULES)
+@BAD_SETTINGS
+def test_a_bad_setting_is_refused_when_it_is_changed_and_changes_nothing(module, options, kind, match):
+    criterion, ((name, value),) = module(), options.items()
+    before, settings = criterion(X + 1, X), repr(criterion)
+    assert_one_sentence(kind, match, lambda: setattr(criterion, name, value))
+    assert repr(criterion) == settings
+    assert torch.equal(criterion(X + 1, X), before)
+
+
+@pytest.mark.parametrize("module", [DilateLoss, TangledDilateLoss])
+@pytest.mark.parametrize(
+    ("name", "value", "kind", "match"),
+    [
+        ("alpha", 3, ValueError, "alpha must lie between 0 .* and 1 .*, but it is 3"),
+        ("alpha", math.nan, ValueError, "alpha must lie between"),
+        ("alpha", "half", TypeError, "alpha must be a number from 0 to 1"),
+        ("omega", "nonsense", ValueError, "omega must be one of 'squared', 'absolute', .*, but it is 'nonsense'"),
+        ("omega", torch.ones(5), ValueError, r"omega must have shape \(N, M\)"),
+    ],
+)
+def test_a_bad_alpha_or_omega_is_refused_when_it_is_changed(module, name, value, kind, match):
+    assert_one_sentence(kind, match, lambda: setattr(module(), name, value))
+
+
+@pytest.mark.parametrize("module", [DilateLoss, TangledDilateLoss])
+def test_changed_settings_count_as_those_of_the_constructor(module):
+    x, y = torch.randn(3, 5, 2), torch.randn(3, 5, 2)
+    matrix = torch.rand(5, 5, dtype=torch.float64)
+    for changes in (
+        {"alpha": 0.9, "gamma": 0.3},
+        {"omega": "absolute", "band": 2},
+        {"omega": AsymmetricOmega(1, 2), "reduction": "none"},
+        {"omega": matrix, "gamma": torch.tensor(0.2)},
+        {"per_channel": True, "divergence": True},
+    ):
+        changed = module()
+        for name, value in changes.items():
+            setattr(changed, name, value)
+        made = module(**changes)
+        assert torch.equal(changed(x, y), made(x, y))
+        assert repr(changed) == repr(made)
+        assert changed.state_dict().keys() == made.state_dict().keys()
+
+
+def test_gamma_may_turn_from_a_number_into_a_tensor_and_back():
+    criterion = DilateLoss(gamma=0.1)
+    expected = criterion(X + 1, X)
+    criterion.gamma = torch.tensor(0.1)
+    assert "gamma" in criterion.state_dict()
+    torch.testing.assert_close(criterion(X + 1, X), expected)
+    criterion.gamma = 0.1
+    assert "gamma" not in criterion.state_dict()
+    assert torch.equal(criterion(X + 1, X), expected)
+
+
+@pytest.mark.parametrize("band", [100, 2**31, 2**62, 2**63 - 1, 2**63, 10**30])
+def test_a_band_wider_than_the_lattice_is_no_band(band):
+    x, y = torch.randn(3, 5, 2), torch.randn(3, 6, 2)
+    for module in MODULES:
+        assert torch.equal(module(band=band)(x, y), module()(x, y))
+        assert torch.equal(module(band=band)(x, y, [5, 4, 2], [6, 1, 3]), module()(x, y, [5, 4, 2], [6, 1, 3]))
+    D = torch.rand(3, 5, 6)
+    for function in (soft_dtw, soft_path):
+        assert torch.equal(function(D, 0.1, band=band), function(D, 0.1))
+
+
+@pytest.mark.parametrize(("N", "M", "kind"), [(0, 0, ValueError), (5, -1, ValueError), (2.0, 3, TypeError)])
+def test_bad_lengths_of_an_omega(N, M, kind):
+    assert_one_sentence(kind, "N|M must be a", lambda: squared_omega(N, M))
 
 
 @pytest.mark.parametrize("function", [soft_dtw, soft_path])
@@ -192,6 +269,8 @@ BAD_LENGTHS = [
     ([True, True, False], TypeError, "must be whole numbers, but their type is torch.bool"),
     ("abc", TypeError, "must be a tensor or a sequence of whole numbers, but it is 'abc'"),
     ([[1, 2], 3, 4], TypeError, "must be a tensor or a sequence of whole numbers"),
+    ([2**63, 1, 1], TypeError, "must be a tensor or a sequence of whole numbers, but it is .*9223372036854775808"),
+    (torch.tensor([6, 1, 3], dtype=torch.uint16), ValueError, "but they range from 1 to 6"),
 ]
 
 
@@ -249,6 +328,7 @@ def test_omega_that_does_not_fit_the_series(module):
     [
         (-1, ValueError, "must be a finite number of at least 0, but it is -1"),
         (math.inf, ValueError, "must be a finite number of at least 0, but it is inf"),
+        (10**400, ValueError, "must be a finite number of at least 0, but it is inf"),
         (math.nan, ValueError, "but it is nan"),
         ("1", TypeError, "must be a number of at least 0, but it is '1'"),
         (True, TypeError, "must be a number of at least 0, but it is True"),
