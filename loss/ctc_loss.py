@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from .checks import check_flag, check_lengths, check_reduction, check_tensor, demand, whole_numbers
 from .criterion import reduce
+from .kernels import compiled_transforms
 from .kernels.ctc import sweep_ctc
 
 WholeNumbers = Tensor | Sequence[int]
@@ -235,8 +236,14 @@ def ctc_loss(
     check_flag("zero_infinity", zero_infinity)
     log_probs, labelling, batched = _check(log_probs, targets, input_lengths, target_lengths, blank)
     targets, n, m, blank = labelling
+    if compiled_transforms():
+        raise NotImplementedError(
+            "CTC cannot be differentiated by torch.func inside of torch.compile: call torch.func outside of it, or "
+            "ctc_loss_of_one_sequence, which can."
+        )
     if log_probs.device.type == "cpu":
-        want_gradient = torch.is_grad_enabled() and log_probs.requires_grad
+        # A trace may be called with log_probs that require grad.
+        want_gradient = (torch.is_grad_enabled() and log_probs.requires_grad) or torch.jit.is_tracing()
         values = CTC.apply(log_probs, targets.flatten(), labelling.spans(), blank, zero_infinity, want_gradient)[0]
     else:
         values = nn.functional.ctc_loss(log_probs, targets, n, m, blank, "none", zero_infinity)

@@ -20,6 +20,7 @@ from torch.nn.functional import ctc_loss as torch_ctc_loss
 from loss import CTCLoss, ctc_alignment, ctc_loss, ctc_loss_of_one_sequence
 from loss.kernels import ctc as kernels
 from loss.kernels import workers
+from loss.kernels.ctc import sweep_ctc
 from tests.test_loss_errors import assert_one_sentence
 
 
@@ -669,3 +670,26 @@ def test_bad_arguments(function, changes, kind, match):
 def test_bad_settings(settings, kind, match):
     assert_one_sentence(kind, match, lambda: CTCLoss(**settings))
     assert_one_sentence(kind, match, lambda: ctc_loss(**(GOOD | settings)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"spans": torch.tensor([[6, 7], [0, 2], [2, 2]])}, "Input lengths must be at most 6"),
+        ({"spans": torch.tensor([[6, 6], [0, 3], [2, 2]])}, "among 4 labels"),
+        ({"spans": torch.tensor([[6, 6], [0, 2], [2, -1]])}, "among 4 labels"),
+        ({"spans": torch.tensor([[6, 6], [-1, 2], [2, 2]])}, "among 4 labels"),
+        ({"spans": torch.tensor([[6], [0], [2]])}, r"spans must have shape \(3, 2\)"),
+        ({"targets": torch.tensor([1, 2, 3, 4])}, "targets must be classes from 0 to 3"),
+        ({"targets": torch.tensor([1, 2, 3, -1])}, "targets must be classes from 0 to 3"),
+        ({"blank": 4}, "blank be a class"),
+        ({"states": 4}, "twice the longest and one more"),
+    ],
+)
+def test_the_operator_refuses_what_its_kernel_would_read_beyond(changes, match):
+    fine = {"log_probs": torch.zeros(6, 2, 4), "targets": torch.tensor([1, 2, 3, 1]),
+            "spans": torch.tensor([[6, 6], [0, 2], [2, 2]]), "blank": 0, "zero_infinity": False,
+            "want_gradient": True, "states": 5}  # fmt: skip
+    sweep_ctc(**fine)
+    with pytest.raises(ValueError, match=match):
+        sweep_ctc(**(fine | changes))

@@ -12,6 +12,7 @@ from typing import Optional, Sequence  # noqa: UP035 -- torch 2.5 and 2.6 read n
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import cpu
 from .operators import operator, without_derivative
@@ -28,7 +29,65 @@ def _on_cuda(name: str) -> Callable:
     return run
 
 
-@operator(cpu=cpu.series, cuda=_on_cuda("series"))
+def _check_lattice(
+    shape: tuple[int, int, int],
+    gamma: Tensor,
+    omega: Tensor,
+    omega_scale: Tensor,
+    n: Tensor,
+    m: Tensor,
+    band: int,
+    uses_omega: bool,
+) -> None:
+    """Refuse arrays that a kernel would read beyond: a recorded graph calls an operator without other checks."""
+    B, N, M = shape
+    lags, matrices = (N + M - 1,), ((1, N, M), (B, N, M))
+    if not (omega.shape == lags or omega.shape in matrices or (omega.shape == (0,) and not uses_omega)):
+        raise ValueError(
+            f"omega must have shape {lags}, {matrices[0]} or {matrices[1]}, but its shape is {tuple(omega.shape)}."
+        )
+    for name, numbers, dtype in (
+        ("omega_scale", omega_scale, torch.float64),
+        ("n", n, torch.int64),
+        ("m", m, torch.int64),
+    ):
+        if numbers.shape not in ((0,), (B,)) or numbers.dtype != dtype:
+            raise ValueError(
+                f"{name} must be {dtype} of shape ({B},) or (0,), not {numbers.dtype} of {tuple(numbers.shape)}."
+            )
+    if not omega.dtype == gamma.dtype == torch.float64 or gamma.numel() != 1:
+        raise ValueError(
+            f"gamma must be one number and, like omega, float64, but they are {gamma} and {omega.dtype}."
+        )
+    if min(shape) < 1 or band > 1 << 62:
+        raise ValueError(f"Lattices need cells, and a band of at most 2**62, but they have {shape} and {band}.")
+    for name, lengths, longest in (("n", n, N), ("m", m, M)):
+        if lengths.numel():
+            inside = ((lengths >= 1) & (lengths <= longest)).all()
+            torch._assert_async(inside, f"{name} must lie between 1 and {longest}.")
+
+
+def _series_checked(sweep: Callable) -> Callable:
+    def checked(x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, dual, *others):
+        if y.dim() != 3 or x.shape[::2] != y.shape[::2] or x.dtype != y.dtype:
+            found = f"{x.dtype} of {tuple(x.shape)} and {y.dtype} of {tuple(y.shape)}"
+            raise ValueError(f"x and y must have shapes (B, N, C) and (B, M, C) and one dtype, but they are {found}.")
+        shape = (*x.shape[:2], y.shape[1])
+        _check_lattice(shape, gamma, omega, omega_scale, n, m, band, dual or omega_in_cost != 0.0)
+        return sweep(x, y, gamma, omega, omega_scale, n, m, band, cost_scale, omega_in_cost, dual, *others)
+
+    return checked
+
+
+def _matrix_checked(sweep: Callable) -> Callable:
+    def checked(D, gamma, omega, n, m, band, dual, *others):
+        _check_lattice(tuple(D.shape), gamma, omega, gamma.new_empty(0), n, m, band, dual)
+        return sweep(D, gamma, omega, n, m, band, dual, *others)
+
+    return checked
+
+
+@operator(cpu=_series_checked(cpu.series), cuda=_series_checked(_on_cuda("series")))
 def series(
     x: Tensor,
     y: Tensor,
@@ -80,7 +139,7 @@ def series(
 
 
 @without_derivative
-@operator(cpu=cpu.matrix, cuda=_on_cuda("matrix"))
+@operator(cpu=_matrix_checked(cpu.matrix), cuda=_matrix_checked(_on_cuda("matrix")))
 def matrix(
     D: Tensor,
     gamma: Tensor,
@@ -126,8 +185,15 @@ _warned: set[str] = set()
 
 
 def has_kernels(device: torch.device) -> bool:
-    """True if the sweeps run natively on ``device``; otherwise warn, once for each kind of device."""
-    if device.type == "cpu":
+    """Whether the sweeps run natively now: on the CPU and on CUDA, and elsewhere with a warning in plain PyTorch.
+
+    In plain PyTorch, too, while forward-mode derivatives are taken (``torch.func.jvp``, ``jacfwd``, ``hessian``,
+    ``torch.autograd.forward_ad``), of which the kernels have none and the reference those of any order, and in
+    :func:`compiled_transforms`.
+    """
+    if forward_ad._current_level >= 0 or compiled_transforms():
+        return False
+    if device.type in ("cpu", "meta"):
         return True
     missing = _missing_for_cuda() if device.type == "cuda" else None
     if missing == "":
@@ -142,8 +208,16 @@ def has_kernels(device: torch.device) -> bool:
     return False
 
 
+def compiled_transforms() -> bool:
+    """Whether ``torch.func`` transforms are traced by ``torch.compile``.
+
+    It then takes the forward pass of a custom Function and not its derivative: gradients would be zero.
+    """
+    return torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 # What torch.compiler.assume_constant_result does, but for importing torch's compiler, which takes a second.
-has_kernels._dynamo_marked_constant = True
+has_kernels._dynamo_marked_constant = compiled_transforms._dynamo_marked_constant = True
 
 
 @cache

@@ -277,10 +277,30 @@ _memory = Memory()
 # ----------------------------------------------------------------------- the operator
 
 
+def _check_bounds(log_probs, targets, spans, blank, states):
+    """Refuse arrays that a kernel would read beyond: a recorded graph calls the operator without other checks."""
+    T, B, C = log_probs.shape
+    if spans.shape != (3, B) or not 0 <= blank < C:
+        raise ValueError(
+            f"spans must have shape (3, {B}) and blank be a class, but they are {spans.shape} and {blank}."
+        )
+    n, starts, m = spans
+    within = (spans >= 0).all() and (n <= T).all() and (starts + m <= targets.size).all()
+    if not within or 0 < states <= 2 * m.max(initial=0):
+        raise ValueError(
+            f"Input lengths must be at most {T}, targets lie among {targets.size} labels, and the posterior hold "
+            f"twice the longest and one more, but spans are {spans.tolist()} and states {states}."
+        )
+    labels = targets[np.arange(m.sum()) - np.repeat(m.cumsum() - m, m) + np.repeat(starts, m)]
+    if ((labels < 0) | (labels >= C)).any():
+        raise ValueError(f"targets must be classes from 0 to {C - 1}, but {labels.min()} or {labels.max()} is not.")
+
+
 def _on_cpu(log_probs, targets, spans, blank, zero_infinity, want_gradient, states):
-    kind = {"dtype": log_probs.dtype}
+    kind = {"dtype": log_probs.dtype, "device": log_probs.device}
     value, gradient, posterior = (torch.zeros(shape, **kind) for shape in _shapes(log_probs, want_gradient, states))
     log_probs, targets, spans = (t.detach().contiguous().numpy() for t in (log_probs, targets, spans))
+    _check_bounds(log_probs, targets, spans, blank, states)
     wants = (want_gradient, states > 0)
     problem = Problem(log_probs, targets, *spans, blank, zero_infinity, *wants, any(wants))
     _run(problem, Results(value.numpy(), gradient.numpy(), posterior.numpy()), value.dtype)
