@@ -61,7 +61,7 @@ def soft_path(
     D, lattice = check_costs(D, prediction_lengths, target_lengths, band)
     gamma = check_gamma(gamma, D)
     if not kernels.has_kernels(D.device):
-        return reference.soft_path(D, gamma.to(D.dtype), lattice.band, lattice.n, lattice.m)
+        return reference.soft_path(D, gamma, lattice.band, lattice.n, lattice.m)
     return SoftPath.apply(D, gamma, *lattice)
 
 

@@ -215,6 +215,8 @@ def sweep_series(
     if torch.compiler.is_compiling():  # it takes no tensor twice: a series beside itself comes as a view
         y, m = y.view_as(y), m.view_as(m)
     *wants, learned = (torch.is_grad_enabled() and t.requires_grad for t in (x, y, gamma, omega.values))
+    if torch.jit.is_tracing():  # what is recorded may be called with series that require grad
+        wants[:2] = True, True
     settings = Settings(band, cost_scale, omega_in_cost, dual, weights, *wants)
     if not any(wants) and not learned:
         return SeriesSweep.forward(x, y, gamma, *omega, n, m, settings)[:2]
@@ -222,9 +224,13 @@ def sweep_series(
 
 
 def takes_weights(pairs: Pairs, omega: Penalty | None = None) -> bool:
-    """Whether :func:`sweep_series` can weight its terms itself, which saves a fifth of a small call."""
+    """Whether :func:`sweep_series` can weight its terms itself, which saves a fifth of a small call.
+
+    Not where the call is recorded: the weights hold the batch size, and a trace would keep it as a constant.
+    """
     learned = omega is not None and omega.values.requires_grad
-    return kernels.has_kernels(pairs.x.device) and not learned and not torch.compiler.is_compiling()
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return kernels.has_kernels(pairs.x.device) and not learned and not recorded
 
 
 def _sweep_in_torch(
@@ -232,9 +238,10 @@ def _sweep_in_torch(
 ) -> tuple[Tensor, Tensor]:
     """The same by the readable reference."""
     n, m, band = pairs.lattice
-    x, y = without_padding(pairs.x, n), without_padding(pairs.y, m)
+    x, y = (reference.widened(without_padding(s, k)) for s, k in ((pairs.x, n), (pairs.y, m)))
     D = cost_scale * (x.unsqueeze(2) - y.unsqueeze(1)).square().sum(-1)
     Omega = omega_matrix(omega, *D.shape[1:]).to(D.dtype) if omega.values.numel() else torch.zeros_like(D)
     if omega_in_cost:
         D = D + omega_in_cost * Omega
-    return reference.dilate(D, Omega if dual else torch.zeros_like(D), gamma.to(D.dtype), band, n, m)
+    terms = reference.dilate(D, Omega if dual else torch.zeros_like(D), gamma, band, n, m)
+    return tuple(term.to(pairs.x.dtype) for term in terms)

@@ -115,7 +115,7 @@ def soft_dtw(
     D, lattice = check_costs(D, prediction_lengths, target_lengths, band)
     gamma = check_gamma(gamma, D)
     if not kernels.has_kernels(D.device):
-        return reference.soft_dtw(D, gamma.to(D.dtype), lattice.band, lattice.n, lattice.m)
+        return reference.soft_dtw(D, gamma, lattice.band, lattice.n, lattice.m)
     return SoftDTW.apply(D, gamma, *lattice)
 
 

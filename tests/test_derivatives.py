@@ -1,0 +1,382 @@
+"""Derivatives in every mode that PyTorch has: right or refused, and never zero without a word."""
+
+import warnings
+from functools import partial
+from itertools import count
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from loss import (
+    AsymmetricOmega,
+    CTCLoss,
+    DilateLoss,
+    SoftDTWLoss,
+    TangledDilateLoss,
+    ctc_alignment,
+    soft_dtw,
+    soft_path,
+)
+
+CRITERIA = [
+    SoftDTWLoss(0.4),
+    SoftDTWLoss(0.4, "sum", divergence=True),
+    DilateLoss(0.3, 0.4),
+    DilateLoss(0.3, 0.4, "sum", omega=AsymmetricOmega(0.5, 2, 1.5), band=3),
+    DilateLoss(0.3, 0.4, per_channel=True),
+    DilateLoss(0.3, 0.4, divergence=True),
+    TangledDilateLoss(0.3, 0.4),
+    TangledDilateLoss(0.3, 0.4, omega=None, band=3),
+]
+criteria = pytest.mark.parametrize("criterion", CRITERIA, ids=repr)
+a_few = pytest.mark.parametrize("criterion", [CRITERIA[0], CRITERIA[3], CRITERIA[6]], ids=repr)
+new_sizes = count(31)  # lengths of series that no call of this process has had
+
+
+def randn(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def pair(N=5, M=6, seed=0, batch=3):
+    return randn(batch, N, 2, seed=seed), randn(batch, M, 2, seed=seed + 1)
+
+
+def tangent_of(function, x, v):
+    """The tangent that torch.autograd.forward_ad finds."""
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(function(forward_ad.make_dual(x, v))).tangent
+
+
+# ------------------------------------------------------------------------------------ forward mode
+
+
+@settings(max_examples=6, deadline=None)
+@given(N=st.integers(1, 7), extra=st.integers(0, 3), lengths=st.booleans(), seed=st.integers(0, 99))
+@criteria
+def test_forward_mode_equals_reverse_mode_for_both_series(criterion, N, extra, lengths, seed):
+    (x, y), (v, w) = pair(N, N + extra, seed), pair(N, N + extra, seed + 2)
+    more = ([N, max(1, N - 1), N], [N + extra, N, N + extra]) if lengths else ()
+    value, along = jvp(lambda p, q: criterion(p, q, *more), (x, y), (v, w))
+    leaves = x.requires_grad_(), y.requires_grad_()
+    expected = criterion(x, y, *more)
+    d_x, d_y = torch.autograd.grad(expected, leaves)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(along, (d_x * v).sum() + (d_y * w).sum())
+    dual = tangent_of(lambda p: criterion(p, y.detach(), *more), x.detach(), v)
+    torch.testing.assert_close(dual, (d_x * v).sum())
+
+
+@pytest.mark.parametrize("make", [SoftDTWLoss, partial(DilateLoss, 0.3), partial(TangledDilateLoss, 0.3)])
+def test_forward_mode_by_gamma(make):
+    x, y = pair()
+    gamma, one = torch.tensor(0.4, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+
+    def loss(gamma):
+        criterion = make(0.4)
+        return torch.func.functional_call(_WithGamma(criterion), {}, (gamma, x, y))
+
+    _, along = jvp(loss, (gamma,), (one,))
+    learned = make(gamma.clone().requires_grad_())
+    (expected,) = torch.autograd.grad(learned(x, y), learned.gamma)
+    torch.testing.assert_close(along, expected)
+
+
+class _WithGamma(torch.nn.Module):
+    def __init__(self, criterion):
+        super().__init__()
+        self.criterion = criterion
+
+    def forward(self, gamma, x, y):
+        self.criterion.__dict__["gamma"] = gamma  # as a module that computes its gamma does
+        return self.criterion(x, y)
+
+
+@pytest.mark.parametrize("loss", [DilateLoss, TangledDilateLoss])
+def test_forward_mode_by_a_learned_omega(loss):
+    x, y = pair()
+    criterion = loss(0.3, 0.4, omega=torch.nn.Parameter(randn(5, 6, seed=4).abs()))
+    direction = randn(5, 6, seed=5)
+    _, along = jvp(
+        lambda omega: torch.func.functional_call(criterion, {"omega": omega}, (x, y)),
+        (criterion.omega.detach(),),
+        (direction,),
+    )
+    (expected,) = torch.autograd.grad(criterion(x, y), criterion.omega)
+    torch.testing.assert_close(along, (expected * direction).sum())
+
+
+def test_forward_mode_of_each_component():
+    (x, y), v = pair(), randn(3, 5, 2, seed=7)
+    for k in range(3):
+        _, along = jvp(lambda p, k=k: DilateLoss(0.3, 0.4).components(p, y)[k], (x,), (v,))
+        torch.testing.assert_close(
+            along, (grad(lambda p, k=k: DilateLoss(0.3, 0.4).components(p, y)[k])(x) * v).sum()
+        )
+
+
+@pytest.mark.parametrize("function", [soft_dtw, soft_path])
+def test_forward_mode_of_costs(function):
+    D, V = randn(3, 5, 6, seed=3).square(), randn(3, 5, 6, seed=4)
+    _, along = jvp(lambda D: function(D, 0.4), (D,), (V,))
+    step = 1e-5
+    difference = (function(D + step * V, 0.4) - function(D - step * V, 0.4)) / (2 * step)
+    torch.testing.assert_close(along, difference, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(tangent_of(lambda D: function(D, 0.4), D, V), along)
+
+
+@a_few
+def test_jacfwd_equals_jacrev(criterion):
+    x, y = pair()
+    torch.testing.assert_close(jacfwd(lambda p: criterion(p, y))(x), jacrev(lambda p: criterion(p, y))(x))
+
+
+@criteria
+def test_hessian_is_the_derivative_of_the_gradient(criterion):
+    x, y = pair(3, 4)
+    by_x = grad(lambda p: criterion(p, y))
+    H = hessian(lambda p: criterion(p, y))(x).flatten(0, 2).flatten(1)
+    step = 1e-5
+    for k in range(0, x.numel(), 5):
+        e = torch.zeros_like(x).flatten().index_fill(0, torch.tensor(k), step).view_as(x)
+        difference = (by_x(x + e) - by_x(x - e)).flatten() / (2 * step)
+        torch.testing.assert_close(H[:, k], difference, rtol=1e-5, atol=1e-7)
+
+
+@criteria
+def test_reverse_mode_over_forward_mode(criterion):
+    (x, y), v = pair(3, 4), randn(3, 3, 2, seed=7)
+    found = grad(lambda p: jvp(lambda q: criterion(q, y), (p,), (v,))[1])(x)
+    step = 1e-5
+    by_x = grad(lambda p: criterion(p, y))
+    torch.testing.assert_close(found, (by_x(x + step * v) - by_x(x - step * v)) / (2 * step), rtol=1e-5, atol=1e-7)
+
+
+def test_a_gradient_has_a_tangent_where_its_loss_was_dual():
+    (x, y), v = pair(), randn(3, 5, 2, seed=7)
+    criterion = DilateLoss(0.3, 0.4)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, v).requires_grad_()
+        (by_x,) = torch.autograd.grad(criterion(dual, y), dual)
+        along = forward_ad.unpack_dual(by_x).tangent
+    step = 1e-5
+    gradients = [grad(lambda p: criterion(p, y))(x + s * v) for s in (step, -step)]
+    torch.testing.assert_close(along, (gradients[0] - gradients[1]) / (2 * step), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1, 30, 1000])
+def test_float32_tangents_keep_their_digits_at_any_scale(scale):
+    x, y, v = randn(2, 20, 1, seed=1) * scale, randn(2, 20, 1, seed=2) * scale, randn(2, 20, 1, seed=3)
+    criterion = DilateLoss(0.5, 0.01)
+    single = [s.float().double() for s in (x, y, v)]  # numbers that both precisions hold
+    truth = jvp(lambda p: criterion(p, single[1]), (single[0],), (single[2],))[1]
+    found = jvp(lambda p: criterion(p, single[1].float()), (single[0].float(),), (single[2].float(),))[1]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), truth, rtol=1e-5, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------ CTC refuses
+
+
+def labelled(T=6, batch=2, classes=4):
+    log_probs = randn(T, batch, classes, seed=1).log_softmax(-1)
+    return log_probs, torch.tensor([[1, 2], [3, 1]]), torch.tensor([T, T - 1]), torch.tensor([2, 2])
+
+
+@pytest.mark.parametrize("function", [CTCLoss(), CTCLoss(reduction="none"), ctc_alignment])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_ctc_refuses_forward_mode(function, compiled):
+    log_probs, *others = labelled()
+
+    def along(p, v):
+        return jvp(lambda q: function(q, *others), (p,), (v,))[1]
+
+    along = torch.compile(along, backend="eager") if compiled else along
+    with pytest.raises(NotImplementedError, match=r"jvp|torch.func"):
+        along(log_probs, torch.ones_like(log_probs))
+
+
+def test_ctc_refuses_a_gradient_penalty():
+    log_probs, *others = labelled()
+    log_probs.requires_grad_()
+    (by_p,) = torch.autograd.grad(CTCLoss(reduction="sum")(log_probs, *others), log_probs, create_graph=True)
+    with pytest.raises(NotImplementedError, match="once only"):
+        by_p.square().sum().backward()
+
+
+def test_ctc_refuses_torch_func_inside_of_a_compiled_graph():
+    log_probs, *others = labelled()
+    gradient = torch.compile(lambda p: grad(lambda q: CTCLoss()(q, *others))(p), backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match=r"torch.func inside of|Observed exception"):
+        gradient(log_probs)
+
+
+# ------------------------------------------------------------------------------------ gradient penalties
+
+
+@pytest.mark.parametrize(
+    "criterion", [SoftDTWLoss(0.4), SoftDTWLoss(0.4, "sum", band=3), TangledDilateLoss(0.3, 0.4)]
+)
+def test_a_gradient_penalty_equals_the_difference_quotient(criterion):
+    (x, y), v = pair(), randn(3, 5, 2, seed=7)
+
+    def penalised(p, graph):
+        p = p.detach().requires_grad_()
+        loss = criterion(p, y)
+        (g,) = torch.autograd.grad(loss, p, create_graph=graph)
+        return p, loss + 10 * g.square().sum()
+
+    p, loss = penalised(x, True)
+    (found,) = torch.autograd.grad(loss, p)
+    step = 1e-5
+    difference = (penalised(x + step * v, False)[1] - penalised(x - step * v, False)[1]) / (2 * step)
+    torch.testing.assert_close((found * v).sum(), difference, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_gradient_penalty_on_dilate_is_refused_whatever_the_incoming_gradient(reduction):
+    x, y = pair()
+    x.requires_grad_()
+    (g,) = torch.autograd.grad(DilateLoss(0.3, 0.4, reduction)(x, y).sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="shape term"):
+        g.square().sum().backward()
+
+
+# ------------------------------------------------------------------------------------ torch.func and modes
+
+TRANSFORMS = {
+    "grad": lambda f, x: grad(f)(x),
+    "vjp": lambda f, x: vjp(f, x)[1](torch.ones((), dtype=x.dtype))[0],
+    "jacrev": lambda f, x: jacrev(f)(x),
+    "jvp": lambda f, x: jvp(f, (x,), (torch.ones_like(x),))[1],
+    "vmap of grad": lambda f, x: vmap(grad(f))(x[None])[0],
+}
+
+
+@a_few
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
+def test_torch_func_works_at_sizes_that_are_new_to_the_process(criterion, transform):
+    N = next(new_sizes)
+    x, y = pair(N, N + 1)
+    first, second = (transform(lambda p: criterion(p, y), x) for _ in range(2))
+    assert first.abs().max() > 0
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@a_few
+def test_default_device_and_dtype_leave_no_trace(criterion):
+    N = next(new_sizes)
+    x, y = pair(N, N + 1)
+    lengths = [N, N - 1, N], [N, N, N + 1]
+    with torch.device("meta"):  # what is made without a device would not be on the CPU
+        found = [criterion(x, y), criterion(x, y, *lengths), DilateLoss(gamma=0.1)(x.float(), y.float())]
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found += [criterion(x, y), criterion(x, y, *lengths), DilateLoss(gamma=0.1)(x.float(), y.float())]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    expected = [criterion(x, y), criterion(x, y, *lengths), DilateLoss(gamma=0.1)(x.float(), y.float())]
+    for ours, theirs in zip(found, 2 * expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_ctc_works_under_another_default_device():
+    log_probs, *others = labelled()
+    expected = CTCLoss()(log_probs, *others), ctc_alignment(log_probs, *others)
+    with torch.device("meta"):
+        found = CTCLoss()(log_probs, [[1, 2], [3, 1]], [6, 5], [2, 2]), ctc_alignment(log_probs, *others)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
+@a_few
+@pytest.mark.parametrize("lengths", [False, True])
+def test_fake_and_meta_tensors_give_shapes_without_a_warning(criterion, lengths):
+    N = next(new_sizes)
+    more = ([N, 1, N], [N, 1, N]) if lengths else ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with FakeTensorMode():
+            assert criterion(torch.randn(3, N, 2), torch.randn(3, N, 2), *more).shape == ()
+        x = torch.randn(3, N, 2, device="meta", requires_grad=True)
+        loss = criterion(x, torch.randn(3, N, 2, device="meta"), *more)
+        loss.backward()
+    assert loss.shape == ()
+    assert x.grad.shape == x.shape
+
+
+def test_make_fx_traces_with_symbolic_sizes():
+    N = next(new_sizes)
+    x, y = pair(N, N + 1)
+    criterion = DilateLoss(0.3, 0.4, "none", omega=AsymmetricOmega(1, 2))
+    traced = make_fx(criterion, tracing_mode="symbolic")(x, y)
+    p, q = pair(N + 3, N + 5)
+    torch.testing.assert_close(traced(p, q), criterion(p, q))
+
+
+def test_vmap_maps_over_lengths_and_checks_them():
+    x, y = pair(batch=4)
+    n, m = torch.tensor([5, 3, 4, 1]), torch.tensor([6, 2, 6, 3])
+    criterion = DilateLoss(0.3, 0.4, "none")
+    one = vmap(lambda p, q, k, h: criterion(p[None], q[None], k[None], h[None])[0])
+    torch.testing.assert_close(one(x, y, n, m), criterion(x, y, n, m))
+    with pytest.raises(ValueError, match="prediction_lengths must lie between 1 and 5"):
+        one(x, y, n + 2, m)
+
+
+# ------------------------------------------------------------------------------------ compiled and recorded
+
+
+@pytest.mark.parametrize("name", ["grad", "jvp", "vmap of grad"])
+def test_torch_func_inside_of_a_compiled_graph(name):
+    torch._dynamo.reset()
+    (x, y), transform, criterion = pair(3, 4), TRANSFORMS[name], DilateLoss(0.3, 0.4)
+    compiled = torch.compile(lambda p: transform(lambda q: criterion(q, y), p), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), transform(lambda p: criterion(p, y), x))
+
+
+@pytest.mark.parametrize("name", ["grad", "jvp"])
+def test_torch_func_of_soft_dtw_inside_of_a_compiled_graph(name):
+    torch._dynamo.reset()
+    D, transform = randn(3, 3, 4, seed=3).square(), TRANSFORMS[name]
+    function = lambda D: soft_dtw(D, 0.4).sum()  # noqa: E731
+    compiled = torch.compile(lambda D: transform(function, D), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(D), transform(function, D))
+
+
+@pytest.mark.filterwarnings("ignore")
+@criteria
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_a_trace_has_the_numbers_and_gradients_of_other_batches_and_lengths(criterion, requires_grad):
+    x, y = pair()
+    traced = torch.jit.trace(criterion, (x.requires_grad_(requires_grad), y), check_trace=False)
+    for N, M, batch in ((5, 6, 3), (5, 6, 4), (9, 9, 2), (4, 3, 1)):
+        p, q = (s.requires_grad_() for s in pair(N, M, seed=9, batch=batch))
+        expected = criterion(p, q)
+        try:
+            found = traced(p, q)
+        except RuntimeError:
+            assert (N, M) != (5, 6), "the sizes of the trace must work"
+            continue
+        torch.testing.assert_close(found, expected)
+        for ours, theirs in zip(
+            torch.autograd.grad(found, (p, q)), torch.autograd.grad(expected, (p, q)), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trace_of_ctc_has_a_gradient_and_checks_its_labels():
+    log_probs, *others = labelled()
+    traced = torch.jit.trace(lambda p, t: CTCLoss(reduction="none")(p, t, *others[1:]), (log_probs, others[0]),
+                             check_trace=False)  # fmt: skip
+    p = randn(6, 2, 4, seed=5).log_softmax(-1).requires_grad_()
+    found, expected = traced(p, others[0]), CTCLoss(reduction="none")(p, *others)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(v.sum(), p)[0] for v in (found, expected)))
+    with pytest.raises((RuntimeError, ValueError), match="classes from 0 to 3"):
+        traced(p, others[0] + 2)
