@@ -1,20 +1,40 @@
-# make run    install what is needed into .venv and run the experiment (ARGS="--epochs 50" passes flags on)
-# make test   the same, plus the development tools, and run the tests (ARGS="-k path" passes flags on)
-# make lint   check style and formatting
+# make run          install what is needed into .venv and run the experiment (ARGS="--epochs 50" passes flags on)
+# make test         the same, plus the development tools, and run the tests (ARGS="-k path" passes flags on)
+# make test-all     the same, plus what other tests are skipped without: CUDA's compiler, Dask, the recipes' frameworks
+# make test-lowest  install the loss anew, with the lowest versions that it allows, and run its tests
+# make lint         check style and formatting
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
+LOSS_TESTS := ctc_loss derivatives dilate_loss install kernel_memory kernels loss_errors memory numerics omega \
+	path_soft_dtw soft_dtw threads variants
 
-.PHONY: run test lint clean
+# A process either simulates CUDA or not, so there are two runs; 5 is pytest's word for no test that ARGS allow.
+define run_tests
+	$(BIN)/python -m pytest $(ARGS)
+	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest tests/test_cuda_simulated.py $(ARGS) || [ $$? -eq 5 ]
+endef
+
+.PHONY: run test test-all test-lowest lint clean
 
 run: $(VENV)/.run
 	$(BIN)/python main.py $(ARGS)
 
-# A process either simulates CUDA or not, so there are two runs; 5 is pytest's word for no test that ARGS allow.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
-	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest tests/test_cuda_simulated.py $(ARGS) || [ $$? -eq 5 ]
+	$(run_tests)
+
+test-all: $(VENV)/.all
+	$(run_tests)
+
+# Another numba must not find its kernels in the cache of this one.
+test-lowest:
+	rm -rf $(LOWEST) build
+	python3.11 -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install . -r requirements-lowest.txt
+	cd $(LOWEST) && bin/python -c "import dilate_loss"
+	NUMBA_CACHE_DIR=$(CURDIR)/$(LOWEST)/kernels $(LOWEST)/bin/python -m pytest $(LOSS_TESTS:%=tests/test_%.py) $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -24,12 +44,18 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q -r requirements.txt
+	@echo "Installing $$(sed 's/ *#.*//' requirements.txt | xargs) into $(VENV), once."
+	@echo "On Linux, torch may bring CUDA's libraries along, which are some gigabytes."
+	$(BIN)/python -m pip install -r requirements.txt
 	touch $@
 
-$(VENV)/.test: requirements-dev.txt $(VENV)/.run
+$(VENV)/.test: requirements-dev.txt experiments/requirements.txt $(VENV)/.run
 	$(BIN)/python -m pip install -q -r requirements-dev.txt
 	touch $@
 
+$(VENV)/.all: requirements-all.txt requirements-cuda.txt examples/requirements.txt $(VENV)/.test
+	$(BIN)/python -m pip install -r requirements-all.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(LOWEST)

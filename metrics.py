@@ -83,6 +83,7 @@ def hausdorff(
 
     Raises:
         ValueError: If the shapes differ or are not ``(S, k, d)``, k is too short, or the penalty is not positive.
+        ModuleNotFoundError: If ruptures is not installed, which is in ``experiments/requirements.txt``.
     """
     prediction, target = _paired(prediction, target)
     steps = target.shape[1]
@@ -201,7 +202,12 @@ def _dtw_tdi_of_all(prediction, target):
 
 def _change_points(series: NDArray, count: int, penalty: float | None) -> NDArray[np.int64]:
     """First steps of all segments of ``series``, (k, d), but the first; with a penalty, its end too."""
-    from ruptures import KernelCPD  # it brings scipy, which only these runs need
+    try:
+        from ruptures import KernelCPD  # it brings scipy, which only these runs need
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "The Hausdorff distance needs ruptures: pip install -r experiments/requirements.txt"
+        ) from None
 
     detector = KernelCPD(kernel="linear", min_size=2).fit(series)
     return np.array(detector.predict(n_bkps=count)[:-1] if penalty is None else detector.predict(pen=penalty))

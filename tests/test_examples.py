@@ -82,6 +82,21 @@ def test_every_script_is_tested_and_documented():
     assert set(documented) == scripts
 
 
+def test_the_documented_versions_are_those_that_are_installed_to_test_them():
+    texts = [(ROOT / file).read_text(encoding="utf-8") for file in ("requirements.txt", "examples/requirements.txt")]
+    pinned = dict(re.findall(r"^([\w-]+)==(\S+)", "".join(texts), re.MULTILINE))
+    readme = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    documented = {pair for pair in re.findall(r"([\w-]+) (\d+\.[\d.]*\d)", readme) if pair[0] != "Python"}
+    assert documented <= pinned.items()
+    assert {name for name, _ in documented} >= {
+        "lightning",
+        "darts",
+        "neuralforecast",
+        "pytorch-forecasting",
+        "torch",
+    }
+
+
 def test_darts_adapter_gives_a_window_the_mean_of_its_weights(example):
     criterion = example("darts_model").WeightedDilateLoss(0.3, 0.2)
     prediction, target = series(4, 10, 2)

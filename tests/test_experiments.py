@@ -2,10 +2,12 @@
 
 import csv
 import dataclasses
+import importlib
 import json
 import math
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_ind
 
+import experiments
 from experiments import choose, claims, fig5, jobs, protocol, reasons, table1, table2, table3, table4, weights
 from experiments.jobs import Job, Store, run, run_all
 from experiments.tables import Row, Summary, Table, best, summary
@@ -150,6 +153,13 @@ def test_a_result_that_was_written_elsewhere_is_written_here_too(store, tmp_path
 
 
 # --- settings -----------------------------------------
+
+
+@pytest.mark.parametrize("name", ["joblib", "ruptures", "scipy"])
+def test_without_what_they_need_the_experiments_name_the_file_that_has_it(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"need {name}: pip install -r experiments/requirements\.txt"):
+        importlib.reload(experiments)
 
 
 def test_jobs_have_the_papers_settings_and_the_chosen_ones(chosen):

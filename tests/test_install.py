@@ -1,15 +1,22 @@
-"""What `pip install .` installs, and where its kernels are cached if its own folder cannot be written to."""
+"""What `pip install .` installs, with which versions, and where its kernels are cached if its folder is read-only."""
 
 import ast
+import email
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import loss
 
 ROOT = Path(__file__).parent.parent
 LOSS = ROOT / "loss"
@@ -45,6 +52,71 @@ def test_the_loss_imports_itself_relatively_and_what_is_installed_with_it():
     imported = {name for file in LOSS.rglob("*.py") for name in absolute_imports(file)}
     assert declared <= imported
     assert imported - declared - sys.stdlib_module_names <= {"llvmlite"}  # numba's own, of the version it needs
+
+
+def pinned(file):
+    lines = (line.split("#")[0].strip() for line in (ROOT / file).read_text(encoding="utf-8").splitlines())
+    return {name: Version(version) for name, version in (line.split("==") for line in lines if "==" in line)}
+
+
+def test_the_lowest_versions_that_are_tried_are_those_that_are_allowed():
+    tried = pinned("requirements-lowest.txt")
+    for requirement in map(Requirement, PROJECT["project"]["dependencies"]):
+        (bound,) = requirement.specifier
+        assert (bound.operator, Version(bound.version)) == (">=", tried[requirement.name])
+    (python,) = re.findall(r"^\t(python\S+) -m venv", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert PROJECT["project"]["requires-python"] == python.replace("python", ">=")
+
+
+def test_all_tests_of_the_loss_alone_are_run_with_the_lowest_versions():
+    command = ["make", "--no-print-directory", "-n", "test-lowest"]
+    planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    run = set(re.findall(r"tests/(test_\w+)\.py", planned))
+    clone = {path.stem for path in ROOT.glob("*.py")} | {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    needs = {path.stem: clone & set(absolute_imports(path)) for path in (ROOT / "tests").glob("test_*.py")}
+    of_the_loss = {name for name, used in needs.items() if "loss" in used and used <= {"loss", "tests"}}
+    need_more = {"test_cuda_compiles", "test_cuda_simulated", "test_examples", "test_readme"}
+    assert run == of_the_loss - need_more
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel that `pip install .` makes, of a copy: setuptools builds within the folder."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(LOSS, folder / "loss", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "LICENSE", PROJECT["project"]["readme"]):
+        (folder / file).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / file, folder / file)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "built", "."]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (built,) = (folder / "built").glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        yield archive
+
+
+def test_the_wheel_holds_the_loss_and_says_that_it_is_typed(wheel):
+    files = {Path(name) for name in wheel.namelist() if ".dist-info/" not in name}
+    ours = {Path("dilate_loss") / path.relative_to(LOSS) for path in LOSS.rglob("*.py")}
+    assert files == ours | {Path("dilate_loss/py.typed")}
+
+
+def test_the_long_description_needs_nothing_of_the_clone(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    metadata = email.message_from_bytes(wheel.read(name))
+    description = metadata.get_payload(decode=True).decode()
+    assert metadata["Description-Content-Type"].startswith("text/markdown")
+    links = re.findall(r"\]\(([^)]*)\)|(?:src|href)=\"([^\"]*)|^\[[^]]*\]:\s*(\S+)", description, re.MULTILINE)
+    for link in map("".join, links):
+        assert link.startswith(("https://", "#")), link
+    names = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.*?) \|", description, re.MULTILINE)))
+    assert len(names) > 5
+    assert set(names) <= set(loss.__all__)
+    codes = re.findall(r"```python\n(.*?)```", description, flags=re.DOTALL)
+    for code in codes:
+        exec(code.replace("from dilate_loss import", "from loss import"), scope := {})
+        assert torch.isfinite(scope["prediction"].grad).all()
+    assert codes
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -142,6 +143,12 @@ def test_hausdorff_equals_that_of_ruptures(change_points):
     )
     expected = [distance(*pair) for pair in zip(found, true, strict=True)]
     np.testing.assert_array_equal(hausdorff(prediction, target, change_points), expected)
+
+
+def test_without_ruptures_the_hausdorff_distance_names_the_file_that_has_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ruptures", None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs ruptures: pip install -r experiments/requirements\.txt"):
+        hausdorff(np.zeros((1, 8, 1)), np.zeros((1, 8, 1)))
 
 
 def test_with_a_penalty_a_change_is_one_that_pays_and_the_end_another():

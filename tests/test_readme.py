@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from loss import DilateLoss, SoftDTWLoss
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -69,12 +71,34 @@ def test_command(command, short_run, tmp_path):
     assert finished.returncode == 0, finished.stderr
 
 
-def test_make_run_and_make_test_are_targets():
-    for target, last in (("run", "main.py"), ("test", "pytest")):
-        command = ["make", "--no-print-directory", "-n", target]
-        planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        assert last in planned.stdout
-        assert f"make {target} " in README
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z-]+)[ `]", README))))
+def test_make_target(target):
+    command = ["make", "--no-print-directory", "-n", target]
+    planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert planned.returncode == 0, planned.stderr
+    assert {"run": "main.py", "lint": "ruff"}.get(target, "pytest") in planned.stdout
+
+
+def test_dependency_table_holds_what_is_pinned_where_it_says():
+    table = README[README.index("## Dependencies") : README.index("## Development")]
+    rows = re.findall(r"^\| (.+?) \| .+ \| `(.+?)` \|$", table, flags=re.MULTILINE)
+    files = {file for _, file in rows}
+    for file in files:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        pinned = {re.sub(r"\[.*", "", name) for name in re.findall(r"^([^#\s]+)==", text, flags=re.MULTILINE)}
+        documented = {name for names, where in rows if where == file for name in names.split(", ")}
+        assert documented == pinned, file
+    assert len(files) > 3
+
+
+def test_answer_on_negative_losses_gives_their_values():
+    answer = README[README.index("**Why is the loss negative?**") : README.index("**Which α and γ?**")]
+    soft_dtw, dilate, temporal = map(float, re.findall(r"-?0\.\d{3}", answer))
+    series = torch.full((1, 20, 1), 3.0)
+    terms = DilateLoss(0.5, 0.01).components(series, series)
+    assert SoftDTWLoss(0.01)(series, series).item() == pytest.approx(soft_dtw, abs=5e-4)
+    assert terms.loss.item() == pytest.approx(dilate, abs=5e-4)
+    assert terms.temporal.item() == pytest.approx(temporal, abs=5e-4)
 
 
 def test_python_examples_run_one_after_the_other():
