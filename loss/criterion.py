@@ -110,7 +110,7 @@ class AlignmentLoss(nn.Module):
         """The terms of each pair, each (B,)."""
         parts, d = self._by_variable(pairs), pairs.x.shape[2]
         terms = debiased(self._sweep, parts) if self.divergence else self._sweep(parts)
-        return terms if parts is pairs else tuple(term.reshape(-1, d).mean(1) for term in terms)
+        return terms if parts.x.shape[2] == d else tuple(term.reshape(-1, d).mean(1) for term in terms)
 
     def _sweep(self, pairs: Pairs) -> tuple[Tensor, ...]:
         return sweep_series(pairs, *self._arguments(pairs))[: len(self._weights())]
