@@ -633,7 +633,7 @@ PATHS = ("--resume", "--evaluate", "--output", "--data-path")
         (["--gamma", "1e-320"], "argument --gamma: must be at least 2.23e-308, got '1e-320'"),
         (["--learning-rate", "2e-308"], "argument --learning-rate: must be at least 2.23e-308, got '2e-308'"),
         (["--hidden-size", "10000000"], "There is not enough memory for a network of --hidden-size 10000000 and"),
-        (["--hidden-size", "2147483647", "--model", "mlp", "--layers", "3"], "of --hidden-size 2147483647 and --lay"),
+        (["--hidden-size", "2147483647", "--layers", "3"], "a network of --hidden-size 2147483647 and --layers 3."),
         (["--input-length", "2000000000"], "There is not enough memory for this run: a smaller --hidden-size, --la"),
         (["--device", "gpu"], "--device must be auto, cpu, cuda, cuda:1, ... or mps, got 'gpu'."),
         (["--device", "cuda:x"], "--device must be auto, cpu, cuda, cuda:1, ... or mps, got 'cuda:x'."),
