@@ -122,14 +122,13 @@ def gru(
         TypeError: If something is no tensor, or the input is not floating point.
         ValueError: If shapes, dtypes or devices do not fit, or a parameter is missing or unknown.
     """
-    packed = _pack(input, batch_first)
-    x, batch_sizes = packed.data, packed.batch_sizes.tolist()
+    x, batch_sizes, order, order_back = _pack(input, batch_first)
     layers, directions, bias = _layout(parameters)
     cells = _weights(parameters, _names(layers, directions, bias), directions, x)
     states_shape = (len(cells), batch_sizes[0], cells[0][1].shape[1])
     single = not isinstance(input, PackedSequence) and input.dim() == 2
     given_shape = states_shape[::2] if single else states_shape
-    h_0 = _in_order(_state("h_0", h_0, given_shape, x).reshape(states_shape), packed.sorted_indices)
+    h_0 = _in_order(_state("h_0", h_0, given_shape, x).reshape(states_shape), order)
     h_n: list[Tensor] = []
     for layer in range(layers):
         if layer > 0:
@@ -141,7 +140,7 @@ def gru(
             outputs.append(states)
             h_n.append(last)
         x = torch.cat(outputs, dim=1)
-    return _unpack(x, input, batch_first), _in_order(torch.stack(h_n), packed.unsorted_indices).reshape(given_shape)
+    return _unpack(x, input, batch_first), _in_order(torch.stack(h_n), order_back).reshape(given_shape)
 
 
 def rollout_by_steps(
@@ -200,16 +199,18 @@ class GRU(nn.GRU):
 # ------------------------------------------------------------------------------------------ layouts and names
 
 
-def _pack(input: Tensor | PackedSequence, batch_first: bool) -> PackedSequence:
-    """Any input as a packed sequence; where all sequences are equally long, every step has the whole batch."""
+def _pack(
+    input: Tensor | PackedSequence, batch_first: bool
+) -> tuple[Tensor, list[int], Tensor | None, Tensor | None]:
+    """Data, batch sizes and orders, as of a packed sequence; of equally long ones, a step has the whole batch."""
     if isinstance(input, PackedSequence):
         _check_input(input.data, {2: "(sum of lengths, input_size) inside a packed sequence"})
-        return input
+        return input.data, input.batch_sizes.tolist(), input.sorted_indices, input.unsorted_indices
     _check_input(input, {2: "(L, input_size)", 3: "(B, L, input_size)" if batch_first else "(L, B, input_size)"})
     x = input.unsqueeze(1) if input.dim() == 2 else input.transpose(0, 1) if batch_first else input
     if len(x) == 0:
         raise ValueError(f"input must have at least one step, got shape {tuple(input.shape)}.")
-    return PackedSequence(x.flatten(0, 1), torch.full((len(x),), x.shape[1]))
+    return x.flatten(0, 1), [x.shape[1]] * len(x), None, None
 
 
 def _unpack(output: Tensor, input: Tensor | PackedSequence, batch_first: bool) -> Tensor | PackedSequence:

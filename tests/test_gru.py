@@ -205,6 +205,14 @@ def test_the_module_may_be_copied_and_reparametrised():
     torch.testing.assert_close(net(x), before)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_trace_serves_any_batch_and_an_exported_program_the_batch_it_was_made_for():
+    torch.manual_seed(0)
+    net, x = GRU(2, 3, num_layers=2, bidirectional=True), torch.randn(5, 4, 2)
+    torch.testing.assert_close(torch.jit.trace(net, x[:, :3])(x), net(x))
+    torch.testing.assert_close(torch.export.export(net, (x,)).module()(x), net(x))
+
+
 def test_nan_stays_in_its_sequence():
     torch.manual_seed(0)
     x = torch.randn(4, 3, 2)
