@@ -458,7 +458,8 @@ def _by_linear(by_output: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
 class FusedGRU(nn.GRU):
     """``nn.GRU`` with the recurrence of this file where it has one (see `fuses`); ``nn.GRU`` does the rest.
 
-    Inside of ``torch.func`` the written-out `GRU` does the rest, because ``nn.GRU`` has no ``vmap``.
+    Inside of ``torch.func`` the written-out `GRU` does the rest, because ``nn.GRU`` has no ``vmap``. The output may
+    not be changed in place while autograd records (it refuses): a clone may.
     """
 
     def fuses(self, *tensors: Tensor) -> bool:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 from torch import func, nn
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad, functional
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.rnn import pack_sequence
@@ -361,14 +362,15 @@ def test_a_saved_trace_forecasts_any_batch():
     torch.testing.assert_close(torch.jit.load(file)(x), theirs(x))
 
 
-def test_a_subclass_of_tensor_stays_one():
-    class Named(torch.Tensor):
-        pass
-
-    net, x = networks()[0], torch.randn(3, 5, 1, dtype=torch.float64)
-    found = net(x.as_subclass(Named))
-    assert type(found) is Named
-    torch.testing.assert_close(found.as_subclass(torch.Tensor), net(x))
+def test_an_input_or_parameter_without_data_gives_a_forecast_without_data():
+    (net, _), x = networks(), torch.randn(3, 5, 1, dtype=torch.float64)
+    tensors = {"x": x, **dict(net.named_parameters())}
+    for name in tensors:
+        fake = FakeTensorMode(allow_non_fake_inputs=True).from_tensor(tensors[name].detach())
+        x, *parameters = (fake if name == other else tensor for other, tensor in tensors.items())
+        found = func.functional_call(net, dict(zip(list(tensors)[1:], parameters, strict=True)), (x,))
+        assert isinstance(found, FakeTensor), name
+        assert found.shape == (3, 3, 1)
 
 
 @partial(row_loop, runs_on=False)
@@ -448,6 +450,16 @@ def test_a_change_in_place_before_the_way_back_is_noticed(changed):
         (net.weight_hh_l0 if changed == "weight" else output).add_(1)
     with pytest.raises(RuntimeError, match=r"modified (by an )?inplace"):
         loss.backward()
+
+
+def test_an_output_is_changed_in_place_by_way_of_a_clone_or_not_at_all():
+    torch.manual_seed(0)
+    net, x = FusedGRU(2, 3), torch.randn(5, 4, 2)
+    with pytest.raises(RuntimeError, match="is being modified inplace"):
+        net(x)[0].mul_(2)
+    expected = torch.autograd.grad((2 * net(x)[0]).sum(), net.parameters())
+    found = torch.autograd.grad(net(x)[0].clone().mul_(2).sum(), net.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_denormal_numbers_are_flushed_where_torch_flushes_them():
