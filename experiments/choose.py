@@ -29,8 +29,9 @@ from itertools import product
 from statistics import fmean
 from typing import NamedTuple
 
-from experiments.jobs import Job, Result
+from experiments.jobs import Job
 from experiments.protocol import DATASETS, MODELS, Command, job
+from experiments.store import Result
 from experiments.table1 import LOSSES
 from experiments.tables import pipes
 from training import atomic_write

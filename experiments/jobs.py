@@ -1,6 +1,6 @@
-"""Trainings as jobs: each ends as a small file named by its settings, and any number of them run side by side.
+"""Trainings as jobs: each ends as a line of results/jobs.jsonl, and any number of them run side by side.
 
-A job whose file is there is not run again, so an interrupted table goes on where it was, and a changed setting makes
+A job whose line is there is not run again, so an interrupted table goes on where it was, and a changed setting makes
 a new job. Networks are trained on the CPU, with one thread each.
 """
 
@@ -23,14 +23,13 @@ from torch import nn
 from tqdm import tqdm
 
 from data import ForecastData, load
+from experiments.store import Result, Settings, Store
 from loss import DilateLoss, SoftDTWLoss, TangledDilateLoss
 from metrics import evaluate_forecasts, hausdorff, ramp_score
 from models import build_model
 from training import atomic_write, best_record, predict, train_model
 
-__all__ = ["BACKENDS", "LOSSES", "Job", "Result", "Store", "run", "run_all"]
-
-Result = dict[str, object]
+__all__ = ["BACKENDS", "LOSSES", "Job", "JobStore", "run", "run_all"]
 
 LOSSES = {
     "mse": lambda job: nn.MSELoss(),
@@ -80,7 +79,7 @@ class Job:
     clip_norm: float | None = None
 
     @property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> Settings:
         """Those that it has."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
@@ -88,42 +87,30 @@ class Job:
     def name(self) -> str:
         """Readable, and another one for other settings."""
         # Without those that are None: a setting added later must not rename the jobs that do not have it.
-        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
-        return f"{self.dataset}-{self.model}-{self.loss}-seed{self.seed}-{digest[:8]}"
+        return _name(self.settings)
 
 
-@dataclass(frozen=True)
-class Store:
-    """Where jobs keep their results, their weights, and their checkpoints until then."""
+def _name(settings: Settings) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return "{dataset}-{model}-{loss}-seed{seed}".format(**settings) + f"-{digest[:8]}"
 
-    folder: Path
 
-    def read(self, job: Job) -> Result | None:
-        """The result of a finished job; None for any other."""
-        file = self._result(job)
-        return json.loads(file.read_text()) if file.exists() else None
+class JobStore(Store):
+    """A folder where jobs keep their results, in ``jobs.jsonl``, their weights, and their checkpoints until then."""
 
-    def write(self, job: Job, result: Result) -> None:
-        """Keep the result of a finished job: one line for each of its parts."""
-        file = self._result(job)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
-        with atomic_write(file) as draft:
-            draft.write(f"{{\n{lines}\n}}\n".encode())
+    def __init__(self, folder: Path):
+        super().__init__(folder / "jobs.jsonl", "job", _name)
 
     def checkpoint(self, job: Job) -> Path:
         """State of a training that has not finished."""
-        return self.folder / "weights" / f"{job.name}.training.pt"
+        return self.path.with_name("weights") / f"{job.name}.training.pt"
 
     def weights(self, job: Job) -> Path:
         """The state_dict of a finished one."""
-        return self.folder / "weights" / f"{job.name}.pt"
-
-    def _result(self, job: Job) -> Path:
-        return self.folder / "jobs" / f"{job.name}.json"
+        return self.path.with_name("weights") / f"{job.name}.pt"
 
 
-def run(job: Job, store: Store, data_path: str | None = None) -> Result:
+def run(job: Job, store: JobStore, data_path: str | None = None) -> Result:
     """Train one network, or what is left of it, measure it, and keep the result.
 
     Args:
@@ -167,14 +154,14 @@ def run(job: Job, store: Store, data_path: str | None = None) -> Result:
     }
     with atomic_write(store.weights(job)) as file:
         torch.save(net.state_dict(), file)
-    store.write(job, result)
+    store.write(result)
     checkpoint.unlink()
     return result
 
 
 def run_all(
     jobs: Iterable[Job],
-    store: Store,
+    store: JobStore,
     data_paths: Mapping[str, str] | None = None,
     workers: int = 1,
     backend: str = "loky",
@@ -192,9 +179,12 @@ def run_all(
 
     Returns:
         The jobs that failed; what went wrong is printed, and the others are not affected.
+
+    Raises:
+        DamagedStoreError: If the store cannot be read.
     """
     jobs = list(dict.fromkeys(jobs))
-    left, paths = [job for job in jobs if store.read(job) is None], data_paths or {}
+    left, paths = [job for job in jobs if store.read(job.settings) is None], data_paths or {}
     failed = []
     # smoothing=0: the time left by the mean of all jobs so far, not of the last ones.
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(left), unit="job", smoothing=0, disable=None)
@@ -205,14 +195,14 @@ def run_all(
                 failed.append(job)
                 tqdm.write(f"{job.name} failed\n{problem}")
             else:
-                if store.read(job) is None:  # it was run on another machine
-                    store.write(job, result)
+                if store.read(job.settings) is None:  # it was run on another machine
+                    store.write(result)
                 tqdm.write(f"{job.name}  best epoch {result['best_epoch']} of {result['epochs']}  {seconds:.0f} s")
             bar.update()
     return failed
 
 
-def _attempt(job: Job, store: Store, data_path: str | None) -> tuple[Job, Result | None, str, float]:
+def _attempt(job: Job, store: JobStore, data_path: str | None) -> tuple[Job, Result | None, str, float]:
     begun = perf_counter()
     try:
         result, problem = run(job, store, data_path), ""

@@ -9,7 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
-from experiments.jobs import BACKENDS, Job, Result, Store, run_all
+from experiments.jobs import BACKENDS, Job, JobStore, run_all
+from experiments.store import DamagedStoreError, Result
 from paper_results import PAPER_ALPHA, PAPER_GAMMA, RUNS
 from side_by_side import cores
 
@@ -125,22 +126,24 @@ class Command:
             cells: Cell of a table -> its jobs, one per seed.
 
         Raises:
-            SystemExit: 1, if a job failed; 2, if the backend is not installed; 130, if interrupted by Ctrl-C. What is
-                finished is kept.
+            SystemExit: 1, if a job failed; 2, if the backend is not installed or the file of results is damaged; 130,
+                if interrupted by Ctrl-C. What is finished is kept.
         """
-        store, failed = Store(self.results), []
-        if not self.report_only:
-            # Seed by seed, so that all cells have as many runs when it is interrupted.
-            rounds = [job for jobs in zip_longest(*cells.values()) for job in jobs if job is not None]
-            try:
+        store, failed = JobStore(self.results), []
+        try:
+            if not self.report_only:
+                # Seed by seed, so that all cells have as many runs when it is interrupted.
+                rounds = [job for jobs in zip_longest(*cells.values()) for job in jobs if job is not None]
                 failed = run_all(rounds, store, self.data_paths, self.workers, self.backend)
-            except ModuleNotFoundError as missing:
-                _end(2, f"--backend {self.backend} needs a package that is not installed: {missing.name}.")
-            except KeyboardInterrupt:
-                _end(130, "\nInterrupted; the same command goes on from here.")
+            found = {cell: [store.read(job.settings) for job in jobs] for cell, jobs in cells.items()}
+        except ModuleNotFoundError as missing:
+            _end(2, f"--backend {self.backend} needs a package that is not installed: {missing.name}.")
+        except KeyboardInterrupt:
+            _end(130, "\nInterrupted; the same command goes on from here.")
+        except DamagedStoreError as problem:
+            _end(2, str(problem))
         if failed:
             _end(1, f"{len(failed)} jobs failed, see above; the same command runs them again, and no other one.")
-        found = {cell: [store.read(job) for job in jobs] for cell, jobs in cells.items()}
         return {cell: [result for result in results if result is not None] for cell, results in found.items()}
 
     def jobs(self, dataset: str, model: str, loss: str, **settings: float | None) -> list[Job]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from experiments.jobs import Store
+from experiments.jobs import JobStore
 from experiments.protocol import Command
 from experiments.table1 import LOSSES
 from training import atomic_write
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     A clone of the project has the results of their trainings but not these large weights, so the small ones stay.
     """
     command = Command.parse("weights", __doc__, argv, ["synthetic"], has_runs=False)
-    store = Store(command.results)
+    store = JobStore(command.results)
     FOLDER.mkdir(exist_ok=True)
     for loss in LOSSES:
         path, (job,) = FOLDER / f"{loss}.pt", command.jobs("synthetic", "seq2seq", loss)
@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif path.exists():
             print(f"{path} stays as it is: {job.name} was not trained here")
         else:
-            raise SystemExit(f"{path} cannot be made: {job.name} was not trained here; delete its .json for another.")
+            raise SystemExit(
+                f"{path} cannot be made: {job.name} was not trained here; delete its line in {store.path.name}."
+            )
 
 
 def compressed(state: dict[str, Tensor]) -> bytes:

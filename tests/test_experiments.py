@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -18,7 +19,7 @@ from scipy.stats import ttest_ind
 
 import experiments
 from experiments import choose, claims, fig5, jobs, protocol, reasons, table1, table2, table3, table4, weights
-from experiments.jobs import Job, Store, run, run_all
+from experiments.jobs import Job, JobStore, run, run_all
 from experiments.tables import Row, Summary, Table, best, summary
 from metrics import evaluate_forecasts, hausdorff, ramp_score
 from paper_results import FIG_5A, TABLE_1, TABLE_2, TABLE_3, TABLE_4, printed_scale
@@ -30,7 +31,7 @@ CHOSEN = {"learning_rate": 3e-3, "patience": 5}
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path)
+    return JobStore(tmp_path)
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_job_is_named_by_the_settings_that_it_has():
 
 def test_a_job_leaves_all_metrics_of_its_best_weights(store):
     result = run(QUICK, store)
-    assert store.read(QUICK) == result
+    assert store.read(QUICK.settings) == result
     assert not store.checkpoint(QUICK).exists()
     data = jobs._data("synthetic", None, None)
     net = jobs._network(QUICK, data)
@@ -111,8 +112,8 @@ def test_an_interrupted_job_ends_as_an_uninterrupted_one(store, tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             run(QUICK, store)
     assert store.checkpoint(QUICK).exists()
-    assert store.read(QUICK) is None
-    expected = run(QUICK, Store(tmp_path / "other"))
+    assert store.read(QUICK.settings) is None
+    expected = run(QUICK, JobStore(tmp_path / "other"))
     assert unclocked(run(QUICK, store)) == unclocked(expected)
 
 
@@ -130,7 +131,7 @@ def test_a_failed_job_is_reported_and_the_others_are_kept(store, capsys):
     broken = dataclasses.replace(QUICK, model="none")
     other = dataclasses.replace(QUICK, seed=1)
     assert run_all([QUICK, broken, other], store) == [broken]
-    assert store.read(QUICK) and store.read(other) and not store.read(broken)  # noqa: PT018
+    assert store.read(QUICK.settings) and store.read(other.settings) and not store.read(broken.settings)  # noqa: PT018
     out = capsys.readouterr().out
     assert f"{broken.name} failed" in out
     assert "Unknown model 'none'" in out
@@ -143,13 +144,24 @@ def test_jobs_on_two_workers_give_the_numbers_of_one(store, tmp_path, backend):
     several = [QUICK, dataclasses.replace(QUICK, loss="dilate", alpha=0.5, gamma=0.01, seed=1)]
     assert run_all(several, store, workers=2, backend=backend) == []
     for job in several:
-        assert unclocked(store.read(job)) == unclocked(run(job, Store(tmp_path / "alone")))
+        assert unclocked(store.read(job.settings)) == unclocked(run(job, JobStore(tmp_path / "alone")))
 
 
 def test_a_result_that_was_written_elsewhere_is_written_here_too(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "run", lambda job, _, path: run(job, Store(tmp_path / "elsewhere"), path))
+    monkeypatch.setattr(jobs, "run", lambda job, _, path: run(job, JobStore(tmp_path / "elsewhere"), path))
     run_all([QUICK], store)
-    assert store.read(QUICK) == Store(tmp_path / "elsewhere").read(QUICK)
+    assert store.read(QUICK.settings) == JobStore(tmp_path / "elsewhere").read(QUICK.settings)
+
+
+def test_the_results_in_the_clone_are_sorted_and_found_by_their_settings():
+    store = JobStore(protocol.RESULTS)
+    lines = store.path.read_text().splitlines(keepends=True)
+    found = [json.loads(line) for line in lines]
+    names = [Job(**result["job"]).name for result in found]
+    assert names == sorted(names)
+    assert len(set(names)) == len(names)
+    assert all(store.read(result["job"]) == result for result in found)
+    assert lines == [f"{json.dumps(result)}\n" for result in found]
 
 
 # --- settings -----------------------------------------
@@ -261,7 +273,7 @@ def test_choosing_writes_what_the_tables_read(tmp_path, monkeypatch, capsys):
     choose.main(["--datasets", "synthetic", "--epochs", "1", "--jobs", "1", "--results", str(tmp_path)])
     written = json.loads((tmp_path / "choices.json").read_text())
     assert list(written) == [f"synthetic-seq2seq-{loss}" for loss in (*table1.LOSSES, "tangled_band")]
-    results = [json.loads(file.read_text()) for file in (tmp_path / "jobs").iterdir()]
+    results = results_of(tmp_path)
     assert len(results) == 3 * (2 + 3 + 2) + 2
     assert all(settings["clip_norm"] is None for settings in written.values())  # one epoch gains nothing
     own = written["synthetic-seq2seq-tangled_band"].keys() - written["synthetic-seq2seq-dilate"].keys()
@@ -370,7 +382,7 @@ def test_the_papers_tables_agree_where_they_repeat_each_other():
 
 
 def results_of(folder, **settings):
-    found = [json.loads(file.read_text()) for file in (folder / "jobs").iterdir()]
+    found = map(json.loads, (folder / "jobs.jsonl").read_text().splitlines())
     return [result for result in found if settings.items() <= result["job"].items()]
 
 
@@ -399,9 +411,37 @@ def test_tables_of_the_synthetic_task_are_made_of_the_same_jobs(chosen, tmp_path
     assert float(cell["mean"]) == pytest.approx(np.mean(values))
 
 
+def test_an_interrupted_table_goes_on_where_it_was(chosen, tmp_path, monkeypatch, capsys):
+    trained = []
+
+    def interrupted_at_the_third(job, *rest):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(job)
+        return run(job, *rest)
+
+    flags = ["--epochs", "1", "--runs", "1", "--datasets", "synthetic", "--jobs", "1"]
+    monkeypatch.setattr(jobs, "run", interrupted_at_the_third)
+    with pytest.raises(SystemExit):
+        table2.main([*flags, "--results", str(tmp_path / "interrupted")])
+    before = (tmp_path / "interrupted" / "jobs.jsonl").read_text().splitlines()
+    assert len(before) == 2
+    monkeypatch.setattr(jobs, "run", lambda job, *rest: trained.append(job) or run(job, *rest))
+    table2.main([*flags, "--results", str(tmp_path / "interrupted")])
+    assert len(trained) == len(set(trained)) == 3
+    after = (tmp_path / "interrupted" / "jobs.jsonl").read_text().splitlines()
+    assert [line for line in after if line in before] == before
+    assert [json.loads(line)["job"] for line in after] == [
+        job.settings for job in sorted(trained, key=lambda job: job.name)
+    ]
+    table2.main([*flags, "--results", str(tmp_path / "uninterrupted")])
+    tables = [(tmp_path / name / "table2.csv").read_text() for name in ("interrupted", "uninterrupted")]
+    assert tables[0] == tables[1]
+
+
 def test_a_report_trains_nothing_and_says_how_many_runs_there_are(chosen, tmp_path, capsys):
     flags = ["--epochs", "1", "--runs", "2", "--datasets", "synthetic", "--results", str(tmp_path), "--report-only"]
-    run(protocol.job("synthetic", "mlp", "mse", 1, epochs=1), Store(tmp_path))
+    run(protocol.job("synthetic", "mlp", "mse", 1, epochs=1), JobStore(tmp_path))
     table1.main(flags)
     assert len(results_of(tmp_path)) == 1
     line = next(line for line in capsys.readouterr().out.splitlines() if "MLP, Synthetic | MSE" in line)
@@ -422,10 +462,11 @@ def test_fig_5_shares_alpha_1_and_one_half_with_table_1(chosen, tmp_path, monkey
     monkeypatch.setattr(fig5, "FIG_5B", dict.fromkeys(("mse", "dtw", "tdi"), (1.0, 2.0)))
     flags = ["--epochs", "1", "--runs", "2", "--jobs", "1", "--results", str(tmp_path)]
     fig5.main(flags)
-    names = {file.name for file in (tmp_path / "jobs").iterdir()}
+    of_fig_5 = results_of(tmp_path)
     table2.main([*flags, "--datasets", "synthetic"])
-    assert len(names) == 4
-    assert names < {file.name for file in (tmp_path / "jobs").iterdir()}
+    assert len(of_fig_5) == 4
+    others = [result for result in results_of(tmp_path) if result not in of_fig_5]
+    assert {result["job"]["loss"] for result in others} == {"mse"}
     assert (tmp_path / "fig5.md").read_text() in capsys.readouterr().out
     assert (tmp_path / "fig5.png").read_bytes().startswith(b"\x89PNG")
     with open(tmp_path / "fig5.csv", newline="") as file:
@@ -433,6 +474,46 @@ def test_fig_5_shares_alpha_1_and_one_half_with_table_1(chosen, tmp_path, monkey
     values = [r["test"]["dtw"] for r in results_of(tmp_path, loss="soft_dtw")]
     (line,) = [x for x in lines if (x["alpha"], x["metric"]) == ("1.0", "dtw")]
     assert float(line["mean"]) == pytest.approx(np.mean(values))
+
+
+@pytest.mark.parametrize(
+    ("table", "flags"),
+    [(table1, []), (table2, []), (table3, []), (table4, []), (fig5, ["--runs", "5"]), (claims, []), (choose, [])],
+)
+def test_reports_of_the_results_in_the_clone_are_the_ones_in_the_clone(table, flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "run", None)
+    shutil.copy(protocol.RESULTS / "jobs.jsonl", tmp_path)
+    table.main([*flags, "--report-only", "--results", str(tmp_path)])
+    written = [path for path in tmp_path.iterdir() if path.suffix in (".md", ".csv", ".json")]
+    assert written
+    for path in written:
+        assert path.read_bytes() == (protocol.RESULTS / path.name).read_bytes(), path.name
+
+
+def test_a_copy_of_the_tree_reports_without_training(tmp_path):
+    copy = tmp_path / "copy"
+    not_needed = shutil.ignore_patterns(".*", "__pycache__", "tests", "docs", "runs", "weights")
+    shutil.copytree(protocol.RESULTS.parents[1], copy, ignore=not_needed)
+    for suffix in ("md", "csv"):
+        (copy / "experiments" / "results" / f"table3.{suffix}").unlink()
+    jobs_file = copy / "experiments" / "results" / "jobs.jsonl"
+    before = jobs_file.stat()
+    subprocess.run([sys.executable, "-m", "experiments.table3", "--report-only"], cwd=copy, check=True)
+    for suffix in ("md", "csv"):
+        name = f"table3.{suffix}"
+        assert (jobs_file.parent / name).read_bytes() == (protocol.RESULTS / name).read_bytes()
+    assert jobs_file.stat().st_mtime_ns == before.st_mtime_ns
+    assert not list(jobs_file.parent.glob(".*"))
+
+
+def test_a_damaged_file_of_results_is_one_sentence(chosen, tmp_path, capsys):
+    (tmp_path / "jobs.jsonl").write_text("<<<<<<< HEAD\n")
+    for more in ([], ["--report-only"]):
+        with pytest.raises(SystemExit) as ended:
+            table3.main(["--results", str(tmp_path), *more])
+        assert ended.value.code == 2
+        sentence = f"{tmp_path / 'jobs.jsonl'}: line 1 is not the result of a training: '<<<<<<< HEAD'.\n"
+        assert capsys.readouterr().err == sentence
 
 
 @pytest.mark.parametrize(
@@ -518,7 +599,7 @@ def test_cells_outside_of_two_standard_deviations_are_listed():
 def test_claims_are_made_of_the_finished_jobs(chosen, tmp_path, capsys):
     for loss in ("mse", "dilate"):
         for seed in range(2):
-            run(protocol.job("synthetic", "mlp", loss, seed, epochs=1), Store(tmp_path))
+            run(protocol.job("synthetic", "mlp", loss, seed, epochs=1), JobStore(tmp_path))
     claims.main(["--epochs", "1", "--runs", "2", "--datasets", "synthetic", "--results", str(tmp_path)])
     text = (tmp_path / "claims.md").read_text()
     assert text in capsys.readouterr().out
@@ -568,7 +649,7 @@ def test_where_nothing_else_was_tried_nothing_is_trained(chosen, tmp_path):
 def test_the_kept_networks_are_measured_otherwise():
     text = reasons._measured_otherwise(reasons._forecasts())
     job = protocol.job("synthetic", "seq2seq", "dilate", 0)
-    stored = Store(protocol.RESULTS).read(job)["test"]
+    stored = JobStore(protocol.RESULTS).read(job.settings)["test"]
     rows = [line.strip("| ").split(" | ") for line in text.splitlines()[4:]]
     dilate = {row[1]: float(row[-1]) for row in rows if row[1] != "paper"}
     assert dilate["one change point (ours)"] == pytest.approx(stored["hausdorff"], rel=5e-3)
@@ -599,7 +680,7 @@ def test_the_weights_in_the_clone_have_the_scores_of_their_job(loss):
     job = protocol.job("synthetic", "seq2seq", loss, 0)
     net = jobs._network(job, data := jobs._data("synthetic", None, None))
     net.load_state_dict(load_checkpoint(weights.FOLDER / f"{loss}.pt")["net"])
-    stored = Store(protocol.RESULTS).read(job)["test"]
+    stored = JobStore(protocol.RESULTS).read(job.settings)["test"]
     scores = evaluate_forecasts(*predict(net, data.test))
     assert scores == pytest.approx({name: stored[name] for name in scores}, rel=1e-3)
 
@@ -612,7 +693,7 @@ def test_the_exported_networks_are_those_of_table_1(chosen, tmp_path, monkeypatc
         net = jobs._network(job, data := jobs._data("synthetic", None, None))
         net.load_state_dict(load_checkpoint(tmp_path / "weights" / f"{loss}.pt")["net"])
         assert evaluate_forecasts(*predict(net, data.test))["mse"] == pytest.approx(
-            Store(tmp_path).read(job)["test"]["mse"], rel=1e-4
+            JobStore(tmp_path).read(job.settings)["test"]["mse"], rel=1e-4
         )
 
 
@@ -626,5 +707,7 @@ def test_exported_networks_stay_where_they_were_not_trained(chosen, tmp_path, mo
     assert capsys.readouterr().out.count(" stays as it is: ") == 3
     assert {path.name: path.read_bytes() for path in (tmp_path / "exported").iterdir()} == before
     (tmp_path / "exported" / "mse.pt").unlink()
-    with pytest.raises(SystemExit, match=r"mse\.pt cannot be made: .* was not trained here; delete its \.json"):
+    with pytest.raises(
+        SystemExit, match=r"mse\.pt cannot be made: .* not trained here; delete its line in jobs\.jsonl"
+    ):
         weights.main(flags)

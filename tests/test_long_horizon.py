@@ -2,6 +2,8 @@
 
 import copy
 import csv
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -201,7 +203,7 @@ def test_the_pair_with_the_smallest_product_on_validation_is_chosen(protocol, tm
         return {"valid": scores, "test": dict(scores, tdi=-scores["tdi"])}
 
     monkeypatch.setattr(quality, "train", train)
-    found = list(quality.results(protocol, tmp_path / "trainings"))
+    found = list(quality.results(protocol, tmp_path / "trainings.jsonl"))
     assert len(found) == quality.number_of_results(protocol)
     final = [result["settings"] for result in found if result["role"] == quality.FINAL]
     assert {(s["alpha"], s["gamma"]) for s in final if s["loss"] == "dilate"} == {(0.5, 1.0)}
@@ -220,7 +222,11 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(run, protocol, monkeypat
     assert {job.patience for job in jobs[:2]} == {1}
     assert {job.patience for job in jobs[2:6]} == {2}  # all epochs
     lost = jobs[3]
-    (output / "trainings" / f"{lost}.json").unlink()
+    kept = output / "trainings.jsonl"
+    lines = kept.read_text().splitlines(keepends=True)
+    others = [line for line in lines if not asdict(lost).items() <= json.loads(line)["settings"].items()]
+    assert len(others) == len(lines) - 1
+    kept.write_text("".join(others))
     run("--quality-only")
     assert trained[len(jobs) :] == [lost]
     assert (output / report.QUALITY).read_bytes() == first
@@ -228,6 +234,10 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(run, protocol, monkeypat
     trained.clear()
     run("--quality-only", "--seed", "1")
     assert len(trained) == len(jobs)
+    trained.clear()
+    run("--quality-only")
+    assert trained == []
+    assert (output / report.QUALITY).read_bytes() == first
     trained.clear()
     write_hours(Path(protocol.data_path), seed=1)
     run("--quality-only", "--seed", "1")

@@ -93,7 +93,7 @@ def _aligned(cells: Iterable[object]) -> str:
 
 def train_networks(protocol: Protocol, output: Path) -> None:
     """Write quality.csv and quality.png, of trainings that are done now or were done before."""
-    results, count = quality.results(protocol, output / "trainings"), quality.number_of_results(protocol)
+    results, count = quality.results(protocol, output / "trainings.jsonl"), quality.number_of_results(protocol)
     done = []
     for result in tqdm(results, total=count, unit="training", disable=None):
         tqdm.write(quality.line(result))

@@ -5,10 +5,10 @@ The pair with the smallest product of the paper's three metrics, MSE, DTW and TD
 the other horizons too: there the choice would take hours. Candidates stop early, the trainings of the tables do not:
 a Seq2Seq that is trained with MSE forecasts flat lines for many epochs before it finds the days.
 
-Every finished training is a small file, which is read instead of training again if its settings are the same.
+Every finished training is a line of trainings.jsonl, which is read instead of training again if its settings are the
+same.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from data import ForecastData, WindowDataset
+from experiments.store import Result, Settings, Store
 from loss import DilateLoss
 from metrics import dtw_tdi
-from training import atomic_write, best_record, predict, train_model
+from training import best_record, predict, train_model
 
 from .protocol import DAY, MODELS, Criterion, Protocol, criterion, thinned
 
@@ -32,8 +33,6 @@ CHOSEN_BY = ("mse", "dtw", "tdi")
 TERMS = ("shape", "temporal")
 CANDIDATE, FINAL = "candidate", "final"
 LAST_DAY = "last day"
-
-Result = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -52,37 +51,33 @@ class Job:
         return f"{self.model}-{self.loss}-{self.horizon}{parameters}-patience{self.patience}"
 
 
-def trained(protocol: Protocol, folder: Path, job: Job) -> Result:
-    """The result of a job, with its settings: done now, or read from the folder if it was done in an earlier run."""
-    path = folder / f"{job}.json"
+def trained(protocol: Protocol, store: Store, job: Job) -> Result:
+    """The result of a job, with its settings: done now, or read if it was done in an earlier run."""
     settings = {**asdict(job), **protocol.of_one_training}
-    if path.exists() and (known := json.loads(path.read_text()))["settings"] == settings:
-        return known
-    result = {"settings": settings, **train(protocol, job)}
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        file.write(json.dumps(result).encode())
-    return result
+    if (known := store.read(settings)) is None:
+        store.write(known := {"settings": settings, **train(protocol, job)})
+    return known
 
 
-def results(protocol: Protocol, folder: Path) -> Iterator[Result]:
+def results(protocol: Protocol, file: Path) -> Iterator[Result]:
     """Results of all jobs, as they finish, each with its role: of each network the candidates, then the final ones.
 
     Args:
         protocol: Says what to train.
-        folder: Where the results of finished jobs are kept.
+        file: Where the results of finished jobs are kept.
     """
+    store = Store(file, "settings", _name)
     for model in MODELS:
         tried = []
         for alpha, gamma in product(protocol.alphas, protocol.gammas):
             job = Job(model, "dilate", protocol.horizons[0], protocol.patience, alpha, gamma)
-            tried.append(trained(protocol, folder, job))
+            tried.append(trained(protocol, store, job))
             yield {"role": CANDIDATE, **tried[-1]}
         best = {name: chosen(tried)["settings"][name] for name in ("alpha", "gamma")}
         for horizon in protocol.horizons:
             for loss, parameters in (("mse", {}), ("dilate", best)):
                 job = Job(model, loss, horizon, protocol.epochs, **parameters)
-                yield {"role": FINAL, **trained(protocol, folder, job)}
+                yield {"role": FINAL, **trained(protocol, store, job)}
 
 
 def number_of_results(protocol: Protocol) -> int:
@@ -93,9 +88,12 @@ def number_of_results(protocol: Protocol) -> int:
 def line(result: Result) -> str:
     """What is printed of a result."""
     settings, scores = result["settings"], {**result["valid"], **result["test"]}
-    name = Job(**{field.name: settings[field.name] for field in fields(Job)})
     numbers = "  ".join(f"{metric} {scores[metric]:.4g}" for metric in (*METRICS, *TERMS) if metric in scores)
-    return f"{result['role']:9}  {name!s:46}  best epoch {result['best_epoch']:2}  {numbers}"
+    return f"{result['role']:9}  {_name(settings):46}  best epoch {result['best_epoch']:2}  {numbers}"
+
+
+def _name(settings: Settings) -> str:
+    return str(Job(**{field.name: settings[field.name] for field in fields(Job)}))
 
 
 def chosen(tried: list[Result]) -> Result:
