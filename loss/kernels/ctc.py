@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cells import softmin
 from .jit import jit
 from .operators import operator
+from .rows import cell
 from .simd import SLACK, flush_denormals, pointer, restore_denormals, row_loop
 from .workers import Memory, on_threads
 
@@ -53,7 +53,7 @@ def _soft_minimum(rows, at, numbers):
     V, cost, skip_cost, q_stay, q_step, q_skip = rows
     here, stay, step, skip, state, q = at
     V_skip = V.load(skip) + skip_cost.load(state)
-    value, shares = softmin(V.load(stay), V.load(step), V_skip, q_stay.vector.element)
+    value, *shares = cell.softmin(V.load(stay), V.load(step), V_skip, q_stay.number)
     for row, share in zip((q_stay, q_step, q_skip), shares, strict=True):
         row.store(q, share)
     V.store(here, cost.load(state) + value)

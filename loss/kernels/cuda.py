@@ -1,7 +1,7 @@
 """The sweeps on CUDA devices: numba.cuda, one block of threads for each pair of series.
 
-The recursions, their letters and their precision are those of :mod:`.tile`; a cell is worked out as in
-:mod:`.cells`, whose formulas build vector instructions of a CPU and so cannot be shared. Here V is in units of gamma.
+The recursions, their letters and their precision are those of :mod:`.tile`, and the formulas of a cell those of
+:mod:`.cells`, compiled for a thread.
 
 One launch does everything for a batch. A block takes one pair after the other, and its threads stride along the
 anti-diagonals ("rows"), with a barrier between two of them, so that any length works. Rows of V, then of mass, are in
@@ -29,9 +29,10 @@ import torch
 from numba import config, cuda, float32, float64, int64
 from torch import Tensor
 
-from . import cells
+from .cells import formulas
 from .forms import of_costs, of_series
 
+_LN2 = math.log(2.0)
 UNREACHABLE = 1e300  # V of cells outside of the lattice: far above any cost, yet finite, so that it makes no NaN
 _SIMULATED = bool(config.ENABLE_CUDASIM)
 _WARP = 32
@@ -132,6 +133,7 @@ class Pair(NamedTuple):
     n: int
     m: int
     inverse_gamma: float
+    unit: float  # 1 / (gamma * log(2)): V is in units of gamma * log(2)
     omega_scale: float
     doubles: int
     numbers: int
@@ -156,30 +158,31 @@ def _smaller(a, b):
 
 
 @_device
-def _softmin(left, diagonal, up, number):
-    """The softmin of three values, and the weight of each: ``soft_minimum`` of :mod:`.cells`, for one cell.
-
-    ``m - log(s)`` with ``q_p = exp(m - V_p) / s`` (Mensch & Blondel 2018), by two powers and without cancellation.
-    """
-    best = _smaller(left, up)
-    sideways, across = number(left - up), number(diagonal - best)
-    lesser, behind = number(math.exp(-abs(sideways))), number(math.exp(-abs(across)))
-    one = number(1.0)
-    others = lesser + behind if across > 0 else lesser * behind + behind
-    inverse = one / (one + others)
-    likelier = (one if across > 0 else behind) * inverse
-    q_diagonal = (behind if across > 0 else one) * inverse
-    unlikelier = likelier * lesser
-    value = _smaller(best, diagonal) - float64(math.log1p(others))
-    if sideways > 0:
-        return value, unlikelier, q_diagonal, likelier
-    return value, likelier, q_diagonal, unlikelier
+def _where_positive(condition, then, otherwise):
+    return then if condition > 0 else otherwise
 
 
 @_device
-def _correction(left, diagonal, up):
-    """About ``1 / (sum of q)``: rounded weights must not lose or make paths along thousands of steps."""
-    return 2.0 - (float64(left) + float64(diagonal) + float64(up))
+def _exp2_minus_abs(x):
+    return math.exp2(-abs(x))
+
+
+@_device
+def _log2_1p(u):
+    return math.log1p(u) * (1.0 / _LN2)
+
+
+class Operations:
+    """What the formulas of a cell are made of on a GPU: functions on the numbers of one thread."""
+
+    function = staticmethod(_device)
+    least, where_positive, exp2_minus_abs, log2_1p = _smaller, _where_positive, _exp2_minus_abs, _log2_1p
+    double = float64
+
+
+_cell = formulas(Operations)
+_softmin, _tangent, _correction = _cell.softmin, _cell.tangent, _cell.correction
+_adjoint, _adjoint_dot, _entropies = _cell.adjoint, _cell.adjoint_dot, _cell.entropies
 
 
 @_device
@@ -193,7 +196,7 @@ def _omega(problem, pair, i, j):
 
 @_device
 def _cost(problem, pair, i, j, omega):
-    """The cost of a cell in units of gamma; differences in float64 keep the digits of series far from zero."""
+    """The cost of a cell in units of gamma * log(2); float64 differences keep the digits of series far from zero."""
     total = 0.0
     if problem.of_series:
         x, y = pair.b * problem.C * problem.N + i, pair.b * problem.C * problem.M + j
@@ -202,7 +205,7 @@ def _cost(problem, pair, i, j, omega):
             total += difference * difference
     else:
         total = float64(problem.D[(pair.b * problem.N + i) * problem.M + j])
-    return (problem.cost_scale * total + problem.omega_in_cost * omega) * pair.inverse_gamma
+    return (problem.cost_scale * total + problem.omega_in_cost * omega) * pair.unit
 
 
 # ----------------------------------------------------------------------- forward
@@ -230,7 +233,7 @@ def _advance_cell(problem, plan, pair, rows, d, i, weights, keep, number):
     V_left = rows[before] if has_left else UNREACHABLE
     V_diagonal = rows[diagonal] if has_diagonal else start
     V_up = rows[before - 1] if has_up else UNREACHABLE
-    value, left, middle, up = _softmin(V_left, V_diagonal, V_up, number)
+    value, left, up, middle = _softmin(V_left, V_up, V_diagonal, number)
     rows[here] = _cost(problem, pair, i, j, omega) + value
     if keep:
         T[weights] = left
@@ -238,17 +241,17 @@ def _advance_cell(problem, plan, pair, rows, d, i, weights, keep, number):
         T[weights + 2 * plan.table] = up
 
     if problem.dual:
-        base = rows[diagonal + N] if has_diagonal else 0.0
-        from_left = (rows[before + N] if has_left else 0.0) - base
-        from_up = (rows[before - 1 + N] if has_up else 0.0) - base
-        mean = (float64(left) * from_left + float64(up) * from_up) * _correction(left, middle, up)
-        rows[here + N] = omega + base + mean
+        from_left = rows[before + N] if has_left else 0.0
+        from_up = rows[before - 1 + N] if has_up else 0.0
+        from_diagonal = rows[diagonal + N] if has_diagonal else 0.0
+        inverse_gamma = number(pair.inverse_gamma)
+        value_dot, left_dot, up_dot = _tangent(
+            omega, from_left, from_up, from_diagonal, left, up, middle, inverse_gamma, number
+        )
+        rows[here + N] = value_dot
         if keep:
-            # q_dot_p = -q_p (V_dot_p - mean) / gamma, without cancellation: see dual_part of cells.py
-            inverse_gamma, u_left, u_up = number(pair.inverse_gamma), number(from_left), number(from_up)
-            between = u_up - u_left
-            T[weights + 3 * plan.table] = left * inverse_gamma * (up * between - middle * u_left)
-            T[weights + 4 * plan.table] = -up * inverse_gamma * (left * between + middle * u_up)
+            T[weights + 3 * plan.table] = left_dot
+            T[weights + 4 * plan.table] = up_dot
 
 
 @_device
@@ -281,36 +284,32 @@ def _advance(problem, plan, pair, rows, begin, end, origin, first_time, number):
 
 
 @_device
-def _pull(problem, plan, pair, rows, d, i, origin):
+def _pull(problem, plan, pair, rows, d, i, origin, number):
     """E and E_dot of cell i of row d: what its successors send back over left, up and diagonal steps."""
     j, T, N, table = d - i, plan.numbers, problem.N, plan.table
-    is_last = i == pair.n - 1 and j == pair.m - 1
-    E, E_dot = (1.0 if is_last else 0.0), 0.0
-    mass = pair.rows + ((d + 1) % 3) * plan.stride + i
+    has_right = j + 1 < pair.m and j - i < problem.band
+    has_below = i + 1 < pair.n and i - j < problem.band
+    has_beyond = i + 1 < pair.n and j + 1 < pair.m
+    right = pair.rows + ((d + 1) % 3) * plan.stride + i  # its mass; one more is that of the cell below
+    beyond = pair.rows + ((d + 2) % 3) * plan.stride + i + 1
     next_row = pair.numbers + (d + 1 - origin) * plan.width + i - _row(problem, pair, d + 1)[0]
-    if j + 1 < pair.m and j - i < problem.band:
-        left = float64(T[next_row])
-        E += left * rows[mass]
-        if problem.dual:
-            E_dot += left * rows[mass + N] + float64(T[next_row + 3 * table]) * rows[mass]
-    if i + 1 < pair.n and i - j < problem.band:
-        up = float64(T[next_row + 2 * table + 1])
-        E += up * rows[mass + 1]
-        if problem.dual:
-            E_dot += up * rows[mass + 1 + N] + float64(T[next_row + 4 * table + 1]) * rows[mass + 1]
-    if i + 1 < pair.n and j + 1 < pair.m:
-        mass = pair.rows + ((d + 2) % 3) * plan.stride + i + 1
-        later = pair.numbers + (d + 2 - origin) * plan.width + i + 1 - _row(problem, pair, d + 2)[0]
-        diagonal = float64(T[later + table])
-        E += diagonal * rows[mass]
-        if problem.dual:
-            # the derivative of q_diagonal is minus those of q_left and q_up, to the last digit
-            turned = float64(T[later + 3 * table]) + float64(T[later + 4 * table])
-            E_dot += diagonal * rows[mass + N] - turned * rows[mass]
+    later = pair.numbers + (d + 2 - origin) * plan.width + i + 1 - _row(problem, pair, d + 2)[0]
+    zero = number(0.0)
+    left, of_right = (T[next_row], rows[right]) if has_right else (zero, 0.0)
+    up, of_below = (T[next_row + 2 * table + 1], rows[right + 1]) if has_below else (zero, 0.0)
+    diagonal, of_beyond = (T[later + table], rows[beyond]) if has_beyond else (zero, 0.0)
+    is_last = i == pair.n - 1 and j == pair.m - 1
+    E, E_dot = 1.0 if is_last else _adjoint(left, up, diagonal, of_right, of_below, of_beyond), 0.0
+    if problem.dual and not is_last:
+        left_dot = T[next_row + 3 * table] if has_right else zero
+        up_dot = T[next_row + 4 * table + 1] if has_below else zero
+        left_dot_beyond, up_dot_beyond = (T[later + 3 * table], T[later + 4 * table]) if has_beyond else (zero, zero)
+        E_dot = _adjoint_dot(left_dot, up_dot, left_dot_beyond, up_dot_beyond, of_right, of_below, of_beyond)
+        dot_right = rows[right + N] if has_right else 0.0
+        dot_below = rows[right + 1 + N] if has_below else 0.0
+        dot_beyond = rows[beyond + N] if has_beyond else 0.0
+        E_dot += _adjoint(left, up, diagonal, dot_right, dot_below, dot_beyond)
     return E, E_dot
-
-
-_entropies = _device(cells.entropies)
 
 
 @_device
@@ -340,8 +339,8 @@ def _go_back(problem, plan, results, pair, rows, origin, last, number):
         for i in range(lo + cuda.threadIdx.x, hi + 1, cuda.blockDim.x):
             own = pair.numbers + in_segment + i
             left, diagonal, up = float64(T[own]), float64(T[own + table]), float64(T[own + 2 * table])
-            E, E_dot = _pull(problem, plan, pair, rows, d, i, origin)
-            correction = _correction(left, diagonal, up)
+            E, E_dot = _pull(problem, plan, pair, rows, d, i, origin, number)
+            correction = _correction(left, up, diagonal)
             rows[here + i] = E * correction  # its mass: E divided by the sum of the weights
             if problem.dual:
                 rows[here + i + problem.N] = E_dot * correction
@@ -350,7 +349,7 @@ def _go_back(problem, plan, results, pair, rows, origin, last, number):
                 left_dot, up_dot = 0.0, 0.0
                 if problem.dual:
                     left_dot, up_dot = float64(T[own + 3 * table]), float64(T[own + 4 * table])
-                entropy, entropy_dot = _entropies(left, diagonal, up, left_dot, up_dot)
+                entropy, entropy_dot = _entropies(left, up, diagonal, left_dot, up_dot)
                 by_gamma -= E * entropy
                 by_gamma_dot -= E_dot * entropy + E * entropy_dot
         cuda.syncthreads()
@@ -477,7 +476,7 @@ def _sweep_pair(problem, plan, results, pair, rows, number):
     longer = pair.n - pair.m if pair.n > pair.m else pair.m - pair.n
     valid = abs(V) < 0.5 * UNREACHABLE and longer <= problem.band
     spoilt = 0.0 if valid else math.nan  # added to all that depends on a value that is NaN
-    _store_values(problem, results, pair, V * problem.gamma[0] + spoilt, V_dot + spoilt, number)
+    _store_values(problem, results, pair, V * problem.gamma[0] * _LN2 + spoilt, V_dot + spoilt, number)
     cuda.syncthreads()  # rows are used for mass from here on
     if problem.backward:
         _way_back(problem, plan, results, pair, rows, end, origin, spoilt, number)
@@ -493,7 +492,8 @@ def _sweep_pairs(problem, plan, results, rows, rows_at, number):
         n = problem.n[b] if problem.has_n else problem.N
         m = problem.m[b] if problem.has_m else problem.M
         omega_scale = problem.omega_scale[b] if problem.has_scale else 1.0
-        pair = Pair(b, n, m, 1.0 / problem.gamma[0], omega_scale, doubles, numbers, rows_at)
+        unit = 1.0 / (problem.gamma[0] * _LN2)
+        pair = Pair(b, n, m, 1.0 / problem.gamma[0], unit, omega_scale, doubles, numbers, rows_at)
         _sweep_pair(problem, plan, results, pair, rows, number)
 
 

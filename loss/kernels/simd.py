@@ -69,6 +69,9 @@ class Vector:
     def __mul__(self, other):
         return self._new(self.builder.fmul(self.value, self._coerce(other), flags=_FLAGS))
 
+    def __neg__(self):
+        return self._new(self.builder.fneg(self.value))
+
     def __truediv__(self, other):
         return self._new(self.builder.fdiv(self.value, self._coerce(other)))
 
@@ -84,18 +87,6 @@ class Vector:
         """The larger of an entry and a number; NaN stays NaN."""
         bound = self._constant(number)
         return self._new(self.builder.select(self.builder.fcmp_ordered("<", self.value, bound), bound, self.value))
-
-    def minus_abs(self):
-        """Minus the absolute value."""
-        bits = ir.VectorType(_INTEGERS[self.scalar], self.lanes)
-        sign = ir.Constant(bits, [1 << (bits.element.width - 1)] * self.lanes)
-        negative = self.builder.or_(self.builder.bitcast(self.value, bits), sign)
-        return self._new(self.builder.bitcast(negative, self.value.type))
-
-    def where_positive(self, then, otherwise):
-        """``then`` where an entry is above zero, else ``otherwise``; both may be vectors or numbers."""
-        condition = self.builder.fcmp_ordered(">", self.value, self._constant(0.0))
-        return self._new(self.builder.select(condition, self._coerce(then), self._coerce(otherwise)))
 
     def to(self, scalar):
         """The same numbers in another precision."""
@@ -133,6 +124,10 @@ class Row:
     def __init__(self, builder, pointer, scalar, lanes):
         self.builder, self.vector = builder, ir.VectorType(scalar, lanes)
         self.pointer, self.align = pointer, 4 if isinstance(scalar, ir.FloatType) else 8
+
+    def number(self, value):
+        """A vector in the precision of this row; a constant stays what it is, and takes that of its partner."""
+        return value.to(self.vector.element) if isinstance(value, Vector) else value
 
     def _address(self, offset):
         return self.builder.bitcast(self.builder.gep(self.pointer, [offset]), self.vector.as_pointer())
@@ -310,6 +305,38 @@ def exp2(x):
     exponent = builder.shl(builder.bitcast(shifted.value, integers), ir.Constant(integers, [mantissa] * x.lanes))
     power = builder.add(exponent, ir.Constant(integers, [bias << mantissa] * x.lanes))
     return r.polynomial(coefficients) * Vector(builder, builder.bitcast(power, x.value.type))
+
+
+# ----------------------------------------------------------------------- the other operations of a cell's formulas
+
+
+def function(formula):
+    """A formula stays a function of Python, which emits instructions while it runs."""
+    return formula
+
+
+def least(a, b):
+    """The smaller of two; ``a`` where either is NaN."""
+    return a.least(b)
+
+
+def where_positive(condition, then, otherwise):
+    """``then`` where an entry is above zero, else ``otherwise``; both may be vectors or numbers."""
+    positive = condition.builder.fcmp_ordered(">", condition.value, condition._constant(0.0))
+    return condition._new(condition.builder.select(positive, condition._coerce(then), condition._coerce(otherwise)))
+
+
+def exp2_minus_abs(x):
+    """Two to the power of minus the absolute value."""
+    bits = ir.VectorType(_INTEGERS[x.scalar], x.lanes)
+    sign = ir.Constant(bits, [1 << (bits.element.width - 1)] * x.lanes)
+    negative = x.builder.or_(x.builder.bitcast(x.value, bits), sign)
+    return exp2(x._new(x.builder.bitcast(negative, x.value.type)))
+
+
+def double(x):
+    """The same numbers as float64."""
+    return x.double()
 
 
 def log2_1p(u):

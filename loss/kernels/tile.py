@@ -18,7 +18,7 @@ side, cell ``i`` of series ``b`` at ``i * tile + b``. The predecessors of a row 
 0 or 1 cells, no cell of a row depends on another one, and the loops over a row vectorise for one long pair of
 series as well as for a hundred short ones. The softmin weights are kept for a *segment* of rows only; a lattice
 that needs several segments keeps the values at their starts, and sweeps a segment again before it goes back
-through it. A row goes through the formulas of :mod:`.cells` in chunks, which stay in the fastest cache.
+through it. A row goes through the loops of :mod:`.rows` in chunks, which stay in the fastest cache.
 
 Precision. V, V_dot, E and E_dot are float64 whatever the input is: ``q`` depends on differences of V divided by
 gamma, and with costs of 1e6 a float32 V leaves no digit of them. V is in units of ``gamma * log(2)``, so that the
@@ -31,8 +31,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray, types
 
-from . import cells
+from . import rows
 from .call import at, call_of, counters, entry, matrices, terms, vector
+from .cells import formulas
 from .jit import inlined, jit
 from .simd import SLACK, flush_denormals, restore_denormals, take_ticket
 
@@ -96,7 +97,7 @@ def _scale_of_omega(call, b):
 def _load_series(series, lengths, first, size, backwards, out):
     """(B, N, C) -> flat (C, N, size), with zeros beyond a series' true length: padding may hold anything."""
     _, N, C = series.shape
-    cells.fill((out,), (0,), (0.0,), C * N * size + SLACK)
+    rows.fill((out,), (0,), (0.0,), C * N * size + SLACK)
     for b in range(size):
         for i in range(_length(lengths, first + b, N)):
             row = N - 1 - i if backwards else i
@@ -169,7 +170,7 @@ def _series_costs(call, tile, d, lo, p, n):
     scale, others = call.cost_scale / (call.gamma * _LN2), tile.nothing
     for c in range(C):
         at = ((c * N + lo) * size + p, (c * M + M - 1 - d + lo) * size + p, 0)
-        cells.square_differences((tile.x, tile.y, others, tile.cost), at, (scale,), n)
+        rows.square_differences((tile.x, tile.y, others, tile.cost), at, (scale,), n)
         others = tile.cost
 
 
@@ -220,9 +221,9 @@ def advance(call, tile, begin, end, origin, first_time):
             _gather(call, D, call.cost_scale * unit, tile, d, tile.cost)
 
         # Each loop writes a little beyond its end, so what lies before a row is written before it, and so on.
-        cells.fill((V,), (here - size,), (UNREACHABLE,), size)
-        cells.fill((V_dot,), (here - size,), (0.0,), size if dual else 0)
-        cells.blank((T,), _shifted(weights, -size), (0.0,), size)
+        rows.fill((V,), (here - size,), (UNREACHABLE,), size)
+        rows.fill((V_dot,), (here - size,), (0.0,), size if dual else 0)
+        rows.blank((T,), _shifted(weights, -size), (0.0,), size)
         for p in range(0, n, _CHUNK):
             k = min(_CHUNK, n - p)
             if call.of_series:
@@ -230,17 +231,17 @@ def advance(call, tile, begin, end, origin, first_time):
             else:
                 at_cost = p
             if call.omega_in_cost != 0.0:
-                cells.add_omega((omega, tile.cost), (at_omega + p, at_cost), (call.omega_in_cost * unit,), k)
+                rows.add_omega((omega, tile.cost), (at_omega + p, at_cost), (call.omega_in_cost * unit,), k)
             q_left, q_diagonal, q_up, q_dot_left, q_dot_up = _shifted(weights, p)
             q = (q_left, q_diagonal, q_up)
             cells_of_V = (here + p, left + p, diagonal + p, left - size + p)
-            cells.soft_minimum((V, tile.cost, T), (*cells_of_V, at_cost, *q), (), k)
+            rows.soft_minimum((V, tile.cost, T), (*cells_of_V, at_cost, *q), (), k)
             if dual:
                 at = (*cells_of_V, at_omega + p, *q, q_dot_left, q_dot_up)
-                cells.dual_part((V_dot, omega, T), at, (1.0 / call.gamma,), k)
-        cells.fill((V,), (here + n,), (UNREACHABLE,), size)
-        cells.fill((V_dot,), (here + n,), (0.0,), size if dual else 0)
-        cells.blank((T,), _shifted(weights, n), (0.0,), size)
+                rows.dual_part((V_dot, omega, T), at, (1.0 / call.gamma,), k)
+        rows.fill((V,), (here + n,), (UNREACHABLE,), size)
+        rows.fill((V_dot,), (here + n,), (0.0,), size if dual else 0)
+        rows.blank((T,), _shifted(weights, n), (0.0,), size)
         if first_time and d >= tile.first_end:
             _store_values(call, tile, d)
 
@@ -266,7 +267,15 @@ def _by_gamma(call):
     return carray(at(call.d_gamma, 0.0), (2 if call.d_gamma != 0 else 0, call.batch))
 
 
-_entropies = inlined(cells.entropies)
+class _OneCell:
+    """The operations that the formulas of a single cell's numbers take here."""
+
+    double = np.float64
+    function = staticmethod(lambda formula: formula)
+    least = where_positive = exp2_minus_abs = log2_1p = None
+
+
+_entropies, _cell_correction = inlined(formulas(_OneCell).entropies), inlined(formulas(_OneCell).correction)
 
 
 @jit
@@ -277,7 +286,7 @@ def _add_entropies(tile, dual, d_gamma, weights, n):
         q_left, q_up = np.float64(tile.T[left + p]), np.float64(tile.T[up + p])
         q_diagonal = np.float64(tile.T[diagonal + p])
         a_dot, c_dot = (np.float64(tile.T[left_dot + p]), np.float64(tile.T[up_dot + p])) if dual else (0.0, 0.0)
-        entropy, entropy_dot = _entropies(q_left, q_diagonal, q_up, a_dot, c_dot)
+        entropy, entropy_dot = _entropies(q_left, q_up, q_diagonal, a_dot, c_dot)
         b = tile.first + p % tile.size
         d_gamma[0, b] -= tile.E[p] * entropy
         d_gamma[1, b] -= tile.E_dot[p] * entropy + tile.E[p] * entropy_dot
@@ -297,9 +306,8 @@ def _store_path(call, tile, d):
 
 @jit
 def _correction(tile, weights, p):
-    """About one divided by the sum of a cell's weights, as in :mod:`.cells`."""
     left, diagonal, up, _, _ = weights
-    return 2.0 - (np.float64(tile.T[left + p]) + np.float64(tile.T[diagonal + p]) + np.float64(tile.T[up + p]))
+    return _cell_correction(tile.T[left + p], tile.T[up + p], tile.T[diagonal + p])
 
 
 @jit
@@ -331,9 +339,9 @@ def _pull_cells(call, tile, origin, d, p, n):
     at = (here, p, right, right + size, beyond, left, up + size, diagonal, own_left, own_diagonal, own_up)
     if call.dual:
         at_dual = (*at, dot_left, dot_up + size, dot_left_diagonal, dot_up_diagonal)
-        cells.pull_dual((T, tile.mass, tile.E, tile.mass_dot, tile.E_dot), at_dual, (), n)
+        rows.pull_dual((T, tile.mass, tile.E, tile.mass_dot, tile.E_dot), at_dual, (), n)
     else:
-        cells.pull((T, tile.mass, tile.E), at, (), n)
+        rows.pull((T, tile.mass, tile.E), at, (), n)
 
 
 @inlined
@@ -344,13 +352,13 @@ def _add_to_series(call, tile, d, p, n):
     for c in range(C):
         at_x, at_y = (c * N + lo) * size + p, (c * M + M - 1 - d + lo) * size + p
         if call.want_x and dual:
-            cells.add_to_series_dual((x, y, E, tile.by_x, E_dot, tile.by_x_dot), (at_x, at_y, p, at_x), (), n)
+            rows.add_to_series((x, y, E, tile.by_x, E_dot, tile.by_x_dot), (at_x, at_y, p, at_x), (), n)
         elif call.want_x:
-            cells.add_to_series((x, y, E, tile.by_x), (at_x, at_y, p, at_x), (), n)
+            rows.add_to_series((x, y, E, tile.by_x), (at_x, at_y, p, at_x), (), n)
         if call.want_y and dual:
-            cells.add_to_series_dual((x, y, E, tile.by_y, E_dot, tile.by_y_dot), (at_x, at_y, p, at_y), (), n)
+            rows.add_to_series((x, y, E, tile.by_y, E_dot, tile.by_y_dot), (at_x, at_y, p, at_y), (), n)
         elif call.want_y:
-            cells.add_to_series((x, y, E, tile.by_y), (at_x, at_y, p, at_y), (), n)
+            rows.add_to_series((x, y, E, tile.by_y), (at_x, at_y, p, at_y), (), n)
 
 
 @jit
@@ -358,7 +366,7 @@ def _blank_after(call, tile, origin):
     """Weights of zero behind the last row, where the row before it looks for what comes back to it."""
     size, before = tile.size, max(tile.end - 1, 0)
     after, wide = _weights(call, tile, origin, tile.end + 1), tile.hi[before] - tile.lo[before] + 3
-    cells.blank((tile.T,), _shifted(after, -size), (0.0,), wide * size)
+    rows.blank((tile.T,), _shifted(after, -size), (0.0,), wide * size)
 
 
 @jit
@@ -381,8 +389,8 @@ def go_back(call, tile, origin, starts):
         n = (tile.hi[d] - tile.lo[d] + 1) * size
         here = (d % 3) * call.stride + (tile.lo[d] + 1) * size
         weights = _weights(call, tile, origin, d)
-        cells.fill((tile.mass,), (here - size,), (0.0,), size)
-        cells.fill((tile.mass_dot,), (here - size,), (0.0,), of_dual)
+        rows.fill((tile.mass,), (here - size,), (0.0,), size)
+        rows.fill((tile.mass_dot,), (here - size,), (0.0,), of_dual)
         chunk = _CHUNK if d < tile.first_end else max(n, 1)
         for p in range(0, n, chunk):
             k = min(chunk, n - p)
@@ -391,11 +399,11 @@ def go_back(call, tile, origin, starts):
             if d >= tile.first_end:
                 _start_paths(call, tile, starts, weights, here, d)
             if p + k == n:  # loops run on beyond the row, and sums over series must not notice
-                cells.fill((tile.E,), (n,), (0.0,), SLACK)
-                cells.fill((tile.E_dot,), (n,), (0.0,), SLACK)
+                rows.fill((tile.E,), (n,), (0.0,), SLACK)
+                rows.fill((tile.E_dot,), (n,), (0.0,), SLACK)
             _add_to_series(call, tile, d, p, k)
-        cells.fill((tile.mass,), (here + n,), (0.0,), size)
-        cells.fill((tile.mass_dot,), (here + n,), (0.0,), of_dual)
+        rows.fill((tile.mass,), (here + n,), (0.0,), size)
+        rows.fill((tile.mass_dot,), (here + n,), (0.0,), of_dual)
         if call.want_D:
             _store_path(call, tile, d)
         if call.want_gamma:
@@ -481,11 +489,11 @@ def prepare(call, tile):
     _load_series(x, call.n, tile.first, tile.size, False, tile.x)
     _load_series(y, call.m, tile.first, tile.size, True, tile.y)
     _spread_toeplitz(call, tile)
-    cells.fill((tile.V,), (0,), (UNREACHABLE,), 3 * call.stride)
+    rows.fill((tile.V,), (0,), (UNREACHABLE,), 3 * call.stride)
     for b in range(tile.size):
         tile.V[call.stride + b] = 0.0  # the path starts at (-1, -1), on row -2
     parts = at(call.parts, 0)
-    cells.fill((tile.V_dot,), (0,), (0.0,), parts[15] - parts[5])
+    rows.fill((tile.V_dot,), (0,), (0.0,), parts[15] - parts[5])
 
 
 @jit
