@@ -109,8 +109,11 @@ class AlignmentLoss(nn.Module):
     def _per_pair(self, pairs: Pairs) -> tuple[Tensor, ...]:
         """The terms of each pair, each (B,)."""
         parts, d = self._by_variable(pairs), pairs.x.shape[2]
-        terms = debiased(self._sweep, parts) if self.divergence else self._sweep(parts)
+        terms = self._debiased(parts) if self.divergence else self._sweep(parts)
         return terms if parts.x.shape[2] == d else tuple(term.reshape(-1, d).mean(1) for term in terms)
+
+    def _debiased(self, pairs: Pairs) -> tuple[Tensor, ...]:
+        return debiased(self._sweep, pairs)
 
     def _sweep(self, pairs: Pairs) -> tuple[Tensor, ...]:
         return sweep_series(pairs, *self._arguments(pairs))[: len(self._weights())]

@@ -26,6 +26,7 @@ from .checks import check_flag, check_lengths, check_reduction, check_tensor, de
 from .criterion import reduce
 from .kernels import compiled_transforms
 from .kernels.ctc import sweep_ctc
+from .kernels.operators import below_autograd, is_recorded
 
 WholeNumbers = Tensor | Sequence[int]
 
@@ -147,7 +148,8 @@ class CTC(torch.autograd.Function):
     @staticmethod
     def forward(log_probs, targets, spans, blank, zero_infinity, want_gradient):
         """(T, B, C) -> (B,), and the derivative (T, B, C)."""
-        return sweep_ctc(log_probs, targets, spans, blank, zero_infinity, want_gradient, 0)[:2]
+        with below_autograd():
+            return sweep_ctc(log_probs, targets, spans, blank, zero_infinity, want_gradient, 0)[:2]
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -242,9 +244,11 @@ def ctc_loss(
             "ctc_loss_of_one_sequence, which can."
         )
     if log_probs.device.type == "cpu":
-        # A trace may be called with log_probs that require grad.
-        want_gradient = (torch.is_grad_enabled() and log_probs.requires_grad) or torch.jit.is_tracing()
-        values = CTC.apply(log_probs, targets.flatten(), labelling.spans(), blank, zero_infinity, want_gradient)[0]
+        # What is recorded may be called with log_probs that require grad.
+        want_gradient = (torch.is_grad_enabled() and log_probs.requires_grad) or is_recorded()
+        arguments = log_probs, targets.flatten(), labelling.spans(), blank, zero_infinity, want_gradient
+        # Where it is recorded, the operator itself, whose gradient goes with it.
+        values = sweep_ctc(*arguments, 0)[0] if is_recorded() else CTC.apply(*arguments)[0]
     else:
         values = nn.functional.ctc_loss(log_probs, targets, n, m, blank, "none", zero_infinity)
     if reduction == "mean":

@@ -117,9 +117,8 @@ class DilateLoss(AlignmentLoss):
     def _arguments(self, pairs: Pairs) -> tuple[object, ...]:
         return check_gamma(self.gamma, pairs.x), penalty(self.omega, pairs)  # Eq. 2, Eq. 4
 
-    def _per_pair(self, pairs: Pairs) -> tuple[Tensor, ...]:
-        terms = super()._per_pair(pairs)
-        return tuple(term.relu() for term in terms) if self.divergence else terms
+    def _debiased(self, pairs: Pairs) -> tuple[Tensor, ...]:
+        return tuple(term.relu() for term in super()._debiased(pairs))
 
     def components(
         self,

@@ -6,6 +6,7 @@ from torch import Tensor
 from . import kernels
 from .checks import check_gamma
 from .kernels import reference
+from .kernels.operators import is_exported
 from .pairs import Lattice, Lengths
 from .soft_dtw import check_costs, sweep_costs
 
@@ -60,6 +61,8 @@ def soft_path(
     """
     D, lattice = check_costs(D, prediction_lengths, target_lengths, band)
     gamma = check_gamma(gamma, D)
+    if is_exported() and D.requires_grad:
+        raise NotImplementedError("soft_path cannot be exported with its gradient: call .detach() on D.")
     if not kernels.has_kernels(D.device):
         return reference.soft_path(D, gamma, lattice.band, lattice.n, lattice.m)
     return SoftPath.apply(D, gamma, *lattice)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import kernels
 from .kernels import reference
+from .kernels.operators import below_autograd, is_exported, is_recorded
 from .omega import Penalty, crop, omega_matrix
 from .pairs import Pairs, without_padding
 
@@ -48,7 +49,8 @@ class SeriesSweep(_Sweep):
     @staticmethod
     def forward(x, y, gamma, omega, omega_scale, n, m, settings):
         """Run the sweeps; no ``*arguments``, for torch.compile counts the parameters."""
-        value, *others = kernels.series(x, y, gamma, omega, omega_scale, n, m, *settings)
+        with below_autograd():
+            value, *others = kernels.series(x, y, gamma, omega, omega_scale, n, m, *settings)
         return value if settings.weights is None else value.sum(), *others
 
     @staticmethod
@@ -93,7 +95,8 @@ class SeriesDerivatives(_Sweep):
     @staticmethod
     def forward(x, y, gamma, omega, omega_scale, n, m, settings):
         """Run the sweeps."""
-        derivatives = kernels.series(x, y, gamma, omega, omega_scale, n, m, *settings)[2:]
+        with below_autograd():
+            derivatives = kernels.series(x, y, gamma, omega, omega_scale, n, m, *settings)[2:]
         return tuple(d[term].clone() if term < d.shape[0] else d.new_empty(0) for d in derivatives for term in (0, 1))
 
     @staticmethod
@@ -154,8 +157,8 @@ def _second_derivative(ctx, inputs, g_derivatives):
     z_x, z_x_dot, z_y, z_y_dot, z_gamma, z_gamma_dot = g_derivatives
     if any(z is not None for z in (z_x_dot, z_y_dot, z_gamma, z_gamma_dot)):
         raise NotImplementedError(
-            "Only the shape term can be differentiated twice, and only by the series: loss.kernels.reference can "
-            "be differentiated any number of times."
+            "In reverse mode only the shape term can be differentiated twice, and only by the series: "
+            "torch.func.hessian and loss.kernels.reference differentiate the other one, too."
         )
     if z_x is None and z_y is None:
         return None, None, None
@@ -215,9 +218,13 @@ def sweep_series(
     if torch.compiler.is_compiling():  # it takes no tensor twice: a series beside itself comes as a view
         y, m = y.view_as(y), m.view_as(m)
     *wants, learned = (torch.is_grad_enabled() and t.requires_grad for t in (x, y, gamma, omega.values))
-    if torch.jit.is_tracing():  # what is recorded may be called with series that require grad
+    if is_recorded() and not torch.compiler.is_compiling():  # it may be called with series that require grad
         wants[:2] = True, True
+    if learned and is_exported():
+        return _sweep_in_torch(pairs, gamma, omega, cost_scale, omega_in_cost, dual)
     settings = Settings(band, cost_scale, omega_in_cost, dual, weights, *wants)
+    if is_recorded() and not learned:  # the operator itself, whose gradient goes with it
+        return kernels.series(x, y, gamma, *omega, n, m, *settings)[:2]
     if not any(wants) and not learned:
         return SeriesSweep.forward(x, y, gamma, *omega, n, m, settings)[:2]
     return SeriesSweep.apply(x, y, gamma, *omega, n, m, settings)[:2]
@@ -229,8 +236,7 @@ def takes_weights(pairs: Pairs, omega: Penalty | None = None) -> bool:
     Not where the call is recorded: the weights hold the batch size, and a trace would keep it as a constant.
     """
     learned = omega is not None and omega.values.requires_grad
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return kernels.has_kernels(pairs.x.device) and not learned and not recorded
+    return kernels.has_kernels(pairs.x.device) and not learned and not is_recorded()
 
 
 def _sweep_in_torch(

@@ -7,6 +7,7 @@ from . import kernels
 from .checks import check_alike, check_band, check_gamma, check_tensor
 from .criterion import AlignmentLoss
 from .kernels import reference
+from .kernels.operators import is_exported
 from .pairs import Lattice, Lengths, Pairs, check_lattice
 
 
@@ -114,7 +115,7 @@ def soft_dtw(
     """
     D, lattice = check_costs(D, prediction_lengths, target_lengths, band)
     gamma = check_gamma(gamma, D)
-    if not kernels.has_kernels(D.device):
+    if not kernels.has_kernels(D.device) or (is_exported() and D.requires_grad):
         return reference.soft_dtw(D, gamma, lattice.band, lattice.n, lattice.m)
     return SoftDTW.apply(D, gamma, *lattice)
 

@@ -380,3 +380,83 @@ def test_a_trace_of_ctc_has_a_gradient_and_checks_its_labels():
     torch.testing.assert_close(*(torch.autograd.grad(v.sum(), p)[0] for v in (found, expected)))
     with pytest.raises((RuntimeError, ValueError), match="classes from 0 to 3"):
         traced(p, others[0] + 2)
+
+
+@criteria
+def test_linearize_equals_jvp(criterion):
+    (x, y), v = pair(3, 4), randn(3, 3, 2, seed=7)
+    value, along = torch.func.linearize(lambda p: criterion(p, y), x)
+    expected = jvp(lambda p: criterion(p, y), (x,), (v,))
+    torch.testing.assert_close((value, along(v)), expected)
+
+
+@pytest.mark.parametrize("function", [soft_dtw, soft_path])
+def test_linearize_of_costs_equals_jvp(function):
+    D, V = randn(2, 3, 4, seed=3).square(), randn(2, 3, 4, seed=4)
+    torch.testing.assert_close(torch.func.linearize(function, D)[1](V), jvp(function, (D,), (V,))[1])
+
+
+class _Trained(torch.nn.Module):
+    """A layer, and a loss of what it makes."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.layer, self.loss = torch.nn.Linear(2, 2).double(), loss
+
+    def forward(self, x):
+        return self.loss(self.layer(x))
+
+
+EXPORTED = {
+    "DilateLoss": lambda p: DilateLoss(0.3, 0.4)(p, p.detach() + 1),
+    "SoftDTWLoss": lambda p: SoftDTWLoss(0.4)(p, p.detach() + 1),
+    "TangledDilateLoss": lambda p: TangledDilateLoss(0.3, 0.4)(p, p.detach() + 1),
+    "soft_dtw": lambda p: soft_dtw(p.square(), 0.4).sum(),
+    "ctc_loss": lambda p: CTCLoss()(p.log_softmax(-1), torch.tensor([[1, 1]] * p.shape[1]), [p.shape[0]] * p.shape[1],
+                                    [1] * p.shape[1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("name", EXPORTED)
+def test_an_exported_loss_has_its_gradient(name, strict):
+    torch._dynamo.reset()
+    net, x = _Trained(EXPORTED[name]), randn(4, 3, 2)
+    exported = torch.export.export(net, (x,), strict=strict).module()
+    exported(x).backward()
+    found = [p.grad.clone() for p in exported.parameters()]
+    net.zero_grad()
+    net(x).backward()
+    for ours, parameter in zip(found, net.parameters(), strict=True):
+        torch.testing.assert_close(ours, parameter.grad)
+
+
+def test_what_was_exported_without_a_gradient_refuses_one():
+    x, y = pair()
+    alone = _Alone()
+    exported = torch.export.export(alone, (x, y), strict=False).module()
+    torch.testing.assert_close(exported(x, y), alone(x, y))
+    with pytest.raises(NotImplementedError, match="record it with inputs that require grad"):
+        exported(x.clone().requires_grad_(), y).backward()
+
+
+class _Alone(torch.nn.Module):
+    def forward(self, x, y):
+        return DilateLoss(0.3, 0.4)(x, y)
+
+
+@a_few
+def test_a_graph_of_make_fx_has_the_gradients_of_other_batches(criterion):
+    x, y = pair()
+    traced = make_fx(criterion, tracing_mode="symbolic")(x, y)
+    p, q = (s.requires_grad_() for s in pair(7, 8, seed=5, batch=4))
+    found, expected = traced(p, q), criterion(p, q)
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(torch.autograd.grad(found, (p, q)), torch.autograd.grad(expected, (p, q)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_soft_path_is_not_exported_with_a_gradient():
+    net = _Trained(lambda p: soft_path(p.square(), 0.4).square().sum())
+    with pytest.raises(Exception, match=r"soft_path cannot be exported with its gradient|Observed exception"):
+        torch.export.export(net, (randn(4, 3, 2),), strict=False)

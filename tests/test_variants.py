@@ -524,3 +524,13 @@ def test_autocast_computes_in_float32(criterion):
     torch.testing.assert_close(values, criterion(prediction.float(), y))
     values.sum().backward()
     assert layer.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_per_channel_is_the_mean_of_the_losses_of_the_variables_with_a_divergence_too(reduction):
+    x, y = series(4, 2, 2, d=3)
+    omega = torch.tensor([[2.0, 0.5], [1.0, 0.0]], dtype=torch.float64)
+    for options in ({"omega": omega, "divergence": True}, {"divergence": True}, {}):
+        criterion = DilateLoss(0.2, 0.1, reduction, **options)
+        alone = torch.stack([criterion(x[..., c : c + 1], y[..., c : c + 1]) for c in range(3)]).mean(0)
+        torch.testing.assert_close(DilateLoss(0.2, 0.1, reduction, per_channel=True, **options)(x, y), alone)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import cpu
-from .operators import operator, without_derivative
+from .operators import differentiable, operator, without_derivative
 
 
 def _on_cuda(name: str) -> Callable:
@@ -136,6 +136,37 @@ def series(
     value, value_dot = x.new_empty(x.shape[0]), x.new_empty(x.shape[0] if apart else 0)
     d_x, d_y = _of_terms(x, dual and apart, want_x), _of_terms(y, dual and apart, want_y)
     return value, value_dot, d_x, d_y, _of_gamma(value, gamma, want_gamma)
+
+
+def _keep_derivatives(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*output[2:])
+    ctx.has_weights, ctx.dual = inputs[11] is not None, inputs[10]
+    ctx.set_materialize_grads(False)
+
+
+def _scale_derivatives(ctx, g: Tensor | None, g_dot: Tensor | None, *_) -> tuple[Tensor | None, ...]:
+    """The gradient of :func:`series` where a graph calls it that was recorded (``torch.export``, ``make_fx``)."""
+    missing = [f"by {name}" for name, wanted, d in zip(("x", "y", "gamma"), ctx.needs_input_grad, ctx.saved_tensors,
+                                                        strict=False) if wanted and not d.numel()]  # fmt: skip
+    if missing or ctx.needs_input_grad[3] or torch.is_grad_enabled():
+        what = " and ".join(missing) or ("by Omega" if ctx.needs_input_grad[3] else "twice")
+        raise NotImplementedError(
+            f"A recorded loss cannot be differentiated {what}: record it with inputs that require grad, or call "
+            "the loss itself."
+        )
+    g_dot = g_dot if ctx.dual and not ctx.has_weights else None
+
+    def scaled(d: Tensor) -> Tensor:
+        terms = [of.reshape(-1, *(1,) * (d.dim() - 2)) * d[k] for k, of in enumerate((g, g_dot)) if of is not None]
+        return sum(terms) if terms else torch.zeros_like(d[0])
+
+    d_x, d_y, d_gamma = (
+        scaled(d) if wanted else None for wanted, d in zip(ctx.needs_input_grad, ctx.saved_tensors, strict=False)
+    )
+    return d_x, d_y, None if d_gamma is None else d_gamma.sum(), *(None,) * 12
+
+
+differentiable(series, _scale_derivatives, _keep_derivatives)
 
 
 @without_derivative

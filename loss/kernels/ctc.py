@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from .jit import jit
-from .operators import operator
+from .operators import differentiable, operator
 from .rows import cell
 from .simd import SLACK, flush_denormals, pointer, restore_denormals, row_loop
 from .workers import Memory, on_threads
@@ -338,3 +338,20 @@ def sweep_ctc(
         (B,) values, (T, B, C) derivatives and the (B, T, states) posterior; those not asked for are empty.
     """
     return tuple(log_probs.new_empty(shape) for shape in _shapes(log_probs, want_gradient, states))
+
+
+def _keep_derivative(ctx, inputs, output) -> None:
+    ctx.save_for_backward(output[1])
+
+
+def _scale_derivative(ctx, grad: Tensor, *_) -> tuple[Tensor | None, ...]:
+    """The gradient where a graph calls the operator that was recorded (``torch.export``, ``make_fx``)."""
+    (derivative,) = ctx.saved_tensors
+    if torch.is_grad_enabled() or not derivative.numel():
+        raise NotImplementedError(
+            "A recorded CTC can be differentiated once, if it was recorded with log_probs that require grad."
+        )
+    return grad.unsqueeze(1) * derivative, *(None,) * 6
+
+
+differentiable(sweep_ctc, _scale_derivative, _keep_derivative)
