@@ -130,9 +130,10 @@ class DecoderRNN(nn.Module):
         Returns:
             Forecasts, ``(B, steps, output_size)``.
         """
-        weights = self.fc.weight, self.fc.bias, self.out.weight, self.out.bias
-        if isinstance(self.gru, FusedGRU) and self.gru.fuses(value, hidden, *weights):
-            return rollout(self.gru, self.fc, self.out, value, hidden, steps)
+        if isinstance(self.gru, FusedGRU) and _is_plain(self.fc) and _is_plain(self.out):
+            weights = self.fc.weight, self.fc.bias, self.out.weight, self.out.bias
+            if self.gru.fuses(value, hidden, *weights):
+                return rollout(self.gru, self.fc, self.out, value, hidden, steps)
         cell = self.gru.cell if isinstance(self.gru, GRU) else torch.gru_cell
         return rollout_by_steps(cell, self.gru.all_weights, self._head, value, hidden, steps)
 
@@ -190,6 +191,18 @@ class Net_GRU(nn.Module):
         _, hidden = self.encoder(x)
         last_observed = x[:, -1].index_select(1, self.output_columns)
         return self.decoder.rollout(last_observed, hidden, self.target_length)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer does what its weight and bias say and no more: no subclass, no other forward, no hooks."""
+    hooks = (
+        layer._forward_hooks,
+        layer._forward_pre_hooks,
+        layer._backward_hooks,
+        layer._backward_pre_hooks,
+        nn.modules.module._has_any_global_hook(),
+    )
+    return type(layer) is nn.Linear and layer.bias is not None and "forward" not in vars(layer) and not any(hooks)
 
 
 def _gru_class(name: str) -> type[nn.GRU]:

@@ -20,6 +20,7 @@ from torch import func, nn
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad, functional
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils.checkpoint import checkpoint
 
@@ -570,3 +571,47 @@ def test_without_any_place_for_a_cache_it_still_works(tmp_path):
 def test_a_mistake_is_answered_by_torchs_sentence(x, h, message):
     with pytest.raises((RuntimeError, ValueError), match=re.escape(message)):
         FusedGRU(2, 3)(x, h)
+
+
+class _Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def _double_by_subclass(layer):
+    layer.__class__ = _Doubled
+
+
+def _double_by_forward(layer):
+    forward = layer.forward
+    layer.forward = lambda x: 2 * forward(x)
+
+
+def _double_by_hook(layer):
+    layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def _prune_then_change(layer):
+    prune.random_unstructured(layer, "weight", 0.5)
+    with torch.no_grad():
+        layer.weight_orig.mul_(3)
+
+
+def _double_gradient(layer):
+    layer.register_full_backward_hook(lambda module, by_input, by_output: (2 * by_input[0],))
+
+
+@pytest.mark.parametrize("change", [_double_by_subclass, _double_by_forward, _double_by_hook, _prune_then_change,
+                                    _double_gradient])  # fmt: skip
+@pytest.mark.parametrize("layer", ["fc", "out"])
+def test_a_rollout_does_what_a_changed_head_does(change, layer):
+    results = []
+    for gru in ("fused", "torch"):
+        torch.manual_seed(3)
+        decoder = DecoderRNN(2, 5, 2, 4, 2, gru).double()
+        change(getattr(decoder, layer))
+        value, hidden = randn(3, 2), randn(2, 3, 5)
+        forecasts = decoder.rollout(value, hidden, 4)
+        results.append((forecasts, *torch.autograd.grad(forecasts.square().sum(), (value, hidden))))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
