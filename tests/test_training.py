@@ -10,18 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-import training
 from data.windows import WindowDataset
-from metrics import evaluate_forecasts
+from evaluation.metrics import evaluate_forecasts
 from models import build_model
 from training import (
     CheckpointError,
     DivergenceError,
     atomic_write,
     best_record,
+    check_can_record,
     eval_model,
     load_checkpoint,
     load_weights,
+    loop,
     predict,
     train_model,
     warm_up,
@@ -195,7 +196,7 @@ def test_whole_batches_alone_go_to_the_cuda_graph(parts, monkeypatch):
 
         return graph
 
-    monkeypatch.setattr(training, "check_can_record", lambda name, device: None)
+    monkeypatch.setattr(loop, "check_can_record", lambda name, device: None)
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
     history = train(fresh_net(), parts, TwoTerms(), epochs=3, batch_size=8, cuda_graph=True)
     assert replayed == [8, 8] * 3  # of batches of 8, 8 and 1
@@ -205,9 +206,9 @@ def test_whole_batches_alone_go_to_the_cuda_graph(parts, monkeypatch):
 def test_a_cuda_graph_needs_a_gpu_and_a_single_process(parts, monkeypatch):
     with pytest.raises(ValueError, match="cuda_graph needs a CUDA device, got cpu"):
         train(fresh_net(), parts, cuda_graph=True)
-    monkeypatch.setattr(training.data_parallel, "processes", lambda: 2)
+    monkeypatch.setattr(loop.data_parallel, "processes", lambda: 2)
     with pytest.raises(ValueError, match="cuda_graph needs a single process, got 2"):
-        training.check_can_record("cuda_graph", torch.device("cuda"))
+        check_can_record("cuda_graph", torch.device("cuda"))
 
 
 def test_train_loss_is_the_mean_over_the_series_of_the_epoch(parts):
@@ -362,7 +363,7 @@ def test_seconds_do_not_contain_what_the_first_call_takes_alone(parts, tmp_path,
             return super().forward(prediction, target)
 
     clock = [0]
-    monkeypatch.setattr(training, "perf_counter", lambda: clock[-1])
+    monkeypatch.setattr(loop, "perf_counter", lambda: clock[-1])
     for epochs in (1, 4):
         history = train(fresh_net(), parts, Compiled(), epochs=epochs, checkpoint=tmp_path / "c.pt")
         assert history[-1]["seconds"] == 3 * epochs
@@ -384,7 +385,7 @@ def test_a_warm_up_leaves_no_trace(parts, monkeypatch, make, bf16):
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
     history = train(net, parts, bf16=bf16, batch_size=9)
-    monkeypatch.setattr(training, "warm_up", lambda *args: None)
+    monkeypatch.setattr(loop, "warm_up", lambda *args: None)
     assert numbers(train(plain, parts, bf16=bf16, batch_size=9)) == numbers(history)
     assert_same_weights(net, plain)
 

@@ -10,11 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import data_parallel
 from data import DATASETS, ForecastData, load
-from loss import DilateLoss, SoftDTWLoss
-from models import build_model
-from paper_results import (
+from evaluation.paper import (
     PAPER_ALPHA,
     PAPER_GAMMA,
     PAPER_HIDDEN_SIZE,
@@ -23,7 +20,12 @@ from paper_results import (
     PaperRow,
     paper_row,
 )
-from training import check_can_record, load_checkpoint, load_weights
+from loss import DilateLoss, SoftDTWLoss
+from models import build_model
+
+from . import data_parallel
+from .checkpoint import load_checkpoint, load_weights
+from .loop import check_can_record
 
 __all__ = [
     "CRITERIA",

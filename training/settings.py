@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-import data_parallel
 from data import DATASETS
-from experiment import CRITERIA, flag, ran_out_of_memory
+from evaluation.paper import PAPER_ALPHA, PAPER_GAMMA, PAPER_HIDDEN_SIZE, PAPER_LAYERS, PAPER_WINDOWS
 from models import GRUS, MODELS
-from paper_results import PAPER_ALPHA, PAPER_GAMMA, PAPER_HIDDEN_SIZE, PAPER_LAYERS, PAPER_WINDOWS
-from run_folder import RunFolder, Settings
-from streams import say
-from training import load_checkpoint
+
+from . import data_parallel
+from .checkpoint import load_checkpoint
+from .experiment import CRITERIA, flag, ran_out_of_memory
+from .run_folder import RunFolder, Settings
+from .streams import say
 
 __all__ = ["complaints", "fail", "get_args_parser", "parse_args", "settings_of"]
 
