@@ -129,7 +129,7 @@ def _compile_for_all(experiment: Experiment) -> None:
     if data_parallel.is_first() and experiment.device.type == "cpu":  # those of a GPU are not kept
         batch = experiment.data.train[: args.batch_size]
         for loss in args.losses:
-            evaluate_forecasts(warm_up(experiment.network(), CRITERIA[loss](args), batch, args.bf16), batch[1])
+            evaluate_forecasts(warm_up(experiment.network(), CRITERIA[loss](args), batch), batch[1])
     data_parallel.barrier()
 
 
@@ -179,7 +179,6 @@ def train_one(experiment: Experiment, folder: RunFolder, loss: str, on_epoch: On
         data.test,
         learning_rate=args.learning_rate,
         clip_norm=args.clip_norm,
-        bf16=args.bf16,
         cuda_graph=args.cuda_graph,
         epochs=args.epochs,
         batch_size=args.batch_size,

@@ -153,36 +153,6 @@ def test_long_gradients_are_shortened_and_short_ones_left(parts):
     assert_same_weights(free, roomy)
 
 
-class PrecisionSpy(nn.Module):
-    """Notes under what precision it is called, and what it returns."""
-
-    def __init__(self):
-        super().__init__()
-        self.net, self.seen = fresh_net(), set()
-
-    def forward(self, x):
-        forecast = self.net(x)
-        self.seen.add((self.training, torch.is_autocast_enabled("cpu"), forecast.dtype))
-        return forecast
-
-
-def test_bf16_is_for_the_network_in_training_alone(parts):
-    spy, targets = PrecisionSpy(), set()
-
-    def criterion(prediction, target):
-        targets.add((prediction.dtype, target.dtype, torch.is_autocast_enabled("cpu")))
-        return (prediction - target).square().mean()
-
-    history = train(spy, parts, criterion, bf16=True)
-    assert spy.seen == {(True, True, torch.bfloat16), (False, False, torch.float32)}
-    assert targets == {(torch.float32, torch.float32, False)}
-    assert {parameter.dtype for parameter in spy.parameters()} == {torch.float32}
-    exact = train(fresh_net(), parts)
-    assert numbers(history) != numbers(exact)
-    for record, truth in zip(history, exact, strict=True):
-        assert record["train_loss"] == pytest.approx(truth["train_loss"], rel=1e-2)
-
-
 def test_whole_batches_alone_go_to_the_cuda_graph(parts, monkeypatch):
     replayed = []
 
@@ -375,18 +345,17 @@ def normalised_net():
 
 
 @pytest.mark.parametrize("make", [fresh_net, normalised_net])
-@pytest.mark.parametrize("bf16", [False, True])
-def test_a_warm_up_leaves_no_trace(parts, monkeypatch, make, bf16):
+def test_a_warm_up_leaves_no_trace(parts, monkeypatch, make):
     net, plain = make(), make()
     before = weights(net)
-    forecast = warm_up(net, nn.MSELoss(), parts[0][:8], bf16)
+    forecast = warm_up(net, nn.MSELoss(), parts[0][:8])
     assert forecast.shape == (8, 4, 1)
     assert not forecast.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
-    history = train(net, parts, bf16=bf16, batch_size=9)
+    history = train(net, parts, batch_size=9)
     monkeypatch.setattr(loop, "warm_up", lambda *args: None)
-    assert numbers(train(plain, parts, bf16=bf16, batch_size=9)) == numbers(history)
+    assert numbers(train(plain, parts, batch_size=9)) == numbers(history)
     assert_same_weights(net, plain)
 
 
@@ -483,7 +452,7 @@ def test_a_checkpoint_holds_plain_values_and_tensors_only(parts, tmp_path):
     assert state["epoch"] == 4
     assert state["history"] == history
     assert state["settings"] == settings
-    protocol = {"learning_rate": 1e-3, "batch_size": 8, "seed": 0, "clip_norm": None, "bf16": False}
+    protocol = {"learning_rate": 1e-3, "batch_size": 8, "seed": 0, "clip_norm": None}
     assert state["protocol"] == protocol
     assert os.listdir(tmp_path / "deep") == ["c.pt"]
 
@@ -495,7 +464,6 @@ def test_a_checkpoint_holds_plain_values_and_tensors_only(parts, tmp_path):
         ({"batch_size": 4}, "batch_size=8 and cannot go on with 4"),
         ({"seed": 1}, "seed=0 and cannot go on with 1"),
         ({"clip_norm": 0.5}, "clip_norm=None and cannot go on with 0.5"),
-        ({"bf16": True}, "bf16=False and cannot go on with True"),
     ],
 )
 def test_a_training_cannot_go_on_with_other_numbers(parts, tmp_path, change, message):
@@ -509,12 +477,28 @@ def test_a_checkpoint_from_before_there_was_a_choice_goes_on_as_it_was_trained(p
     train(whole, parts, epochs=4)
     train(fresh_net(), parts, epochs=2, checkpoint=tmp_path / "c.pt")
     state = torch.load(tmp_path / "c.pt", weights_only=True)
-    del state["protocol"]["clip_norm"], state["protocol"]["bf16"]
+    del state["protocol"]["clip_norm"]
     torch.save(state, tmp_path / "c.pt")
-    with pytest.raises(CheckpointError, match="bf16=False and cannot go on with True"):
-        train(fresh_net(), parts, checkpoint=tmp_path / "c.pt", bf16=True)
+    with pytest.raises(CheckpointError, match=r"clip_norm=None and cannot go on with 0\.5"):
+        train(fresh_net(), parts, checkpoint=tmp_path / "c.pt", clip_norm=0.5)
     train(resumed, parts, epochs=4, checkpoint=tmp_path / "c.pt")
     assert_same_weights(resumed, whole)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_checkpoint_with_the_removed_precision_goes_on_only_if_it_was_off(parts, tmp_path, bf16):
+    whole, resumed = fresh_net(), fresh_net()
+    train(whole, parts, epochs=4)
+    train(fresh_net(), parts, epochs=2, checkpoint=tmp_path / "c.pt")
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    state["protocol"]["bf16"] = bf16
+    torch.save(state, tmp_path / "c.pt")
+    if bf16:
+        with pytest.raises(CheckpointError, match=r"c\.pt was trained with bf16=True and cannot go on with False\."):
+            train(resumed, parts, epochs=4, checkpoint=tmp_path / "c.pt")
+    else:
+        train(resumed, parts, epochs=4, checkpoint=tmp_path / "c.pt")
+        assert_same_weights(resumed, whole)
 
 
 def test_fewer_epochs_than_the_checkpoint_has_are_refused(parts, tmp_path):

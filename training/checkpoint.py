@@ -24,7 +24,8 @@ __all__ = [
 Record = dict[str, int | float]
 
 CHECKPOINT_KEYS = frozenset({"net", "optimizer", "epoch", "history", "protocol", "settings"})
-PROTOCOL_OF_OLD = {"clip_norm": None, "bf16": False}  # how checkpoints that say nothing of it were trained
+# Of a checkpoint's protocol. Training in bf16 was removed, so a checkpoint with bf16=True cannot be continued.
+DEFAULTS_OF_MISSING_KEYS = {"clip_norm": None, "bf16": False}
 
 
 class CheckpointError(ValueError):
@@ -151,8 +152,8 @@ def restore(
     state = load_checkpoint(checkpoint)
     if not state.keys() >= CHECKPOINT_KEYS:
         raise CheckpointError(f"{checkpoint} holds weights only, so no training can be continued from it.")
-    for name, value in protocol.items():
-        before = {**PROTOCOL_OF_OLD, **state["protocol"]}.get(name)
+    for name, value in {**DEFAULTS_OF_MISSING_KEYS, **protocol}.items():
+        before = {**DEFAULTS_OF_MISSING_KEYS, **state["protocol"]}.get(name)
         if before != value:
             raise CheckpointError(f"{checkpoint} was trained with {name}={before} and cannot go on with {value}.")
     if validated and "last" not in state:

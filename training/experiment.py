@@ -148,9 +148,6 @@ class Experiment:
                 raise
             size = f"--hidden-size {args.hidden_size} and --layers {args.layers}"
             raise ValueError(f"There is not enough memory for a network of {size}.") from None
-        if args.compile:
-            torch._dynamo.config.allow_rnn = True  # by default, a network is left uncompiled where it meets a GRU
-            net.compile()  # in place, so that its weights keep their names
         return net
 
     def trained_network(self, path: str | Path) -> nn.Module:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import chain, islice
 from time import perf_counter
 from typing import NamedTuple
@@ -59,7 +59,6 @@ def train_model(
     patience: int | None = None,
     learning_rate: float = 1e-3,
     clip_norm: float | None = None,
-    bf16: bool = False,
     cuda_graph: bool = False,
     epochs: int = 500,
     batch_size: int = 100,
@@ -103,8 +102,6 @@ def train_model(
         learning_rate: Adam's step size.
         clip_norm: Length to which longer gradients are shortened before each step (the Euclidean norm over all
             parameters); no limit, if not given.
-        bf16: Run the network under autocast to bfloat16 while it trains. Weights, loss and evaluations stay in the
-            precision that they have.
         cuda_graph: Record network and loss once, forward and back, and let the GPU play that for every whole batch;
             the numbers are the same. Neither may wait for the GPU, as ``.item()`` does.
         epochs: Passes over the training set, those before the checkpoint included.
@@ -131,7 +128,7 @@ def train_model(
         ValueError: If a number is out of its range, the checkpoint is beyond ``epochs``, ``patience`` comes without
             a validation set, or ``cuda_graph`` without a GPU or with several processes.
         CheckpointError: If the checkpoint is unreadable, or of another network, learning rate, batch size, seed,
-            precision or limit of the gradients, or was written without a validation set and cannot go on with one.
+            or limit of the gradients, or was written without a validation set and cannot go on with one.
         DivergenceError: If the training loss becomes nan or infinite.
         OSError: If the checkpoint cannot be read or written.
     """
@@ -143,13 +140,12 @@ def train_model(
         check_can_record("cuda_graph", next(net.parameters()).device)
     # In one call for all parameters, which gives the numbers of one after the other.
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate, foreach=True)
-    protocol = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
-    protocol |= {"clip_norm": clip_norm, "bf16": bf16}
+    protocol = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed, "clip_norm": clip_norm}
     start, history, best = restore(checkpoint, net, optimizer, protocol, valid_set is not None)
     if start > epochs:
         raise ValueError(f"epochs must be at least {start}, which {checkpoint} already has, got {epochs}.")
     seconds = history[-1]["seconds"] if history else 0.0
-    measured = _Measured(data_parallel.parallel(net), criterion, _precision(net, bf16))
+    measured = _Measured(data_parallel.parallel(net), criterion)
     if cuda_graph:
         measured = _recorded(measured, next(iter(batches(train_set, batch_size))))
     step = _Step(net, measured, optimizer, clip_norm)
@@ -160,7 +156,7 @@ def train_model(
             batch_order = _seed_epoch(seed, epoch)
             loader = batches(data_parallel.Shares(train_set), batch_size, batch_order)
             if epoch == start:
-                loader = _with_warm_up(net, criterion, loader, bf16)
+                loader = _with_warm_up(net, criterion, loader)
                 _seed_epoch(seed, epoch)  # dropout has drawn numbers
             begun = perf_counter()
             summary = _train_epoch(step, loader)
@@ -194,7 +190,7 @@ def train_model(
     return history
 
 
-def warm_up(net: nn.Module, criterion: Criterion, batch: Sequence[Tensor], bf16: bool = False) -> Tensor:
+def warm_up(net: nn.Module, criterion: Criterion, batch: Sequence[Tensor]) -> Tensor:
     """Do what a training step does, but for the step, so that all kernels are compiled and kept on disk.
 
     Weights, buffers and gradients stay as they are; dropout draws from torch's global random state.
@@ -203,14 +199,13 @@ def warm_up(net: nn.Module, criterion: Criterion, batch: Sequence[Tensor], bf16:
         net: The network.
         criterion: The loss.
         batch: ``(input, target, ...)``.
-        bf16: As for `train_model`.
 
     Returns:
         The forecast, without its history.
     """
     like, buffers = next(net.parameters()), [buffer.clone() for buffer in net.buffers()]
     net.train()
-    loss, prediction = _Measured(net, criterion, _precision(net, bf16))(batch[0].to(like), batch[1].to(like))
+    loss, prediction = _Measured(net, criterion)(batch[0].to(like), batch[1].to(like))
     torch.autograd.grad(loss, [p for p in net.parameters() if p.requires_grad], allow_unused=True)
     with torch.no_grad():
         for buffer, before in zip(net.buffers(), buffers, strict=True):
@@ -313,15 +308,13 @@ class _EpochSummary(NamedTuple):
 class _Measured(nn.Module):
     """A network and its loss in one module, for a CUDA graph is made of a module."""
 
-    def __init__(self, net: nn.Module, criterion: Criterion, precision: AbstractContextManager) -> None:
+    def __init__(self, net: nn.Module, criterion: Criterion) -> None:
         super().__init__()
-        self.net, self.criterion, self.precision = net, criterion, precision
+        self.net, self.criterion = net, criterion
 
     def forward(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, and prediction without its history."""
-        with self.precision:
-            prediction = self.net(inputs)
-        prediction = prediction.to(target.dtype)
+        prediction = self.net(inputs)
         return self.criterion(prediction, target), prediction.detach()
 
 
@@ -329,7 +322,7 @@ def _recorded(measured: _Measured, batch: Sequence[Tensor]) -> Callable[[Tensor,
     """The same as a CUDA graph, for batches of the shape of this one."""
     like = next(measured.parameters())
     sample = batch[0].to(like), batch[1].to(like)
-    changed = _Measured(measured.net, measured.criterion, measured.precision).train()  # by the recording
+    changed = _Measured(measured.net, measured.criterion).train()  # by the recording
     graph = torch.cuda.make_graphed_callables(changed, sample, allow_unused_input=True)
     return lambda *batch: (graph if batch[0].shape == sample[0].shape else measured)(*batch)
 
@@ -353,10 +346,6 @@ class _Step(NamedTuple):
         return loss.detach(), prediction.detach()
 
 
-def _precision(net: nn.Module, bf16: bool) -> AbstractContextManager:
-    return torch.autocast(next(net.parameters()).device.type, torch.bfloat16) if bf16 else nullcontext()
-
-
 def _train_epoch(step: _Step, loader: Iterable) -> _EpochSummary:
     step.net.train()
     like = next(step.net.parameters())
@@ -371,12 +360,12 @@ def _train_epoch(step: _Step, loader: Iterable) -> _EpochSummary:
     return _EpochSummary(loss_sum / seen, float(loss), prediction, target, count)
 
 
-def _with_warm_up(net: nn.Module, criterion: Criterion, loader: Iterable, bf16: bool) -> Iterable:
+def _with_warm_up(net: nn.Module, criterion: Criterion, loader: Iterable) -> Iterable:
     """The shares that a loader serves, after a warm-up with the first one."""
     shares = iter(loader)
     first = list(islice(shares, 1))
     for batch, *_ in first:
-        warm_up(net, criterion, batch, bf16)
+        warm_up(net, criterion, batch)
     return chain(first, shares)
 
 
