@@ -21,7 +21,7 @@ from evaluation import plots
 from evaluation.plots import plot_alignment, plot_ctc_alignment, plot_forecasts, plot_learning_curves, show_available
 from loss import ctc_alignment, ctc_loss
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
