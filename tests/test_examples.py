@@ -35,7 +35,7 @@ def installed(tmp_path_factory):
 
 def skip_without(framework):
     if importlib.util.find_spec(framework) is None:
-        pytest.skip(f"{framework} is not installed")
+        pytest.skip(f"{framework} is not installed (examples/requirements.txt)")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The README's commands run, its code runs, and what its tables name exists."""
 
+import csv
 import importlib
 import re
 import shlex
@@ -12,6 +13,9 @@ import pytest
 import torch
 
 from loss import DilateLoss, SoftDTWLoss
+from main import main, results_table
+from training.experiment import prepare
+from training.settings import parse_args
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -50,6 +54,25 @@ def test_the_default_experiment_prints_the_readmes_table(short_run):
     (header,) = [line for line in ours if line.startswith("loss  ") and "paper's TDI" in line]
     assert header.split() in [line.split() for line in theirs]
     assert (folder / "figures" / "forecasts.png").is_file()
+
+
+def test_the_first_table_is_that_of_the_committed_run(threads):
+    with open(ROOT / "experiments" / "main_run" / "results.csv", newline="", encoding="utf-8") as file:
+        rows = {row.pop("loss"): {name: float(cell) for name, cell in row.items()} for row in csv.DictReader(file)}
+    results = {loss: {**row, "epoch": int(row["epoch"])} for loss, row in rows.items()}
+    assert list(results) == ["mse", "soft_dtw", "dilate"]
+    assert f"```text\n{results_table(prepare(parse_args([])), results)}\n```" in README
+
+
+KEPT = {"mse": "trained with MSE", "soft_dtw": "soft-DTW", "dilate": "DILATE"}
+
+
+@pytest.mark.parametrize("loss", KEPT)
+def test_kept_networks_have_the_metrics_that_the_readme_gives(loss, capsys, threads):
+    (given,) = re.findall(rf"([\d.]+) / ([\d.]+) / ([\d.]+) \({KEPT[loss]}\)", " ".join(README.split()))
+    main(parse_args(["--evaluate", str(ROOT / "experiments" / "weights" / f"{loss}.pt")]))
+    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(f"{loss} ")]
+    assert [float(number) for number in row[1:4]] == pytest.approx([float(number) for number in given], rel=1e-2)
 
 
 @pytest.mark.parametrize("command", main_commands())
