@@ -20,24 +20,24 @@ from numba.core import event
 from torch import Tensor
 from tqdm import tqdm
 
-import data_parallel
-from arguments import complaints, parse_args, settings_of
-from experiment import CRITERIA, Experiment, paper_comparison, prepare
-from metrics import evaluate_forecasts
-from paper_results import PaperRow
-from run_folder import METRICS, RunFolder, new_folder
-from side_by_side import LostProcessError, OnEpoch, cores, train_side_by_side
-from streams import say, usable_streams
+from evaluation.metrics import evaluate_forecasts
+from evaluation.paper import PaperRow
 from training import (
     CheckpointError,
     DivergenceError,
     Record,
+    data_parallel,
     eval_model,
     load_checkpoint,
     predict,
     train_model,
     warm_up,
 )
+from training.experiment import CRITERIA, Experiment, paper_comparison, prepare
+from training.run_folder import METRICS, RunFolder, new_folder
+from training.settings import complaints, parse_args, settings_of
+from training.side_by_side import LostProcessError, OnEpoch, cores, train_side_by_side
+from training.streams import say, usable_streams
 
 DEFAULT_PLOT_SAMPLES = range(1, 6)
 
@@ -129,7 +129,7 @@ def _compile_for_all(experiment: Experiment) -> None:
     if data_parallel.is_first() and experiment.device.type == "cpu":  # those of a GPU are not kept
         batch = experiment.data.train[: args.batch_size]
         for loss in args.losses:
-            evaluate_forecasts(warm_up(experiment.network(), CRITERIA[loss](args), batch, args.bf16), batch[1])
+            evaluate_forecasts(warm_up(experiment.network(), CRITERIA[loss](args), batch), batch[1])
     data_parallel.barrier()
 
 
@@ -179,7 +179,6 @@ def train_one(experiment: Experiment, folder: RunFolder, loss: str, on_epoch: On
         data.test,
         learning_rate=args.learning_rate,
         clip_norm=args.clip_norm,
-        bf16=args.bf16,
         cuda_graph=args.cuda_graph,
         epochs=args.epochs,
         batch_size=args.batch_size,
@@ -215,7 +214,7 @@ def draw(
     if not data_parallel.is_first():
         return
     # Not at the top: matplotlib takes a second to import, which no run without figures needs.
-    from plots import plot_alignment, plot_forecasts, plot_learning_curves
+    from evaluation.plots import plot_alignment, plot_forecasts, plot_learning_curves
 
     folder.figures.mkdir(exist_ok=True)
     inputs, targets = test[list(range(len(test)))][:2]

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.common import RESULTS, alternate, loss_and_gradient, machine, plot_lines, write_csv
 from benchmarks.contenders import ALPHA, GAMMA, reference_dilate
+from evaluation.paper import FIG_5A
 from loss import DilateLoss
-from paper_results import FIG_5A
 
 HORIZONS = (6, 11, 21, 41, 61, 81, 100, 128, 256, 512)
 

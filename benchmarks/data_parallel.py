@@ -20,12 +20,11 @@ from pathlib import Path
 
 import torch
 
-import data_parallel
 from benchmarks.common import RESULTS, machine, write_csv
 from data.windows import WindowDataset
 from loss import DilateLoss
 from models import build_model
-from training import train_model
+from training import data_parallel, train_model
 
 STEPS = 20  # of a series, observed and forecast
 HIDDEN, BATCH = (128, 256, 512, 1024), (100, 200, 400, 800, 1600)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from evaluation.plots import plot_ctc_alignment
 from loss import CTCLoss
-from plots import plot_ctc_alignment
 
 LETTERS = "-adeilst"  # the first one is the blank
 WORD = "tallest"  # two equal letters in a row, which only a blank can keep apart

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.paper import FIG_5A, FIG_5B, printed_scale
 from experiments.protocol import METRICS, Command, values
 from experiments.tables import OURS, PAPER, Summary, best, in_words, pipes, summary
-from paper_results import FIG_5A, FIG_5B, printed_scale
 from training import atomic_write
 
 SPEED_UPS = Path(__file__).parent.parent / "benchmarks" / "results" / "autograd.csv"

@@ -23,9 +23,9 @@ from torch import nn
 from tqdm import tqdm
 
 from data import ForecastData, load
+from evaluation.metrics import evaluate_forecasts, hausdorff, ramp_score
 from experiments.store import Result, Settings, Store
 from loss import DilateLoss, SoftDTWLoss, TangledDilateLoss
-from metrics import evaluate_forecasts, hausdorff, ramp_score
 from models import build_model
 from training import atomic_write, best_record, predict, train_model
 

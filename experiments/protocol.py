@@ -9,10 +9,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
+from evaluation.paper import PAPER_ALPHA, PAPER_GAMMA, RUNS
 from experiments.jobs import BACKENDS, Job, JobStore, run_all
 from experiments.store import DamagedStoreError, Result
-from paper_results import PAPER_ALPHA, PAPER_GAMMA, RUNS
-from side_by_side import cores
+from training.side_by_side import cores
 
 __all__ = ["CHOICES", "DATASETS", "METRICS", "MODELS", "RESULTS", "Command", "choices", "job", "values"]
 

@@ -24,15 +24,15 @@ from dataclasses import replace
 from torch import Tensor
 
 from data import load
+from evaluation.metrics import hausdorff, ramp_score
+from evaluation.paper import RUNS, TABLE_2, printed_scale
 from experiments import table1, table2, table3
 from experiments.jobs import Job
 from experiments.protocol import METRICS, Command
 from experiments.table1 import LOSSES
 from experiments.tables import Row, Summary, Table, in_words, pipes, scaled
 from experiments.weights import FOLDER
-from metrics import hausdorff, ramp_score
 from models import build_model
-from paper_results import RUNS, TABLE_2, printed_scale
 from training import atomic_write, load_checkpoint, load_weights, predict
 
 PENALTIES = (0.005, 0.01, 0.02, 0.05)

@@ -8,9 +8,9 @@ Early stopping by the training loss on the validation set, at most 1000 epochs, 
 
 from collections.abc import Sequence
 
+from evaluation.paper import RUNS, TABLE_1, printed_scale
 from experiments.protocol import DATASETS, METRICS, MODELS, Command, values
 from experiments.tables import Row, Summary, Table, summary
-from paper_results import RUNS, TABLE_1, printed_scale
 
 LOSSES = {"mse": "MSE", "soft_dtw": "DTW_γ", "dilate": "DILATE"}
 

@@ -5,10 +5,10 @@ python -m experiments.table2 --data-path ecg5000=FOLDER traffic=FILE
 
 from collections.abc import Sequence
 
+from evaluation.paper import RUNS, TABLE_2, printed_scale
 from experiments.protocol import DATASETS, METRICS, Command, values
 from experiments.table1 import LOSSES
 from experiments.tables import Row, Summary, Table, summary
-from paper_results import RUNS, TABLE_2, printed_scale
 
 
 def main(argv: Sequence[str] | None = None) -> None:

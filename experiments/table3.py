@@ -7,9 +7,9 @@ The paper does not give the tangled versions' alpha, Omega and T: experiments.ch
 
 from collections.abc import Sequence
 
+from evaluation.paper import RUNS, TABLE_3, printed_scale
 from experiments.protocol import DATASETS, METRICS, Command, values
 from experiments.tables import Row, Summary, Table, summary
-from paper_results import RUNS, TABLE_3, printed_scale
 
 LOSSES = {"dilate": "DILATE", "tangled_weighted": "DILATE^t-W", "tangled_band": "DILATE^t-BC"}
 

@@ -7,9 +7,9 @@ The two baselines are the paper's numbers; ours are held against them by the sam
 
 from collections.abc import Sequence
 
+from evaluation.paper import RUNS, TABLE_4, printed_scale
 from experiments.protocol import DATASETS, METRICS, Command, values
 from experiments.tables import Row, Summary, Table, summary
-from paper_results import RUNS, TABLE_4, printed_scale
 
 COLUMNS = {"lstnet": "LSTNet-rec (paper)", "tt_rnn": "TT-RNN (paper)", "dilate": "Seq2Seq DILATE"}
 

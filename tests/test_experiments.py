@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_ind
 
 import experiments
+from evaluation.metrics import evaluate_forecasts, hausdorff, ramp_score
+from evaluation.paper import FIG_5A, TABLE_1, TABLE_2, TABLE_3, TABLE_4, printed_scale
 from experiments import choose, claims, fig5, jobs, protocol, reasons, table1, table2, table3, table4, weights
 from experiments.jobs import Job, JobStore, run, run_all
 from experiments.tables import Row, Summary, Table, best, summary
-from metrics import evaluate_forecasts, hausdorff, ramp_score
-from paper_results import FIG_5A, TABLE_1, TABLE_2, TABLE_3, TABLE_4, printed_scale
-from training import _out_of_patience, load_checkpoint, predict, train_model
+from training import load_checkpoint, predict, train_model
+from training.loop import _out_of_patience
 
 QUICK = Job("synthetic", "mlp", "mse", 0, learning_rate=1e-2, epochs=3, eval_every=1, patience=3)
 CHOSEN = {"learning_rate": 3e-3, "patience": 5}

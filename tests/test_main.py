@@ -5,7 +5,6 @@ import os
 import re
 import resource
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,14 +18,14 @@ import torch
 from torch import nn
 
 import main as program
-from arguments import parse_args, settings_of
-from experiment import prepare, resolve_device
+from evaluation.paper import TABLE_1, paper_row
 from main import main, results_table
 from models import GRUS
-from paper_results import TABLE_1, paper_row
-from run_folder import RunFolder, new_folder
-from side_by_side import LostProcessError
 from tests.runs import records, results, untimed, weights, write_waves
+from training.experiment import prepare, resolve_device
+from training.run_folder import RunFolder, new_folder
+from training.settings import parse_args, settings_of
+from training.side_by_side import LostProcessError
 
 ROOT = Path(program.__file__).parent
 LOSSES = ["mse", "soft_dtw", "dilate"]
@@ -343,48 +342,54 @@ def test_a_checkpoint_is_evaluated_with_any_gru(small):
             assert run("--evaluate", path, "--gru", other)["mse"] == pytest.approx(own, rel=1e-5)
 
 
-def test_bf16_and_clipping_reach_the_training_and_are_kept(small):
+def test_clipping_reaches_the_training_and_is_kept(small):
     flags = [*small, "--losses", "mse", "dilate"]
     run(*flags, "--output", "plain")
-    run(*flags, "--output", "half", "--bf16")
     run(*flags, "--output", "clipped", "--clip-norm", 0.01)
-    for name, setting, value in (("half", "bf16", True), ("clipped", "clip_norm", 0.01)):
-        assert json.loads(Path(name, "config.json").read_text())["settings"][setting] == value
-        assert untimed(records(name)) != untimed(records("plain"))
-        for mine, other in zip(records(name), records("plain"), strict=True):
-            assert mine["train_loss"] == pytest.approx(other["train_loss"], rel=0.05)
-        run("--resume", name, "--epochs", 5)
-        for gru in GRUS:
-            run("--evaluate", f"{name}/checkpoints/mse.pt", "--gru", gru)
-    assert torch.load("half/checkpoints/mse.pt", weights_only=True)["protocol"]["bf16"] is True
+    assert json.loads(Path("clipped/config.json").read_text())["settings"]["clip_norm"] == 0.01
+    assert untimed(records("clipped")) != untimed(records("plain"))
+    for mine, other in zip(records("clipped"), records("plain"), strict=True):
+        assert mine["train_loss"] == pytest.approx(other["train_loss"], rel=0.05)
+    run("--resume", "clipped", "--epochs", 5)
+    for gru in GRUS:
+        run("--evaluate", "clipped/checkpoints/mse.pt", "--gru", gru)
+    assert torch.load("clipped/checkpoints/mse.pt", weights_only=True)["protocol"]["clip_norm"] == 0.01
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_networks_train_to_the_same_numbers_under_the_same_names(small):
-    from torch._dynamo.utils import counters as dynamo_counters  # not at the top: it takes seconds to import
-
-    flags = [*small, "--losses", "dilate", "--model", "mlp"]
-    run(*flags, "--output", "plain")
-    before = dynamo_counters["stats"]["unique_graphs"]
-    run(*flags, "--output", "compiled", "--compile")
-    assert dynamo_counters["stats"]["unique_graphs"] > before
-    for mine, other in zip(untimed(records("compiled")), untimed(records("plain")), strict=True):
-        assert mine.pop("loss") == other.pop("loss")
-        assert mine == pytest.approx(other, rel=1e-5)
-    assert weights("compiled", "dilate").keys() == weights("plain", "dilate").keys()
-    scores = run("--evaluate", "compiled/checkpoints/dilate.pt", "--no-compile")["dilate"]
-    assert scores == pytest.approx(results("plain")["dilate"], rel=1e-5)
+def of_earlier_version(folder, **removed):
+    """Give the settings of a run, and of its checkpoint for MSE, those that an earlier version had."""
+    config = json.loads(Path(folder, "config.json").read_text())
+    config["settings"] |= removed
+    Path(folder, "config.json").write_text(json.dumps(config))
+    path = Path(folder, "checkpoints", "mse.pt")
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["settings"] |= removed
+    torch.save(checkpoint, path)
 
 
-@pytest.mark.parametrize("gru", ["torch", "fused"])
-def test_a_network_to_compile_is_one_graph(small, gru):
-    experiment = prepare(parse_args([*small, "--gru", gru, "--compile"]))
-    inputs, _ = experiment.data.train[:3]
-    net = experiment.network()
-    net._compiled_call_impl = None  # otherwise there is nothing left to explain
-    torch._dynamo.reset()
-    found = torch._dynamo.explain(net)(inputs)
-    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+def test_a_run_whose_removed_switches_were_off_goes_on_and_is_evaluated(small, capsys):
+    run(*small, "--output", "whole", "--losses", "mse", "--epochs", 5)
+    run(*small, "--output", "run", "--losses", "mse")
+    of_earlier_version("run", bf16=False, compile=False)
+    run("--resume", "run", "--epochs", 5)
+    assert untimed(records("run"))[-1] == untimed(records("whole"))[-1]
+    assert not {"bf16", "compile"} & json.loads(Path("run/config.json").read_text())["settings"].keys()
+    of_earlier_version("run", bf16=False, compile=False)
+    capsys.readouterr()
+    assert run("--evaluate", "run/checkpoints/mse.pt")["mse"] == results("whole")["mse"]
+    assert "removed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["bf16", "compile"])
+def test_a_run_with_a_removed_switch_does_not_go_on_but_is_evaluated(small, capsys, name):
+    run(*small, "--output", "run", "--losses", "mse")
+    of_earlier_version("run", **{"bf16": False, "compile": False, name: True})
+    capsys.readouterr()
+    assert f"run/config.json has --{name}, which was removed, so" in refusal(capsys, "--resume", "run")
+    path = "run/checkpoints/mse.pt"
+    assert run("--evaluate", path)["mse"] == results("run")["mse"]
+    sentence = f"{path} was trained with --{name}, which was removed; it is evaluated without.\n"
+    assert capsys.readouterr().out.count(sentence) == 1
 
 
 @pytest.mark.parametrize("model", ["seq2seq", "mlp"])
@@ -394,13 +399,13 @@ def test_a_run_from_before_there_was_a_flag_goes_on_as_it_began(small, model):
     run(*old, "--output", "whole", "--epochs", 5)
     run(*old, "--output", "run")
     config = json.loads(Path("run/config.json").read_text())
-    for setting in ("gru", "clip_norm", "bf16", "compile", "cuda_graph"):
+    for setting in ("gru", "clip_norm", "cuda_graph"):
         del config["settings"][setting]
     Path("run/config.json").write_text(json.dumps(config))
     run("--resume", "run", "--epochs", 5)
     assert untimed(records("run"))[-1] == untimed(records("whole"))[-1]
     kept = json.loads(Path("run/config.json").read_text())["settings"]
-    assert (kept["gru"], kept["clip_norm"], kept["bf16"], kept["compile"]) == ("torch", None, False, False)
+    assert (kept["gru"], kept["clip_norm"], kept["cuda_graph"]) == ("torch", None, False)
 
 
 def test_several_columns_forecast_one(small):
@@ -615,8 +620,6 @@ PATHS = ("--resume", "--evaluate", "--output", "--data-path")
         (["--gru", "lstm"], "argument --gru: invalid choice: 'lstm' (choose from"),
         (["--gru", "written-out", "--model", "mlp"], "--gru written-out cannot be given with --model mlp, which has"),
         (["--clip-norm", "0"], "argument --clip-norm: must be a positive number, got '0'"),
-        (["--bf16", "--gru", "written-out"], "--bf16 cannot be given with --gru written-out, which does not mix"),
-        (["--cuda-graph", "--compile"], "--cuda-graph cannot be given with --compile."),
         (["--cuda-graph", "--device", "cpu"], "--cuda-graph needs a CUDA device, got cpu."),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         *(([name, ""], f"argument {name}: must be a path, got ''") for name in PATHS),
@@ -771,7 +774,7 @@ NO_SETTINGS = {
     **dict.fromkeys(("dataset", "model", "gru"), NOT_A_CHOICE),
     **dict.fromkeys(("hidden_size", "layers", "epochs", "batch_size", "eval_every", "seed"), NOT_A_COUNT),
     **dict.fromkeys(("input_length", "horizon", "stride", "threads"), NO_STEPS),
-    **dict.fromkeys(("bf16", "compile", "cuda_graph", "deterministic", "plots", "show"), NOT_A_SWITCH),
+    **dict.fromkeys(("cuda_graph", "deterministic", "plots", "show"), NOT_A_SWITCH),
     **dict.fromkeys(("gamma", "learning_rate", "clip_norm"), NOT_POSITIVE),
     "alpha": [1.5, -0.1, math.nan, "x", [0.5]],
     "losses": [["foo"], ["mse", 3], None, *NOT_A_LIST],
@@ -803,7 +806,7 @@ def test_a_configuration_with_a_setting_that_no_flag_gives_is_named(capsys, name
         ["--gamma", "0.1234567890123456789", "--alpha", "1e-17", "--learning-rate", "3e-300", "--clip-norm", "7"],
         ["--seed", str(2**64 - 1), "--plot-samples", "0", "7", "--no-show", "--deterministic", "--threads", "2"],
         ["--dataset", "csv", "--data-path", "a b.csv", "--csv-columns", "-1", "ü", "--csv-targets", "-1"],
-        ["--losses", "dilate", "mse", "--model", "mlp", "--layers", "3", "--no-plots", "--bf16"],
+        ["--losses", "dilate", "mse", "--model", "mlp", "--layers", "3", "--no-plots", "--cuda-graph"],
     ],
 )
 def test_a_configuration_brings_back_the_settings_of_the_flags(flags):

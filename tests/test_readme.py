@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from arguments import parse_args
-from experiment import prepare
 from loss import DilateLoss, SoftDTWLoss
 from main import main, results_table
+from training.experiment import prepare
+from training.settings import parse_args
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from data import ForecastData, WindowDataset
+from evaluation.metrics import dtw_tdi
 from experiments.store import Result, Settings, Store
 from loss import DilateLoss
-from metrics import dtw_tdi
 from training import best_record, predict, train_model
 
 from .protocol import DAY, MODELS, Criterion, Protocol, criterion, thinned

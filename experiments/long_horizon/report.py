@@ -10,7 +10,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from plots import LOSS_LOOKS, ROLE_COLOURS, STYLE
+from evaluation.plots import LOSS_LOOKS, ROLE_COLOURS, STYLE
 
 from .protocol import MODELS, Protocol
 from .quality import CANDIDATE, CHOSEN_BY, FINAL, LAST_DAY, METRICS, TERMS, Result, last_day

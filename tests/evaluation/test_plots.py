@@ -17,11 +17,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 
-import plots
+from evaluation import plots
+from evaluation.plots import plot_alignment, plot_ctc_alignment, plot_forecasts, plot_learning_curves, show_available
 from loss import ctc_alignment, ctc_loss
-from plots import plot_alignment, plot_ctc_alignment, plot_forecasts, plot_learning_curves, show_available
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -603,7 +603,7 @@ def test_showing_needs_a_backend_with_windows_and_a_display(monkeypatch, backend
 
 def test_importing_and_drawing_select_no_backend(tmp_path):
     program = (
-        "import sys, matplotlib, plots\n"
+        "import sys, matplotlib\nfrom evaluation import plots\n"
         f"plots.plot_learning_curves([dict(loss='mse', epoch=0, mse=1)], {str(tmp_path / 'c.png')!r})\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "assert matplotlib.get_backend(auto_select=False) is None\n"

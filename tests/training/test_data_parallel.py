@@ -16,15 +16,14 @@ import pytest
 import torch
 from torch import nn
 
-import data_parallel
-from arguments import parse_args
 from data.windows import WindowDataset, batches
-from experiment import resolve_device
 from main import main
 from tests.runs import records, results, untimed, weights, write_waves
-from training import load_checkpoint, train_model
+from training import data_parallel, load_checkpoint, train_model
+from training.experiment import resolve_device
+from training.settings import parse_args
 
-ROOT = Path(data_parallel.__file__).parent
+ROOT = Path(data_parallel.__file__).parents[1]
 LOSSES = ["mse", "dilate"]
 
 # The criterion ends process 1 as the system does that runs out of memory, in epoch 2 of 5.
@@ -32,8 +31,8 @@ KILLED = f"""
 import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
 from torch import nn
-import data_parallel, experiment
-from arguments import parse_args
+from training import data_parallel, experiment
+from training.settings import parse_args
 from main import main
 
 class KilledInEpoch2(nn.MSELoss):
@@ -55,7 +54,7 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 import torch, torch.distributed
 from torch import nn
-import data_parallel
+from training import data_parallel
 
 def work():
     data_parallel.parallel(nn.Linear(1, 1))(torch.ones(1, 1)).sum().backward()

@@ -10,18 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-import training
 from data.windows import WindowDataset
-from metrics import evaluate_forecasts
+from evaluation.metrics import evaluate_forecasts
 from models import build_model
 from training import (
     CheckpointError,
     DivergenceError,
     atomic_write,
     best_record,
+    check_can_record,
     eval_model,
     load_checkpoint,
     load_weights,
+    loop,
     predict,
     train_model,
     warm_up,
@@ -152,36 +153,6 @@ def test_long_gradients_are_shortened_and_short_ones_left(parts):
     assert_same_weights(free, roomy)
 
 
-class PrecisionSpy(nn.Module):
-    """Notes under what precision it is called, and what it returns."""
-
-    def __init__(self):
-        super().__init__()
-        self.net, self.seen = fresh_net(), set()
-
-    def forward(self, x):
-        forecast = self.net(x)
-        self.seen.add((self.training, torch.is_autocast_enabled("cpu"), forecast.dtype))
-        return forecast
-
-
-def test_bf16_is_for_the_network_in_training_alone(parts):
-    spy, targets = PrecisionSpy(), set()
-
-    def criterion(prediction, target):
-        targets.add((prediction.dtype, target.dtype, torch.is_autocast_enabled("cpu")))
-        return (prediction - target).square().mean()
-
-    history = train(spy, parts, criterion, bf16=True)
-    assert spy.seen == {(True, True, torch.bfloat16), (False, False, torch.float32)}
-    assert targets == {(torch.float32, torch.float32, False)}
-    assert {parameter.dtype for parameter in spy.parameters()} == {torch.float32}
-    exact = train(fresh_net(), parts)
-    assert numbers(history) != numbers(exact)
-    for record, truth in zip(history, exact, strict=True):
-        assert record["train_loss"] == pytest.approx(truth["train_loss"], rel=1e-2)
-
-
 def test_whole_batches_alone_go_to_the_cuda_graph(parts, monkeypatch):
     replayed = []
 
@@ -195,7 +166,7 @@ def test_whole_batches_alone_go_to_the_cuda_graph(parts, monkeypatch):
 
         return graph
 
-    monkeypatch.setattr(training, "check_can_record", lambda name, device: None)
+    monkeypatch.setattr(loop, "check_can_record", lambda name, device: None)
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
     history = train(fresh_net(), parts, TwoTerms(), epochs=3, batch_size=8, cuda_graph=True)
     assert replayed == [8, 8] * 3  # of batches of 8, 8 and 1
@@ -205,9 +176,9 @@ def test_whole_batches_alone_go_to_the_cuda_graph(parts, monkeypatch):
 def test_a_cuda_graph_needs_a_gpu_and_a_single_process(parts, monkeypatch):
     with pytest.raises(ValueError, match="cuda_graph needs a CUDA device, got cpu"):
         train(fresh_net(), parts, cuda_graph=True)
-    monkeypatch.setattr(training.data_parallel, "processes", lambda: 2)
+    monkeypatch.setattr(loop.data_parallel, "processes", lambda: 2)
     with pytest.raises(ValueError, match="cuda_graph needs a single process, got 2"):
-        training.check_can_record("cuda_graph", torch.device("cuda"))
+        check_can_record("cuda_graph", torch.device("cuda"))
 
 
 def test_train_loss_is_the_mean_over_the_series_of_the_epoch(parts):
@@ -362,7 +333,7 @@ def test_seconds_do_not_contain_what_the_first_call_takes_alone(parts, tmp_path,
             return super().forward(prediction, target)
 
     clock = [0]
-    monkeypatch.setattr(training, "perf_counter", lambda: clock[-1])
+    monkeypatch.setattr(loop, "perf_counter", lambda: clock[-1])
     for epochs in (1, 4):
         history = train(fresh_net(), parts, Compiled(), epochs=epochs, checkpoint=tmp_path / "c.pt")
         assert history[-1]["seconds"] == 3 * epochs
@@ -374,18 +345,17 @@ def normalised_net():
 
 
 @pytest.mark.parametrize("make", [fresh_net, normalised_net])
-@pytest.mark.parametrize("bf16", [False, True])
-def test_a_warm_up_leaves_no_trace(parts, monkeypatch, make, bf16):
+def test_a_warm_up_leaves_no_trace(parts, monkeypatch, make):
     net, plain = make(), make()
     before = weights(net)
-    forecast = warm_up(net, nn.MSELoss(), parts[0][:8], bf16)
+    forecast = warm_up(net, nn.MSELoss(), parts[0][:8])
     assert forecast.shape == (8, 4, 1)
     assert not forecast.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
-    history = train(net, parts, bf16=bf16, batch_size=9)
-    monkeypatch.setattr(training, "warm_up", lambda *args: None)
-    assert numbers(train(plain, parts, bf16=bf16, batch_size=9)) == numbers(history)
+    history = train(net, parts, batch_size=9)
+    monkeypatch.setattr(loop, "warm_up", lambda *args: None)
+    assert numbers(train(plain, parts, batch_size=9)) == numbers(history)
     assert_same_weights(net, plain)
 
 
@@ -482,7 +452,7 @@ def test_a_checkpoint_holds_plain_values_and_tensors_only(parts, tmp_path):
     assert state["epoch"] == 4
     assert state["history"] == history
     assert state["settings"] == settings
-    protocol = {"learning_rate": 1e-3, "batch_size": 8, "seed": 0, "clip_norm": None, "bf16": False}
+    protocol = {"learning_rate": 1e-3, "batch_size": 8, "seed": 0, "clip_norm": None}
     assert state["protocol"] == protocol
     assert os.listdir(tmp_path / "deep") == ["c.pt"]
 
@@ -494,7 +464,6 @@ def test_a_checkpoint_holds_plain_values_and_tensors_only(parts, tmp_path):
         ({"batch_size": 4}, "batch_size=8 and cannot go on with 4"),
         ({"seed": 1}, "seed=0 and cannot go on with 1"),
         ({"clip_norm": 0.5}, "clip_norm=None and cannot go on with 0.5"),
-        ({"bf16": True}, "bf16=False and cannot go on with True"),
     ],
 )
 def test_a_training_cannot_go_on_with_other_numbers(parts, tmp_path, change, message):
@@ -508,12 +477,28 @@ def test_a_checkpoint_from_before_there_was_a_choice_goes_on_as_it_was_trained(p
     train(whole, parts, epochs=4)
     train(fresh_net(), parts, epochs=2, checkpoint=tmp_path / "c.pt")
     state = torch.load(tmp_path / "c.pt", weights_only=True)
-    del state["protocol"]["clip_norm"], state["protocol"]["bf16"]
+    del state["protocol"]["clip_norm"]
     torch.save(state, tmp_path / "c.pt")
-    with pytest.raises(CheckpointError, match="bf16=False and cannot go on with True"):
-        train(fresh_net(), parts, checkpoint=tmp_path / "c.pt", bf16=True)
+    with pytest.raises(CheckpointError, match=r"clip_norm=None and cannot go on with 0\.5"):
+        train(fresh_net(), parts, checkpoint=tmp_path / "c.pt", clip_norm=0.5)
     train(resumed, parts, epochs=4, checkpoint=tmp_path / "c.pt")
     assert_same_weights(resumed, whole)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_checkpoint_with_the_removed_precision_goes_on_only_if_it_was_off(parts, tmp_path, bf16):
+    whole, resumed = fresh_net(), fresh_net()
+    train(whole, parts, epochs=4)
+    train(fresh_net(), parts, epochs=2, checkpoint=tmp_path / "c.pt")
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    state["protocol"]["bf16"] = bf16
+    torch.save(state, tmp_path / "c.pt")
+    if bf16:
+        with pytest.raises(CheckpointError, match=r"c\.pt was trained with bf16=True and cannot go on with False\."):
+            train(resumed, parts, epochs=4, checkpoint=tmp_path / "c.pt")
+    else:
+        train(resumed, parts, epochs=4, checkpoint=tmp_path / "c.pt")
+        assert_same_weights(resumed, whole)
 
 
 def test_fewer_epochs_than_the_checkpoint_has_are_refused(parts, tmp_path):

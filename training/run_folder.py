@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training import Record, atomic_write, errors_name
+from .checkpoint import Record, atomic_write, errors_name
 
 __all__ = ["METRICS", "RunFolder", "Settings", "new_folder"]
 

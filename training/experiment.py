@@ -10,11 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import data_parallel
 from data import DATASETS, ForecastData, load
-from loss import DilateLoss, SoftDTWLoss
-from models import build_model
-from paper_results import (
+from evaluation.paper import (
     PAPER_ALPHA,
     PAPER_GAMMA,
     PAPER_HIDDEN_SIZE,
@@ -23,7 +20,12 @@ from paper_results import (
     PaperRow,
     paper_row,
 )
-from training import check_can_record, load_checkpoint, load_weights
+from loss import DilateLoss, SoftDTWLoss
+from models import build_model
+
+from . import data_parallel
+from .checkpoint import load_checkpoint, load_weights
+from .loop import check_can_record
 
 __all__ = [
     "CRITERIA",
@@ -146,9 +148,6 @@ class Experiment:
                 raise
             size = f"--hidden-size {args.hidden_size} and --layers {args.layers}"
             raise ValueError(f"There is not enough memory for a network of {size}.") from None
-        if args.compile:
-            torch._dynamo.config.allow_rnn = True  # by default, a network is left uncompiled where it meets a GRU
-            net.compile()  # in place, so that its weights keep their names
         return net
 
     def trained_network(self, path: str | Path) -> nn.Module:

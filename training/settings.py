@@ -8,28 +8,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-import data_parallel
 from data import DATASETS
-from experiment import CRITERIA, flag, ran_out_of_memory
+from evaluation.paper import PAPER_ALPHA, PAPER_GAMMA, PAPER_HIDDEN_SIZE, PAPER_LAYERS, PAPER_WINDOWS
 from models import GRUS, MODELS
-from paper_results import PAPER_ALPHA, PAPER_GAMMA, PAPER_HIDDEN_SIZE, PAPER_LAYERS, PAPER_WINDOWS
-from run_folder import RunFolder, Settings
-from streams import say
-from training import load_checkpoint
+
+from . import data_parallel
+from .checkpoint import load_checkpoint
+from .experiment import CRITERIA, flag, ran_out_of_memory
+from .run_folder import RunFolder, Settings
+from .streams import say
 
 __all__ = ["complaints", "fail", "get_args_parser", "parse_args", "settings_of"]
 
 NOT_STORED = ("resume", "evaluate", "output", "jobs")
 MOVED = ("data_path", "device")  # what may be elsewhere on another machine
 CHANGED_BY_RESUME = ("cuda_graph", "epochs", "jobs", "plot_samples", "plots", "show", "threads", *MOVED)
-CHANGED_BY_EVALUATE = ("batch_size", "compile", "data_path", "device", "gru", "threads")
-SETTINGS_OF_OLD = {  # before there was a flag
-    "gru": "torch",
-    "clip_norm": None,
-    "bf16": False,
-    "compile": False,
-    "cuda_graph": False,
-}
+CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "threads")
+DEFAULTS_OF_MISSING_KEYS = {"gru": "torch", "clip_norm": None, "cuda_graph": False}  # before there was a flag
+REMOVED = ("bf16", "compile")  # switches of earlier versions, off unless given
 
 PAPER = "paper and default: %(default)s"
 RELEASED = "released code and default: %(default)s"
@@ -138,8 +134,6 @@ def _add_training_flags(add: Callable) -> None:
     add("--batch-size", **count, default=100, help=f"series per step, of all processes; {RELEASED}")
     add("--learning-rate", type=_positive, metavar="X", default=1e-3, help=f"Adam's step size; {RELEASED}")
     add("--clip-norm", type=_positive, metavar="X", help="shorten longer gradients to this norm (default: none)")
-    add("--bf16", **switch, help="train the network in bfloat16, where autocast says so (default: no)")
-    add("--compile", **switch, help="train the network by torch.compile, which takes minutes first (default: no)")
     add("--cuda-graph", **switch, help="on CUDA, record network and loss once, and replay that (default: no)")
     add("--eval-every", **from_0, default=50, help=every)
     add("--seed", type=_count(at_least=0, at_most=2**64 - 1), metavar="N", default=0, help=seed)
@@ -232,17 +226,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             stored = _checked(parser, _settings_to_resume(parser, folder), folder.config)
             _adopt(args, stored, given, "resume", CHANGED_BY_RESUME)
         elif args.evaluate:
-            stored = _checked(parser, load_checkpoint(args.evaluate).get("settings", {}), args.evaluate)
+            settings = load_checkpoint(args.evaluate).get("settings", {})
+            for name in _removed(settings):
+                print(f"{args.evaluate} was trained with {flag(name)}, which was removed; it is evaluated without.")
+            stored = _checked(parser, settings, args.evaluate)
             changeable = CHANGED_BY_EVALUATE if stored else vars(args)
             _adopt(args, stored, given, "evaluate", changeable)
     if args.alpha is None:
         args.alpha = PAPER_ALPHA.get(args.dataset, 0.5)
     if "gru" in given and args.model == "mlp":
         fail(f"--gru {args.gru} cannot be given with --model mlp, which has no GRU.")
-    if args.bf16 and args.gru == "written-out" and args.model != "mlp" and not args.evaluate:
-        fail("--bf16 cannot be given with --gru written-out, which does not mix precisions.")
-    if args.cuda_graph and args.compile:
-        fail("--cuda-graph cannot be given with --compile.")
     if len(set(args.losses)) < len(args.losses):
         fail(f"--losses must name each loss once, got {' '.join(args.losses)}.")
     return args
@@ -255,12 +248,20 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[s
 
 
 def _settings_to_resume(parser: argparse.ArgumentParser, folder: RunFolder) -> Settings:
-    settings = {**SETTINGS_OF_OLD, **folder.read_settings()}
+    settings = {**DEFAULTS_OF_MISSING_KEYS, **folder.read_settings()}
+    for name in _removed(settings):
+        raise ValueError(f"{folder.config} has {flag(name)}, which was removed, so the run cannot be continued.")
+    settings = {name: value for name, value in settings.items() if name not in REMOVED}
     known = vars(parser.parse_args([])).keys() - set(NOT_STORED)
     if settings.keys() != known:
         odd = min(settings.keys() ^ known)
         raise ValueError(f"{folder.config} belongs to another version of this program: see {odd!r}.")
     return settings
+
+
+def _removed(stored: Mapping) -> list[str]:
+    """The removed switches that an earlier run was trained with."""
+    return [name for name in REMOVED if stored.get(name, False) is not False]
 
 
 def _checked(parser: _Parser, stored: Mapping, path: str | Path) -> Settings:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics import _best_path, dtw_tdi, evaluate_forecasts, hausdorff, mse, ramp_score
+from evaluation.metrics import _best_path, dtw_tdi, evaluate_forecasts, hausdorff, mse, ramp_score
 
 
 def series(*values):

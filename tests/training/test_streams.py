@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-import streams
+from training import streams
 
-ROOT = Path(streams.__file__).parent
+# Imported from its own folder, without the package, which imports torch.
+FOLDER = Path(streams.__file__).parent
 
 
 def program(body):
     return [
         *(sys.executable, "-c"),
-        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom streams import *\nwith usable_streams():\n    {body}",
+        f"import sys\nsys.path.insert(0, {str(FOLDER)!r})\nfrom streams import *\nwith usable_streams():\n    {body}",
     ]
 
 

@@ -1,13 +1,11 @@
 """Training and evaluation: the loss is an argument, and every evaluation leaves a checkpoint behind."""
 
-import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import chain, islice
-from pathlib import Path
 from time import perf_counter
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,35 +13,23 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-import data_parallel
 from data.windows import batches, check_count
-from metrics import evaluate_forecasts
+from evaluation.metrics import evaluate_forecasts
+
+from . import data_parallel
+from .checkpoint import Record, restore, save_checkpoint
 
 __all__ = [
-    "CheckpointError",
     "DivergenceError",
-    "atomic_write",
     "best_record",
     "check_can_record",
-    "errors_name",
     "eval_model",
-    "load_checkpoint",
-    "load_weights",
     "predict",
-    "save_checkpoint",
     "train_model",
     "warm_up",
 ]
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-Record = dict[str, int | float]
-
-CHECKPOINT_KEYS = frozenset({"net", "optimizer", "epoch", "history", "protocol", "settings"})
-PROTOCOL_OF_OLD = {"clip_norm": None, "bf16": False}  # how checkpoints that say nothing of it were trained
-
-
-class CheckpointError(ValueError):
-    """A file is no checkpoint of ours, or one of another network or another training."""
 
 
 class DivergenceError(ArithmeticError):
@@ -73,7 +59,6 @@ def train_model(
     patience: int | None = None,
     learning_rate: float = 1e-3,
     clip_norm: float | None = None,
-    bf16: bool = False,
     cuda_graph: bool = False,
     epochs: int = 500,
     batch_size: int = 100,
@@ -117,8 +102,6 @@ def train_model(
         learning_rate: Adam's step size.
         clip_norm: Length to which longer gradients are shortened before each step (the Euclidean norm over all
             parameters); no limit, if not given.
-        bf16: Run the network under autocast to bfloat16 while it trains. Weights, loss and evaluations stay in the
-            precision that they have.
         cuda_graph: Record network and loss once, forward and back, and let the GPU play that for every whole batch;
             the numbers are the same. Neither may wait for the GPU, as ``.item()`` does.
         epochs: Passes over the training set, those before the checkpoint included.
@@ -145,7 +128,7 @@ def train_model(
         ValueError: If a number is out of its range, the checkpoint is beyond ``epochs``, ``patience`` comes without
             a validation set, or ``cuda_graph`` without a GPU or with several processes.
         CheckpointError: If the checkpoint is unreadable, or of another network, learning rate, batch size, seed,
-            precision or limit of the gradients, or was written without a validation set and cannot go on with one.
+            or limit of the gradients, or was written without a validation set and cannot go on with one.
         DivergenceError: If the training loss becomes nan or infinite.
         OSError: If the checkpoint cannot be read or written.
     """
@@ -157,13 +140,12 @@ def train_model(
         check_can_record("cuda_graph", next(net.parameters()).device)
     # In one call for all parameters, which gives the numbers of one after the other.
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate, foreach=True)
-    protocol = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
-    protocol |= {"clip_norm": clip_norm, "bf16": bf16}
-    start, history, best = _restore(checkpoint, net, optimizer, protocol, valid_set)
+    protocol = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed, "clip_norm": clip_norm}
+    start, history, best = restore(checkpoint, net, optimizer, protocol, valid_set is not None)
     if start > epochs:
         raise ValueError(f"epochs must be at least {start}, which {checkpoint} already has, got {epochs}.")
     seconds = history[-1]["seconds"] if history else 0.0
-    measured = _Measured(data_parallel.parallel(net), criterion, _precision(net, bf16))
+    measured = _Measured(data_parallel.parallel(net), criterion)
     if cuda_graph:
         measured = _recorded(measured, next(iter(batches(train_set, batch_size))))
     step = _Step(net, measured, optimizer, clip_norm)
@@ -174,7 +156,7 @@ def train_model(
             batch_order = _seed_epoch(seed, epoch)
             loader = batches(data_parallel.Shares(train_set), batch_size, batch_order)
             if epoch == start:
-                loader = _with_warm_up(net, criterion, loader, bf16)
+                loader = _with_warm_up(net, criterion, loader)
                 _seed_epoch(seed, epoch)  # dropout has drawn numbers
             begun = perf_counter()
             summary = _train_epoch(step, loader)
@@ -208,7 +190,7 @@ def train_model(
     return history
 
 
-def warm_up(net: nn.Module, criterion: Criterion, batch: Sequence[Tensor], bf16: bool = False) -> Tensor:
+def warm_up(net: nn.Module, criterion: Criterion, batch: Sequence[Tensor]) -> Tensor:
     """Do what a training step does, but for the step, so that all kernels are compiled and kept on disk.
 
     Weights, buffers and gradients stay as they are; dropout draws from torch's global random state.
@@ -217,14 +199,13 @@ def warm_up(net: nn.Module, criterion: Criterion, batch: Sequence[Tensor], bf16:
         net: The network.
         criterion: The loss.
         batch: ``(input, target, ...)``.
-        bf16: As for `train_model`.
 
     Returns:
         The forecast, without its history.
     """
     like, buffers = next(net.parameters()), [buffer.clone() for buffer in net.buffers()]
     net.train()
-    loss, prediction = _Measured(net, criterion, _precision(net, bf16))(batch[0].to(like), batch[1].to(like))
+    loss, prediction = _Measured(net, criterion)(batch[0].to(like), batch[1].to(like))
     torch.autograd.grad(loss, [p for p in net.parameters() if p.requires_grad], allow_unused=True)
     with torch.no_grad():
         for buffer, before in zip(net.buffers(), buffers, strict=True):
@@ -315,131 +296,6 @@ def predict(net: nn.Module, dataset: Dataset, batch_size: int = 100) -> tuple[Te
     return torch.cat(data_parallel.dealt(predictions)), torch.cat(targets)
 
 
-def save_checkpoint(
-    path: str | os.PathLike[str],
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    history: list[Record],
-    protocol: Mapping[str, int | float],
-    settings: Mapping[str, object] | None = None,
-    best: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Write a training's state, whole or not at all: state_dicts and plain values only.
-
-    Args:
-        path: File to write; its folder is made if need be.
-        net: Its ``state_dict`` is kept.
-        optimizer: Its ``state_dict`` is kept.
-        epoch: Last finished epoch, counted from 0.
-        history: Records of `train_model`.
-        protocol: What a continued training must agree with: learning rate, batch size, seed.
-        settings: More plain values to keep.
-        best: The weights to use, if they are not the last ones; the file then has them as ``net``, and those to
-            continue from as ``last``.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    state = {
-        "net": net.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "epoch": epoch,
-        "history": history,
-        "protocol": dict(protocol),
-        "settings": dict(settings or {}),
-    }
-    if best is not None:
-        state |= {"net": dict(best), "last": net.state_dict()}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    torch.save(state, content)  # which would hide the reason if it could not write to a file
-    with atomic_write(path) as file:
-        file.write(content.getbuffer())
-
-
-def load_checkpoint(path: str | os.PathLike[str]) -> dict:
-    """Read what `save_checkpoint` wrote, with all tensors on the CPU, running no code from the file.
-
-    A file that holds nothing but a network's state_dict, such as the released code's weights, is read as a
-    checkpoint with only the key ``net``.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        OSError: If it cannot be read.
-        CheckpointError: If it holds something else.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no checkpoint {path}.")
-    content = path.read_bytes()
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:
-        # torch raises half a dozen kinds of errors here, and none of their texts says what to do.
-        raise CheckpointError(f"{path} is not a checkpoint: it is damaged or holds other things.") from None
-    if isinstance(state, dict) and state.keys() >= CHECKPOINT_KEYS:
-        return state
-    if isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values()):
-        return {"net": state}
-    raise CheckpointError(f"{path} is not a checkpoint: it holds neither a training nor a network's weights.")
-
-
-def load_weights(net: nn.Module, checkpoint: Mapping, path: str | os.PathLike[str]) -> None:
-    """Copy a checkpoint's weights into a network.
-
-    Args:
-        net: The network.
-        checkpoint: As read by `load_checkpoint`.
-        path: The file that it came from, for the message.
-
-    Raises:
-        CheckpointError: If names or shapes of the parameters differ; the network is then unchanged.
-    """
-    own, given = net.state_dict(), checkpoint["net"]
-    odd = sorted(own.keys() ^ given.keys()) or [n for n in own if own[n].shape != given[n].shape]
-    if odd:
-        raise CheckpointError(
-            f"{path} belongs to another network: {odd[0]} is {_shape_of(given, odd[0])} there and "
-            f"{_shape_of(own, odd[0])} here."
-        )
-    net.load_state_dict(given)
-
-
-@contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes the place of ``path`` once it is complete, and never before.
-
-    Raises:
-        OSError: If ``path``, its ``filename``, cannot be written.
-    """
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
-        with errors_name(path, draft):
-            with open(draft, "wb") as file:
-                yield file
-                file.flush()
-                # Otherwise a power cut may leave the new name on a file without content.
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def errors_name(path: Path, draft: Path | None = None) -> Iterator[None]:
-    """Let an OSError that names no file, such as that of a full disk, or a draft of this one, name ``path``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and error.filename in (None, draft, str(draft)):
-            error.filename = str(path)
-        raise
-
-
 class _EpochSummary(NamedTuple):
     mean: float  # over the epoch's series
     # Of the last batch, which is what the released code prints, or of this process's share of it:
@@ -452,15 +308,13 @@ class _EpochSummary(NamedTuple):
 class _Measured(nn.Module):
     """A network and its loss in one module, for a CUDA graph is made of a module."""
 
-    def __init__(self, net: nn.Module, criterion: Criterion, precision: AbstractContextManager) -> None:
+    def __init__(self, net: nn.Module, criterion: Criterion) -> None:
         super().__init__()
-        self.net, self.criterion, self.precision = net, criterion, precision
+        self.net, self.criterion = net, criterion
 
     def forward(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, and prediction without its history."""
-        with self.precision:
-            prediction = self.net(inputs)
-        prediction = prediction.to(target.dtype)
+        prediction = self.net(inputs)
         return self.criterion(prediction, target), prediction.detach()
 
 
@@ -468,7 +322,7 @@ def _recorded(measured: _Measured, batch: Sequence[Tensor]) -> Callable[[Tensor,
     """The same as a CUDA graph, for batches of the shape of this one."""
     like = next(measured.parameters())
     sample = batch[0].to(like), batch[1].to(like)
-    changed = _Measured(measured.net, measured.criterion, measured.precision).train()  # by the recording
+    changed = _Measured(measured.net, measured.criterion).train()  # by the recording
     graph = torch.cuda.make_graphed_callables(changed, sample, allow_unused_input=True)
     return lambda *batch: (graph if batch[0].shape == sample[0].shape else measured)(*batch)
 
@@ -492,10 +346,6 @@ class _Step(NamedTuple):
         return loss.detach(), prediction.detach()
 
 
-def _precision(net: nn.Module, bf16: bool) -> AbstractContextManager:
-    return torch.autocast(next(net.parameters()).device.type, torch.bfloat16) if bf16 else nullcontext()
-
-
 def _train_epoch(step: _Step, loader: Iterable) -> _EpochSummary:
     step.net.train()
     like = next(step.net.parameters())
@@ -510,12 +360,12 @@ def _train_epoch(step: _Step, loader: Iterable) -> _EpochSummary:
     return _EpochSummary(loss_sum / seen, float(loss), prediction, target, count)
 
 
-def _with_warm_up(net: nn.Module, criterion: Criterion, loader: Iterable, bf16: bool) -> Iterable:
+def _with_warm_up(net: nn.Module, criterion: Criterion, loader: Iterable) -> Iterable:
     """The shares that a loader serves, after a warm-up with the first one."""
     shares = iter(loader)
     first = list(islice(shares, 1))
     for batch, *_ in first:
-        warm_up(net, criterion, batch, bf16)
+        warm_up(net, criterion, batch)
     return chain(first, shares)
 
 
@@ -542,30 +392,6 @@ def _kept_random_state(net: nn.Module) -> Iterator[None]:
     devices = {parameter.device for parameter in net.parameters() if parameter.is_cuda}
     with torch.random.fork_rng(devices=sorted(device.index for device in devices)):
         yield
-
-
-def _restore(
-    checkpoint: str | os.PathLike[str] | None,
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    protocol: Mapping[str, int | float],
-    valid_set: Dataset | None,
-) -> tuple[int, list[Record], dict[str, Tensor] | None]:
-    """First epoch to train, the records of those before, and the best weights so far."""
-    if checkpoint is None or not Path(checkpoint).exists():
-        return 0, [], None
-    state = load_checkpoint(checkpoint)
-    if not state.keys() >= CHECKPOINT_KEYS:
-        raise CheckpointError(f"{checkpoint} holds weights only, so no training can be continued from it.")
-    for name, value in protocol.items():
-        before = {**PROTOCOL_OF_OLD, **state["protocol"]}.get(name)
-        if before != value:
-            raise CheckpointError(f"{checkpoint} was trained with {name}={before} and cannot go on with {value}.")
-    if valid_set is not None and "last" not in state:
-        raise CheckpointError(f"{checkpoint} was written without a validation set and cannot go on with one.")
-    load_weights(net, {"net": state.get("last", state["net"])}, checkpoint)
-    optimizer.load_state_dict(state["optimizer"])
-    return state["epoch"] + 1, state["history"], None if valid_set is None else state["net"]
 
 
 def _check_numbers(
@@ -637,7 +463,3 @@ def _training_line(epoch: int, summary: _EpochSummary, criterion: Criterion) -> 
 
 def _evaluation_line(scores: Mapping[str, float]) -> str:
     return " Eval " + " ".join(f"{name}=  {value:.6g}" for name, value in scores.items())
-
-
-def _shape_of(state: Mapping[str, Tensor], name: str) -> str:
-    return f"of shape {tuple(state[name].shape)}" if name in state else "missing"

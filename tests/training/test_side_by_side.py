@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from side_by_side import LostProcessError, train_side_by_side
+from training.side_by_side import LostProcessError, train_side_by_side
 
 SECONDS = 60  # a test waits at most so long for another process
 

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
-from streams import say
+from .streams import say
 
 __all__ = [
     "Shares",

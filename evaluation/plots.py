@@ -23,7 +23,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFor
 from numpy.typing import ArrayLike, NDArray
 
 from loss import ctc_alignment, ctc_loss, pairwise_distances, soft_path
-from metrics import dtw_tdi, mse
+
+from .metrics import dtw_tdi, mse
 
 __all__ = ["plot_alignment", "plot_ctc_alignment", "plot_forecasts", "plot_learning_curves", "show_available"]
 
