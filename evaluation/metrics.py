@@ -35,11 +35,12 @@ def mse(prediction: ArrayLike | torch.Tensor, target: ArrayLike | torch.Tensor) 
 def dtw_tdi(
     prediction: ArrayLike | torch.Tensor, target: ArrayLike | torch.Tensor
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Dynamic time warping and temporal distortion index of each series, from the best path A* that tslearn finds.
+    """Dynamic time warping and temporal distortion index of each series, from the best alignment path A*.
 
     DTW is the square root of the squared distances summed over A* (so it is not the value of a squared loss);
     TDI is Eq. 3, ``<A*, Omega>`` with ``Omega(i, j) = (i - j)^2 / k^2``, and can exceed 1. Where several paths are
-    best, A* is the one that is diagonal as long as it can be, seen from the end.
+    best, A* is the one that is diagonal as long as it can be, seen from the end: that of tslearn's
+    ``dtw_path(target, prediction)``. Among ties, ``dtw_path(prediction, target)`` may find one of another TDI.
 
     Args:
         prediction: Forecasts, ``(S, k, d)``, of any real dtype and on any device.
