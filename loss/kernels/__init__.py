@@ -244,7 +244,8 @@ def compiled_transforms() -> bool:
 
     It then takes the forward pass of a custom Function and not its derivative: gradients would be zero.
     """
-    return torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    tracing = torch._guards.TracingContext.try_get() is not None  # torch.compiler.is_compiling() says no in torch 2.5
+    return tracing and torch._C._are_functorch_transforms_active()
 
 
 # What torch.compiler.assume_constant_result does, but for importing torch's compiler, which takes a second.
