@@ -212,7 +212,7 @@ def test_ctc_refuses_a_gradient_penalty():
 def test_ctc_refuses_torch_func_inside_of_a_compiled_graph():
     log_probs, *others = labelled()
     gradient = torch.compile(lambda p: grad(lambda q: CTCLoss()(q, *others))(p), backend="eager", fullgraph=True)
-    with pytest.raises(Exception, match=r"torch.func inside of|Observed exception|too many positional"):
+    with pytest.raises(Exception, match=r"torch.func inside of|Observed exception|WITH_EXCEPT"):  # torch 2.5
         gradient(log_probs)
 
 
