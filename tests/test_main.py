@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -701,12 +702,15 @@ def test_a_folder_of_runs_that_cannot_be_made_is_one_sentence(small, capsys, nam
     assert "Cannot read or write runs: File exists." in refusal(capsys, *small)
 
 
-@pytest.fixture
-def disk():
-    """Let no file of this process grow beyond a number of bytes, as if the disk were full."""
+@contextmanager
+def full_disk(size):
+    """Let no file of this process, nor pytest's own log, grow beyond a number of bytes inside of the block."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(
@@ -718,13 +722,12 @@ def disk():
         (20000, ["--plots"], "figures/forecasts.png"),
     ],
 )
-def test_a_full_disk_is_one_sentence_and_what_was_written_stays(small, capsys, disk, size, flags, file):
-    disk(size)
-    sentence = refusal(capsys, *small, "--losses", "mse", "--model", "mlp", *flags, "--output", "run")
+def test_a_full_disk_is_one_sentence_and_what_was_written_stays(small, capsys, size, flags, file):
+    with full_disk(size):
+        sentence = refusal(capsys, *small, "--losses", "mse", "--model", "mlp", *flags, "--output", "run")
     assert re.search(f"Cannot (read or )?write (the figure )?run/{file}: File too large", sentence)
     assert not list(Path("run").rglob(".*"))
     if Path("run/checkpoints/mse.pt").exists():
-        disk(10**6)
         run("--resume", "run", "--epochs", 500, "--no-plots")
         assert records("run")[-1]["epoch"] == 499
 
