@@ -723,6 +723,7 @@ def full_disk(size):
     ],
 )
 def test_a_full_disk_is_one_sentence_and_what_was_written_stays(small, capsys, size, flags, file):
+    run(*small, "--losses", "mse", "--model", "mlp", "--output", "before")  # so that numba's cache is written
     with full_disk(size):
         sentence = refusal(capsys, *small, "--losses", "mse", "--model", "mlp", *flags, "--output", "run")
     assert re.search(f"Cannot (read or )?write (the figure )?run/{file}: File too large", sentence)
