@@ -3,8 +3,8 @@
     python -m benchmarks.numerics                      # ours, tslearn, pysdtw if installed
     python -m benchmarks.numerics --original FOLDER    # and a clone of the released DILATE
 
-The cases are those of tests/numerical_cases.py, the truth is that of tests/longdouble.py. Fills in the tables of
-docs/numerics.md, whose text explains them, and writes results/numerics.csv. Takes about two minutes.
+The cases are those of tests/oracles/cases.py, the truth is that of tests/oracles/longdouble.py. Fills in the tables
+of docs/numerics.md, whose text explains them, and writes results/numerics.csv. Takes about two minutes.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from torch import Tensor
 from benchmarks.common import RESULTS, machine, write_csv
 from benchmarks.contenders import released_function
 from loss import DilateLoss
-from tests.longdouble import PRECISE, Truth, dilate, nudged, relative_error
-from tests.numerical_cases import BY_FLOAT64, BY_INPUTS, CASES, Case
+from tests.oracles.cases import BY_FLOAT64, BY_INPUTS, CASES, Case
+from tests.oracles.longdouble import PRECISE, Truth, dilate, nudged, relative_error
 
 PAGE = Path(__file__).parent.parent / "docs" / "numerics.md"
 TOLERANCE = 1e-5

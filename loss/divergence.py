@@ -9,8 +9,8 @@ What holds. ``D(x, x) = 0``, by construction, and ``x = y`` is a stationary poin
 follows (Cauchy-Schwarz) where the alignment kernel ``exp(-S / gamma)`` is positive definite, and D tends to the hard
 DTW, which is not negative, as gamma goes to 0. With the squared Euclidean cost, however, that kernel is not positive
 definite: series of a few steps that differ by less than ``sqrt(gamma)`` can have a D slightly below zero (-0.008 for
-the six steps in tests/test_variants.py, at gamma 1). Where a loss must not be negative, take ``max(0, D)``, which is
-what DilateLoss does.
+the six steps in tests/loss/test_variants.py, at gamma 1). Where a loss must not be negative, take ``max(0, D)``,
+which is what DilateLoss does.
 """
 
 from collections.abc import Callable

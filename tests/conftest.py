@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests.released import write_clone
+from tests.oracles.released import write_clone
 
 # Time limits say more about the machine than about the code. In continuous integration the random cases are the
 # same every time; elsewhere each run looks at new ones.

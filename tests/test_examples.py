@@ -7,14 +7,13 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from loss import AsymmetricOmega, DilateLoss
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 FRAMEWORKS = {
     "plain_pytorch": "torch",
     "lightning_module": "lightning",

@@ -22,13 +22,12 @@ import main as program
 from evaluation.paper import TABLE_1, paper_row
 from main import main, results_table
 from models import GRUS
-from tests.runs import records, results, untimed, weights, write_waves
+from tests.helpers import ROOT, records, results, untimed, weights, write_waves
 from training.experiment import prepare, resolve_device
 from training.run_folder import RunFolder, new_folder
 from training.settings import parse_args, settings_of
 from training.side_by_side import LostProcessError
 
-ROOT = Path(program.__file__).parent
 LOSSES = ["mse", "soft_dtw", "dilate"]
 
 

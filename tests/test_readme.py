@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +13,10 @@ import torch
 
 from loss import DilateLoss, SoftDTWLoss
 from main import main, results_table
+from tests.helpers import ROOT
 from training.experiment import prepare
 from training.settings import parse_args
 
-ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -20,8 +20,7 @@ from matplotlib.figure import Figure
 from evaluation import plots
 from evaluation.plots import plot_alignment, plot_ctc_alignment, plot_forecasts, plot_learning_curves, show_available
 from loss import ctc_alignment, ctc_loss
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT
 
 
 @pytest.fixture

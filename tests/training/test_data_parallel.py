@@ -10,7 +10,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,12 +17,11 @@ from torch import nn
 
 from data.windows import WindowDataset, batches
 from main import main
-from tests.runs import records, results, untimed, weights, write_waves
+from tests.helpers import ROOT, records, results, untimed, weights, write_waves
 from training import data_parallel, load_checkpoint, train_model
 from training.experiment import resolve_device
 from training.settings import parse_args
 
-ROOT = Path(data_parallel.__file__).parents[1]
 LOSSES = ["mse", "dilate"]
 
 # The criterion ends process 1 as the system does that runs out of memory, in epoch 2 of 5.

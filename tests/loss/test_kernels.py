@@ -6,7 +6,6 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,19 +16,8 @@ from numba import njit
 
 from loss import DilateLoss, kernels
 from loss.kernels import cpu, reference, simd
-from tests.paths import all_paths, shape_term, square_omega, squared_distances, temporal_term
-from tests.test_soft_dtw import series
-
-ROOT = Path(__file__).parent.parent
-
-
-def arguments(x, y, gamma=0.1, band=-1, n=None, m=None, dual=True, wants=(True, True, True), weights=None):
-    (B, N, _), M = x.shape, y.shape[1]
-    lag = torch.arange(1 - M, N, dtype=torch.float64)
-    lengths = [torch.full((B,), k) if given is None else torch.tensor(given) for k, given in ((N, n), (M, m))]
-    scale = 1.0 / (lengths[0] * lengths[1]).double()
-    gamma = torch.tensor(gamma, dtype=torch.float64)
-    return (x, y, gamma, lag.square(), scale, *lengths, band, 1.0, 0.0, dual, weights, *wants)
+from tests.helpers import ROOT, arguments, series
+from tests.oracles.paths import all_paths, shape_term, square_omega, squared_distances, temporal_term
 
 
 def sweep(*args):

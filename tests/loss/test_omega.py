@@ -9,25 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck
 
-from loss import AsymmetricOmega, DilateLoss, TangledDilateLoss, dilate_loss, kernels, squared_omega
-from tests.paths import alignment, shape_term, square_omega, squared_distances, temporal_term
-from tests.test_soft_dtw import series
+from loss import AsymmetricOmega, DilateLoss, TangledDilateLoss, dilate_loss, squared_omega
+from tests.helpers import series
+from tests.oracles.paths import alignment, shape_term, square_omega, squared_distances, temporal_term
 
 LOSSES = [DilateLoss, TangledDilateLoss]
-
-
-@pytest.fixture(params=["kernels", "reference"])
-def room(request, monkeypatch):
-    """The kernels, and the plain PyTorch code that stands in for them on other devices."""
-    if request.param == "reference":
-        monkeypatch.setattr(kernels, "has_kernels", lambda device: False)
-    return request.param
-
-
-def assert_same_gradients(ours, theirs, x, y):
-    grads = (torch.autograd.grad(v.sum(), (x, y), retain_graph=True) for v in (ours, theirs))
-    for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
 def written_out(N, M, early=1.0, late=1.0, power=2.0):
@@ -46,7 +32,7 @@ FORMS = [
 
 @pytest.mark.parametrize(("N", "M"), [(5, 5), (4, 6), (6, 3), (1, 5)])
 @pytest.mark.parametrize(("omega", "weights"), FORMS)
-def test_forms_equal_their_formula(room, omega, weights, N, M):
+def test_forms_equal_their_formula(backend, omega, weights, N, M):
     x, y = series(3, N, M, d=2)
     D, Omega = squared_distances(x, y), written_out(N, M, **weights)
     terms = DilateLoss(0.3, 0.2, "none", omega=omega).components(x, y)
@@ -140,7 +126,7 @@ def test_order_does_not_matter_to_a_symmetric_omega_nor_to_the_released_function
     torch.testing.assert_close(dilate_loss(y, x)[0], DilateLoss()(x, y))
 
 
-def test_gradient_by_a_learned_omega_is_the_expected_path(room):
+def test_gradient_by_a_learned_omega_is_the_expected_path(backend):
     x, y = series(3, 5, 4, d=2)
     Omega = nn.Parameter(torch.rand(5, 4, dtype=torch.float64))
     D = squared_distances(x, y)

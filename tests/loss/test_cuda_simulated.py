@@ -1,8 +1,8 @@
 """The CUDA kernels under numba's simulator: against the CPU's, the reference and long doubles; no race, no leak.
 
 A process either simulates CUDA or not, so this is a run of its own, the second one of `make test`:
-``NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/test_cuda_simulated.py``. It proves nothing about speed, nor about
-what only a GPU does: tests/test_cuda.py is for that.
+``NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/loss/test_cuda_simulated.py``. It proves nothing about speed, nor
+about what only a GPU does: tests/loss/test_cuda.py is for that.
 """
 
 import sys
@@ -20,9 +20,9 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from loss import AsymmetricOmega, DilateLoss, SoftDTWLoss, TangledDilateLoss, kernels, soft_dtw, soft_path
 from loss.kernels import cpu, reference
-from tests import longdouble
-from tests.numerical_cases import CASES
-from tests.test_soft_dtw import costs, series
+from tests.helpers import costs, series
+from tests.oracles import longdouble
+from tests.oracles.cases import CASES
 
 if not config.ENABLE_CUDASIM:
     pytest.skip("needs NUMBA_ENABLE_CUDASIM=1 before numba is imported", allow_module_level=True)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from data import load
 from data.csv_dataset import read_columns
+from tests.helpers import SHARED_DATA
 
-REAL = Path(__file__).parents[1] / ".." / "shared" / "data" / "etth1" / "ETTh1.csv"
+REAL = SHARED_DATA / "etth1" / "ETTh1.csv"
 SMALL = {"input_length": 6, "horizon": 4}
 
 

@@ -1,7 +1,6 @@
 """Every bad argument of the loss gives one sentence that names it, what was given and what is allowed."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -21,20 +20,12 @@ from loss import (
     soft_path,
     squared_omega,
 )
+from tests.helpers import assert_one_sentence
 
 MODULES = [SoftDTWLoss, DilateLoss, TangledDilateLoss]
 PAIR_FUNCTIONS = [SoftDTWLoss(), DilateLoss(), DilateLoss().components, TangledDilateLoss(), dilate_loss]
 COST_FUNCTIONS = [soft_dtw, soft_path, SoftDTWBatch.apply, PathDTWBatch.apply]
 X = torch.zeros(3, 5, 2)
-
-
-def assert_one_sentence(kind, match, call):
-    with pytest.raises(kind, match=match) as caught:
-        call()
-    message = str(caught.value)
-    assert re.fullmatch(r"[^\n]+\.", message)
-    assert re.search(r"\.\s+[A-Z]", message) is None
-    return message
 
 
 BAD_PAIRS = [

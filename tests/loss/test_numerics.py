@@ -13,10 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loss import DilateLoss, SoftDTWLoss
-from tests.longdouble import NEGLIGIBLE, PRECISE, Number, Truth, dilate, nudged, relative_error
-from tests.numerical_cases import BY_FLOAT64, BY_INPUTS, CASES, Case
-from tests.paths import shape_term, square_omega, squared_distances, temporal_term
-from tests.test_soft_dtw import delannoy, series
+from tests.helpers import delannoy, series
+from tests.oracles.cases import BY_FLOAT64, BY_INPUTS, CASES, Case
+from tests.oracles.longdouble import NEGLIGIBLE, PRECISE, Number, Truth, dilate, nudged, relative_error
+from tests.oracles.paths import shape_term, square_omega, squared_distances, temporal_term
 
 pytestmark = pytest.mark.skipif(not PRECISE, reason="a long double is no more than a float64 on this system")
 

@@ -2,7 +2,7 @@
 
 The recursion on dual numbers ``Delta + eps * Omega`` (``eps**2 = 0``) and its reverse, written by hand, one
 anti-diagonal of one pair of series after the other; of the code in ``loss/`` nothing is used.
-`tests/test_numerics.py` holds it against the enumeration of all paths and against its own finite differences.
+`tests/loss/test_numerics.py` holds it against the enumeration of all paths and against its own finite differences.
 """
 
 from typing import NamedTuple

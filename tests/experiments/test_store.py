@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from joblib import Parallel, delayed
 
 from experiments.store import DamagedStoreError, Store
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
 
 
 def name(settings):
@@ -113,7 +112,7 @@ def test_writers_at_the_same_time_lose_nothing(store, backend):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.test_store import name, result_of
+from tests.experiments.test_store import name, result_of
 from experiments.store import Store
 os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
 Store(Path(sys.argv[1]), "of", name).write(result_of(1))

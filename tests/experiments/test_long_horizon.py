@@ -18,8 +18,9 @@ from experiments.long_horizon.__main__ import main, parser
 from experiments.long_horizon.protocol import FromLastValue, Protocol, criterion
 from experiments.long_horizon.quality import Job, chosen, last_day, measured
 from loss import DilateLoss
+from tests.helpers import SHARED_DATA
 
-REAL = Path(__file__).parents[1] / ".." / "shared" / "data" / "etth1" / "ETTh1.csv"
+REAL = SHARED_DATA / "etth1" / "ETTh1.csv"
 SMALL = {"split": (150, 60, 60), "input_length": 24, "horizons": (4, 8), "batch_size": 8, "epochs": 2, "patience": 1}
 GRID = {"alphas": (0.1, 0.5), "gammas": (1.0,)}
 

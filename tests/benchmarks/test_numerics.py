@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import numerics
 from benchmarks.common import RESULTS
-from tests.longdouble import PRECISE
-from tests.numerical_cases import BY_FLOAT64, BY_INPUTS, CASES
+from tests.oracles.cases import BY_FLOAT64, BY_INPUTS, CASES
+from tests.oracles.longdouble import PRECISE
 
 
 def read(path):

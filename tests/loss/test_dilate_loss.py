@@ -6,7 +6,6 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +15,8 @@ from torch.autograd import gradcheck
 
 from loss import DilateLoss, SoftDTWLoss, dilate_loss, pairwise_distances, soft_path, squared_omega
 from loss.kernels import reference
-from tests.paths import shape_term, square_omega, squared_distances, temporal_term
-from tests.test_soft_dtw import series
+from tests.helpers import ROOT, series
+from tests.oracles.paths import shape_term, square_omega, squared_distances, temporal_term
 
 
 def truth(x, y, gamma, Omega=None):
@@ -242,8 +241,7 @@ def test_gradient_descent_on_the_loss_finds_the_targets_shape():
 
 def test_the_package_works_under_two_names(tmp_path):
     """As `loss` in the clone and as `dilate_loss` once installed: together, and one after the other."""
-    root = Path(__file__).parent.parent
-    (tmp_path / "dilate_loss").symlink_to(root / "loss", target_is_directory=True)
+    (tmp_path / "dilate_loss").symlink_to(ROOT / "loss", target_is_directory=True)
     code = (
         "import importlib, sys, torch\n"
         "x, y = torch.rand(2, 6, requires_grad=True), torch.rand(2, 6)\n"
@@ -251,7 +249,7 @@ def test_the_package_works_under_two_names(tmp_path):
         "assert len(set(value.item() for value in values)) == 1\n"
         "sum(values).backward()\n"
     )
-    for names, folders in ((["dilate_loss", "loss"], [tmp_path, root]), (["loss"], [root])):
+    for names, folders in ((["dilate_loss", "loss"], [tmp_path, ROOT]), (["loss"], [ROOT])):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
         subprocess.run([sys.executable, "-c", code, *names], check=True, cwd=tmp_path, env=environment, timeout=500)
 
@@ -263,4 +261,4 @@ def test_importing_the_loss_brings_no_plots_no_metrics_and_compiles_nothing():
         "assert not {'matplotlib', 'tslearn', 'sklearn', 'pandas'} & sys.modules.keys()\n"
         "assert not tile.advance.signatures\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent, timeout=300)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=300)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from data import ecg5000, load
+from tests.helpers import SHARED_DATA
 
-REAL = Path(__file__).parents[1] / ".." / "shared" / "data" / "ecg5000"
+REAL = SHARED_DATA / "ecg5000"
 COUNTS = {"TRAIN": (292, 177, 10, 19, 2), "TEST": (2627, 1590, 86, 175, 22)}
 
 

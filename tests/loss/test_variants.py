@@ -13,20 +13,17 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.utils import parametrize
 
 from loss import AsymmetricOmega, DilateLoss, SoftDTWLoss, TangledDilateLoss, dilate_loss, soft_dtw, soft_path
-from tests.paths import alignment, all_paths, gibbs, shape_term, square_omega, squared_distances, temporal_term
-from tests.test_omega import assert_same_gradients, room  # noqa: F401  (room is a fixture)
-from tests.test_soft_dtw import costs, series
+from tests.helpers import EVERY_LOSS, assert_same_gradients, costs, series
+from tests.oracles.paths import (
+    alignment,
+    all_paths,
+    gibbs,
+    shape_term,
+    square_omega,
+    squared_distances,
+    temporal_term,
+)
 
-EVERY_LOSS = [
-    SoftDTWLoss(0.2, "none"),
-    DilateLoss(0.3, 0.2, "none"),
-    DilateLoss(0.3, 0.2, "none", omega=AsymmetricOmega(1, 3, 1.5)),
-    TangledDilateLoss(0.3, 0.2, "none"),
-    DilateLoss(0.3, 0.2, "none", band=3, per_channel=True),
-    SoftDTWLoss(0.2, "none", divergence=True),
-    DilateLoss(0.3, 0.2, "none", divergence=True),
-    TangledDilateLoss(0.3, 0.2, "none", omega=None, band=3, divergence=True),
-]
 every_loss = pytest.mark.parametrize("criterion", EVERY_LOSS, ids=repr)
 
 
@@ -41,7 +38,7 @@ def paths_inside(N, M, band):
 
 @every_loss
 @pytest.mark.parametrize("junk", [7.0, float("nan"), float("inf")])
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("backend")
 def test_padding_has_no_influence_on_value_and_gradient(criterion, junk):
     n, m = [6, 3, 1, 5], [5, 4, 2, 2]
     x, y = (s.requires_grad_() for s in series(4, 6, 5, d=2))
@@ -80,7 +77,7 @@ def test_a_matrix_omega_is_cut_to_the_true_lengths():
 
 
 @pytest.mark.parametrize(("N", "M"), [(9, 3), (3, 9), (6, 6)])
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("backend")
 def test_band_may_be_narrower_than_the_padding(N, M):
     x, y = (s.requires_grad_() for s in series(3, N, M))
     n, m = [3, 2, 1], [3, 3, 2]
@@ -168,7 +165,7 @@ def test_tangled_is_soft_dtw_of_the_mixed_cost(N, M, d, alpha, gamma, seed):
     assert_same_gradients(ours, theirs, x, y)
 
 
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("backend")
 def test_tangled_band_has_omega_zero_inside_and_infinite_outside():
     x, y = series(3, 6, 6)
     ours = TangledDilateLoss(0.4, 0.3, "none", omega=None, band=2)(x, y)
@@ -299,7 +296,7 @@ def enumerated_divergence(term, x, y):
 
 
 @pytest.mark.parametrize("gamma", [0.05, 1.0])
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("backend")
 def test_divergence_equals_enumeration(gamma):
     x, y = (s.requires_grad_() for s in series(5, 5, 5, d=2))
     Omega = square_omega(5, 5)

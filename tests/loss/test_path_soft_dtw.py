@@ -5,8 +5,8 @@ import torch
 from torch.autograd import gradcheck
 
 from loss import PathDTWBatch, pairwise_distances, soft_path
-from tests.paths import alignment, all_paths, gibbs
-from tests.test_soft_dtw import GAMMAS, SIZES, costs, series
+from tests.helpers import GAMMAS, SIZES, costs, series
+from tests.oracles.paths import alignment, all_paths, gibbs
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)

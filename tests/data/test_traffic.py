@@ -1,13 +1,13 @@
 import gzip
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from data import load
+from tests.helpers import SHARED_DATA
 
-REAL = Path(__file__).parents[1] / ".." / "shared" / "data" / "traffic"
+REAL = SHARED_DATA / "traffic"
 
 HOURS = 1000
 

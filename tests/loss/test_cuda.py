@@ -1,6 +1,6 @@
 """The loss on a GPU: the CPU's numbers, torch's streams, graphs and compiler, and little memory.
 
-Skipped where there is none; tests/test_cuda_simulated.py holds the kernels to the CPU's without one.
+Skipped where there is none; tests/loss/test_cuda_simulated.py holds the kernels to the CPU's without one.
 """
 
 import copy
@@ -14,10 +14,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from data.synthetic_dataset import SyntheticDataset, create_synthetic_dataset
 from loss import AsymmetricOmega, DilateLoss, SoftDTWLoss, TangledDilateLoss, kernels, soft_dtw, soft_path
 from models.seq2seq import DecoderRNN, EncoderRNN, Net_GRU
-from tests.test_kernels import arguments
-from tests.test_memory import log_delannoy
-from tests.test_soft_dtw import costs, series
-from tests.test_variants import EVERY_LOSS
+from tests.helpers import EVERY_LOSS, arguments, costs, log_delannoy, series
 from training import train_model
 
 GPU = torch.device("cuda")

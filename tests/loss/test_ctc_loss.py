@@ -21,7 +21,7 @@ from loss import CTCLoss, ctc_alignment, ctc_loss, ctc_loss_of_one_sequence
 from loss.kernels import ctc as kernels
 from loss.kernels import workers
 from loss.kernels.ctc import sweep_ctc
-from tests.test_loss_errors import assert_one_sentence
+from tests.helpers import assert_one_sentence
 
 
 def random_logits(T, B, C, dtype=torch.float64, seed=0, scale=1.0):

@@ -1,6 +1,6 @@
 """The series and smoothings at which soft-DTW implementations lose their digits, and some at which they do not.
 
-`tests/test_numerics.py` checks them and `benchmarks/numerics.py` makes a table of them.
+`tests/loss/test_numerics.py` checks them and `benchmarks/numerics.py` makes a table of them.
 """
 
 from typing import NamedTuple

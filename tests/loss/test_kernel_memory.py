@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from loss import SoftDTWLoss, ctc_loss, kernels
 from loss.kernels import cpu, workers
-from tests.test_soft_dtw import series
+from tests.helpers import series
 
 GUARD = 7.25
 MARGIN = 64

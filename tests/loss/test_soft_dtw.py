@@ -10,19 +10,8 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from loss import SoftDTWBatch, SoftDTWLoss, pairwise_distances, soft_dtw
-from tests.paths import alignment, all_paths, shape_term, squared_distances
-
-GAMMAS = (1e-3, 1e-2, 0.1, 1.0, 10.0)
-SIZES = ((1, 1), (1, 4), (4, 1), (2, 2), (5, 5), (6, 6), (3, 7))
-
-
-def costs(B, N, M, dtype=torch.float64, seed=0):
-    return torch.rand(B, N, M, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-
-
-def series(B, N, M, d=1, dtype=torch.float64, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(B, k, d, dtype=dtype, generator=generator) for k in (N, M))
+from tests.helpers import GAMMAS, SIZES, costs, delannoy, series
+from tests.oracles.paths import alignment, all_paths, shape_term, squared_distances
 
 
 def test_enumeration_counts_delannoy_numbers():
@@ -82,10 +71,6 @@ def test_third_derivative_is_refused():
     (second,) = torch.autograd.grad(first.square().sum(), x, create_graph=True)
     with pytest.raises(NotImplementedError, match=r"matrix.* has no derivative of its own"):
         torch.autograd.grad(second.sum(), x)
-
-
-def delannoy(a, b):
-    return sum(math.comb(a, k) * math.comb(b, k) * 2**k for k in range(min(a, b) + 1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

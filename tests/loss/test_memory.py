@@ -1,6 +1,5 @@
 """What a call takes beyond its inputs and outputs, counted; benchmarks/memory.py measures it."""
 
-import math
 import tracemalloc
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 
 from loss import DilateLoss, SoftDTWLoss
 from loss.kernels import cpu, workers
+from tests.helpers import log_delannoy
 
 SIZES = [(100, 20), (100, 56), (32, 128), (128, 96), (8, 512), (1, 1024), (4, 4096)]
 
@@ -91,12 +91,3 @@ def test_horizon_ten_thousand_trains():
         assert 0 < temporal < 1
     assert gradient.abs().max() == 0
     assert shape[1] == pytest.approx(-log_delannoy(N - 1), rel=1e-6)
-
-
-def log_delannoy(n):
-    """Logarithm of the number of paths through a square: ``k D(k) = 3 (2k - 1) D(k-1) - (k - 1) D(k-2)``."""
-    ratio, total = 3.0, math.log(3.0)
-    for k in range(2, n + 1):
-        ratio = (3 * (2 * k - 1) - (k - 1) / ratio) / k
-        total += math.log(ratio)
-    return total

@@ -1,0 +1,111 @@
+"""What tests of several parts need: random series and losses, a small table, and what a run of main.py leaves."""
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from loss import AsymmetricOmega, DilateLoss, SoftDTWLoss, TangledDilateLoss
+
+ROOT = Path(__file__).parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"  # real files, which are not ours to pass on
+
+
+# ------------------------------------------------------------------------------------ losses
+
+GAMMAS = (1e-3, 1e-2, 0.1, 1.0, 10.0)
+SIZES = ((1, 1), (1, 4), (4, 1), (2, 2), (5, 5), (6, 6), (3, 7))
+EVERY_LOSS = [
+    SoftDTWLoss(0.2, "none"),
+    DilateLoss(0.3, 0.2, "none"),
+    DilateLoss(0.3, 0.2, "none", omega=AsymmetricOmega(1, 3, 1.5)),
+    TangledDilateLoss(0.3, 0.2, "none"),
+    DilateLoss(0.3, 0.2, "none", band=3, per_channel=True),
+    SoftDTWLoss(0.2, "none", divergence=True),
+    DilateLoss(0.3, 0.2, "none", divergence=True),
+    TangledDilateLoss(0.3, 0.2, "none", omega=None, band=3, divergence=True),
+]
+
+
+def costs(B, N, M, dtype=torch.float64, seed=0):
+    return torch.rand(B, N, M, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def series(B, N, M, d=1, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(B, k, d, dtype=dtype, generator=generator) for k in (N, M))
+
+
+def arguments(x, y, gamma=0.1, band=-1, n=None, m=None, dual=True, wants=(True, True, True), weights=None):
+    (B, N, _), M = x.shape, y.shape[1]
+    lag = torch.arange(1 - M, N, dtype=torch.float64)
+    lengths = [torch.full((B,), k) if given is None else torch.tensor(given) for k, given in ((N, n), (M, m))]
+    scale = 1.0 / (lengths[0] * lengths[1]).double()
+    gamma = torch.tensor(gamma, dtype=torch.float64)
+    return (x, y, gamma, lag.square(), scale, *lengths, band, 1.0, 0.0, dual, weights, *wants)
+
+
+def delannoy(a, b):
+    return sum(math.comb(a, k) * math.comb(b, k) * 2**k for k in range(min(a, b) + 1))
+
+
+def log_delannoy(n):
+    """Logarithm of the number of paths through a square: ``k D(k) = 3 (2k - 1) D(k-1) - (k - 1) D(k-2)``."""
+    ratio, total = 3.0, math.log(3.0)
+    for k in range(2, n + 1):
+        ratio = (3 * (2 * k - 1) - (k - 1) / ratio) / k
+        total += math.log(ratio)
+    return total
+
+
+def assert_same_gradients(ours, theirs, x, y):
+    grads = (torch.autograd.grad(v.sum(), (x, y), retain_graph=True) for v in (ours, theirs))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def assert_one_sentence(kind, match, call):
+    with pytest.raises(kind, match=match) as caught:
+        call()
+    message = str(caught.value)
+    assert re.fullmatch(r"[^\n]+\.", message)
+    assert re.search(r"\.\s+[A-Z]", message) is None
+    return message
+
+
+# ------------------------------------------------------------------------------------ runs
+
+
+def write_waves(path):
+    """A CSV file of two columns that depend on each other: 63 training and 15 test windows of 6 -> 4 steps."""
+    t = np.arange(120)
+    rows = zip(np.sin(0.4 * t), np.cos(0.4 * t) + 0.1 * np.sin(3 * t), strict=True)
+    path.write_text("sine,other\n" + "\n".join(f"{a:.6f},{b:.6f}" for a, b in rows))
+    return path
+
+
+def records(folder):
+    """All evaluations."""
+    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def untimed(records):
+    """The records without the time that they took."""
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def results(folder):
+    """Loss -> final metrics."""
+    with open(Path(folder) / "results.csv", newline="") as file:
+        return {row["loss"]: {k: float(row[k]) for k in ("mse", "dtw", "tdi")} for row in csv.DictReader(file)}
+
+
+def weights(folder, loss):
+    """State of the network that was trained with that loss."""
+    return torch.load(Path(folder) / "checkpoints" / f"{loss}.pt", weights_only=True)["net"]
