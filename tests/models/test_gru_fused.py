@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -615,3 +616,41 @@ def test_a_rollout_does_what_a_changed_head_does(change, layer):
         results.append((forecasts, *torch.autograd.grad(forecasts.square().sum(), (value, hidden))))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_a_signal_in_the_middle_of_a_training_is_never_lost():
+    class Arrived(Exception):  # noqa: N818
+        pass
+
+    def arrive(signum, frame):
+        raise Arrived
+
+    def train(steps):
+        for _ in range(steps):
+            net(x)[0].sum().backward()
+
+    net, x = FusedGRU(1, 2, 2), torch.randn(3, 2, 1)
+    train(10)
+    before = signal.signal(signal.SIGALRM, arrive)
+    try:
+        for delay in np.linspace(1e-4, 4e-3, 400):
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            with pytest.raises(Arrived):
+                train(1000)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_memory_is_used_again_once_no_tensor_is_on_it():
+    net, x = FusedGRU(3, 19), torch.randn(5, 7, 3)
+    first = net(x)[0]
+    values, address, part = first.detach().clone(), first.data_ptr(), first[2:].detach()
+    second = net(2 * x)[0]
+    assert torch.equal(first, values)
+    del first
+    third = net(3 * x)[0]
+    assert len({address, second.data_ptr(), third.data_ptr()}) == 3
+    assert torch.equal(part, values[2:])
+    del part
+    assert net(x)[0].data_ptr() == address
