@@ -29,6 +29,7 @@ from training.settings import parse_args, settings_of
 from training.side_by_side import LostProcessError
 
 LOSSES = ["mse", "soft_dtw", "dilate"]
+SECONDS = 600  # a test waits at most so long for another process, on a busy machine too
 
 
 @pytest.fixture(autouse=True)
@@ -252,12 +253,12 @@ def test_the_sentence_on_an_interrupted_run_continues_it_from_where_the_user_sta
         while process.poll() is None and not Path(folder, "checkpoints/mse.pt").exists():
             time.sleep(0.005)
         process.terminate()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 143
     continues = err.rpartition("this continues: ")[2]
     assert shlex.split(continues)[:2] == command[:2]
     without_python = {**os.environ, "PATH": os.defpath}
-    subprocess.run(continues, shell=True, env=without_python, stdout=subprocess.DEVNULL, timeout=60, check=True)
+    subprocess.run(continues, shell=True, env=without_python, stdout=subprocess.DEVNULL, timeout=SECONDS, check=True)
     assert_same_run("whole", folder, ["mse"])
 
 
@@ -556,7 +557,7 @@ def test_a_run_side_by_side_that_is_ended_leaves_no_process_and_no_draft(small, 
         until(process)
         # A terminal's Ctrl-C goes to all processes, kill to one.
         os.killpg(process.pid, how) if how == signal.SIGINT else process.send_signal(how)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == code
     assert err == "\nInterrupted; only the work since the last evaluation is lost, and " + continued_by("run")
     _wait_for_the_end_of_group(process.pid)
@@ -565,7 +566,7 @@ def test_a_run_side_by_side_that_is_ended_leaves_no_process_and_no_draft(small, 
 
 def _wait_for_the_end_of_group(group):
     """Processes that were just starting, and those that Python itself keeps, go when they find the others gone."""
-    for _ in range(600):
+    for _ in range(20 * SECONDS):
         try:
             os.killpg(group, 0)
         except ProcessLookupError:

@@ -113,6 +113,8 @@ class _Training:
         """End the process, unless it has ended, and wait until it is gone."""
         self.bar.close()
         self.process.terminate()
+        self.process.join(SECONDS_TO_LEAVE)
+        self.process.kill()  # Python drops the exception of a signal handler that arrives in a destructor
         self.process.join()
         self.connection.close()
 

@@ -23,6 +23,7 @@ from training.experiment import resolve_device
 from training.settings import parse_args
 
 LOSSES = ["mse", "dilate"]
+SECONDS = 600  # a test waits at most so long for another process, on a busy machine too
 
 # The criterion ends process 1 as the system does that runs out of memory, in epoch 2 of 5.
 KILLED = f"""
@@ -68,7 +69,7 @@ def torchrun(program, *flags):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [str(word) for word in (*command, program, *flags)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS, check=False)
 
 
 def run(*flags):
@@ -172,7 +173,7 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_it_resumes_from_the_l
     assert load_checkpoint(folder / "checkpoints" / "mse.pt")["epoch"] == 1
     assert [record["epoch"] for record in records(folder)] == [0, 1]
 
-    resumed = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    resumed = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert resumed.returncode == 0, resumed.stderr
     whole = [record for record in untimed(records(runs[1])) if record["loss"] == "mse"]
     assert untimed(records(folder)) == whole

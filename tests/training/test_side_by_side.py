@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from training import side_by_side
 from training.side_by_side import LostProcessError, train_side_by_side
 
-SECONDS = 60  # a test waits at most so long for another process
+SECONDS = 600  # a test waits at most so long for another process, on a busy machine too
 
 
 def until(condition):
@@ -69,6 +70,17 @@ def fails_or_waits(folder, how, name, on_epoch):
             file.rename(folder / "ended")
     until((folder / "first").exists)
     how()
+
+
+def does_not_listen(folder, name, on_epoch):
+    """The first one loses every SIGTERM; the second one ends."""
+    if name == "first":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        draft = folder / "draft"
+        draft.write_text(str(os.getpid()))
+        draft.rename(folder / "first")
+        until(lambda: False)
+    until((folder / "first").exists)
 
 
 def fail():
@@ -138,6 +150,13 @@ def test_a_training_that_goes_wrong_ends_the_others(tmp_path, how, error, text):
     if how is fail:
         assert "in fail" in caught.value.__notes__[0]
         assert caught.value.filename == "data.csv"
+
+
+def test_a_training_that_does_not_listen_to_sigterm_is_ended_all_the_same(monkeypatch, tmp_path):
+    monkeypatch.setattr(side_by_side, "SECONDS_TO_LEAVE", 0.1)
+    with closing(train_side_by_side(partial(does_not_listen, tmp_path), ["first", "second"], 2, 1)) as done:
+        assert next(done) == "second"
+    assert not alive((tmp_path / "first").read_text())
 
 
 def test_closing_ends_those_that_are_still_at_work(tmp_path):
