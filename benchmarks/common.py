@@ -1,5 +1,6 @@
 """What the benchmarks share: fair timing, the machine's name, results as CSV and as a picture."""
 
+import argparse
 import csv
 import platform
 import statistics
@@ -67,6 +68,19 @@ def loss_and_gradient(loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Te
 def relative_error(ours: Tensor, truth: Tensor) -> float:
     """Largest difference, relative to the largest entry."""
     return ((ours.double() - truth.double()).abs().max() / truth.abs().max()).item()
+
+
+def count(text: str) -> int:
+    """A flag's whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def pipes(lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first line is its header."""
+    header, *others = lines
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *others))
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:

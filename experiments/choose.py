@@ -33,8 +33,7 @@ from experiments.jobs import Job
 from experiments.protocol import DATASETS, MODELS, Command, job
 from experiments.store import Result
 from experiments.table1 import LOSSES
-from experiments.tables import pipes
-from training import atomic_write
+from experiments.tables import captioned, write
 
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 PATIENCES = (5, 10, 20, 40)
@@ -70,11 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen |= of_dataset
         compared += results
         clipping |= of_clipping
-    with atomic_write(command.results / "choices.json") as file:
-        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(settings)}" for name, settings in chosen.items())
-        file.write(f"{{\n{lines}\n}}\n".encode())
-    with atomic_write(command.results / "choices.md") as file:
-        file.write((text := f"{_comparison(compared, chosen)}\n{_clipping_in_words(clipping)}").encode())
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(settings)}" for name, settings in chosen.items())
+    text = f"{_comparison(compared, chosen)}\n{_clipping_in_words(clipping)}"
+    write(command.results, "choices", json=f"{{\n{lines}\n}}\n", md=text)
     print(text)
 
 
@@ -238,7 +235,7 @@ def _comparison(results: Iterable[Result], chosen: Mapping[str, Settings]) -> st
     patiences = sorted({(name.rpartition("-")[0], settings["patience"]) for name, settings in chosen.items()})
     looks = ", ".join(f"{name} {patience}" for name, patience in patiences)
     caption = f"Chosen on validation data by `python -m experiments.choose`, in bold. Patience: {looks}."
-    return f"{caption}\n\n{pipes(lines)}\n"
+    return captioned(caption, lines)
 
 
 def _clipping_in_words(clipping: Mapping[str, Clipping]) -> str:
@@ -246,8 +243,7 @@ def _clipping_in_words(clipping: Mapping[str, Clipping]) -> str:
     for name, (free, clipped, share) in clipping.items():
         bold = "**" if share > GAINED_BY_CLIPPING else ""
         lines.append([f"{bold}{name}{bold}", f"{free:.4g}", f"{clipped:.4g}", f"{share:.2%}"])
-    caption = f"Clipping, means over seeds {', '.join(map(str, SEEDS))}: in bold where it is chosen."
-    return f"{caption}\n\n{pipes(lines)}\n"
+    return captioned(f"Clipping, means over seeds {', '.join(map(str, SEEDS))}: in bold where it is chosen.", lines)
 
 
 if __name__ == "__main__":

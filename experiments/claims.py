@@ -7,14 +7,13 @@ losses, in the paper and here; every comparison with its p-value; every cell tha
 standard deviations. Student's t-test at 0.05, of unpaired runs, as in the tables.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from experiments import table1, table2, table3
 from experiments.protocol import Command
-from experiments.tables import LEVEL, Row, Summary, in_words, p_value, pipes
-from training import atomic_write
+from experiments.tables import LEVEL, Row, Summary, captioned, in_words, p_value, write
 
 OTHERS = {"mse": "MSE", "soft_dtw": "DTW_γ"}
 METRICS = ("MSE", "DTW", "TDI")
@@ -41,10 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables = [table1.table(command), table2.table(command)]
     if "synthetic" in command.datasets:
         tables.append(table3.table(command))
-    text = "\n".join((_counted(tables[0].rows), _compared([row for table in tables[:2] for row in table.rows])))
-    text += "\n" + _outside({table.name: table.rows for table in tables})
-    with atomic_write(command.results / "claims.md") as file:
-        file.write(text.encode())
+    compared = _compared([row for table in tables[:2] for row in table.rows])
+    text = f"{_counted(tables[0].rows)}\n{compared}\n{_outside({table.name: table.rows for table in tables})}"
+    write(command.results, "claims", md=text)
     print(text)
 
 
@@ -66,7 +64,7 @@ def _counted(rows: Sequence[Row]) -> str:
                     line.append(f"{sum(map(count, known))} of {len(known)}")
             lines.append(line)
     caption = f"Table 1: rows in which DILATE has the lower mean, and is better, equivalent or worse at p < {LEVEL}."
-    return f"{caption}\n\n{pipes(lines)}\n"
+    return captioned(caption, lines)
 
 
 def _compared(rows: Sequence[Row]) -> str:
@@ -77,11 +75,17 @@ def _compared(rows: Sequence[Row]) -> str:
             found = verdict(row.ours, other)
             line += ["-", "-"] if found is None else [f"{found.difference * row.scale:+.3g}", f"{found.p:.2g}"]
         lines.append(line)
-    return f"Our runs, differences of means.\n\n{pipes(lines)}\n"
+    return captioned("Our runs, differences of means.", lines)
 
 
 def _outside(tables: Mapping[str, Sequence[Row]]) -> str:
-    cells = list(_all_cells(tables))
+    cells = [
+        (name, row, column, ours, row.paper[column])
+        for name, rows in tables.items()
+        for row in rows
+        for column, ours in row.ours.items()
+        if ours is not None
+    ]
     lines = [["table", "", "metric", "trained with", "ours", "paper", "(ours - paper) / std"]]
     for name, row, column, ours, paper in cells:
         apart = (ours.mean - paper.mean) / paper.std
@@ -89,16 +93,7 @@ def _outside(tables: Mapping[str, Sequence[Row]]) -> str:
             numbers = (in_words(cell, row.scale, bold=False) for cell in (ours, paper))
             lines.append([name, row.setting, row.label, column, *numbers, f"{apart:+.1f}"])
     caption = f"Outside the paper's mean ± 2 standard deviations: {len(lines) - 1} of {len(cells)} cells."
-    return f"{caption}\n\n{pipes(lines)}\n"
-
-
-def _all_cells(tables: Mapping[str, Sequence[Row]]) -> Iterator[tuple[str, Row, str, Summary, Summary]]:
-    """Every cell that both have."""
-    for name, rows in tables.items():
-        for row in rows:
-            for column, paper in row.paper.items():
-                if (ours := row.ours.get(column)) is not None and paper is not None:
-                    yield name, row, column, ours, paper
+    return captioned(caption, lines)
 
 
 if __name__ == "__main__":

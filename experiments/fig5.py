@@ -8,16 +8,27 @@ of Table 1 that was trained with soft-DTW. Only how the curves bend can be compa
 """
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from evaluation.paper import FIG_5A, FIG_5B, printed_scale
-from experiments.protocol import METRICS, Command, values
-from experiments.tables import OURS, PAPER, Summary, best, in_words, pipes, summary
-from training import atomic_write
+from experiments.protocol import METRICS, Command
+from experiments.tables import (
+    NO_RUN,
+    OURS,
+    PAPER,
+    Summary,
+    best,
+    captioned,
+    csv_text,
+    in_words,
+    png,
+    scaled,
+    tested,
+    write,
+)
 
 SPEED_UPS = Path(__file__).parent.parent / "benchmarks" / "results" / "autograd.csv"
 ALPHAS = [step / 10 for step in range(1, 11)]
@@ -32,16 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     cells = {(alpha,): command.jobs("synthetic", "seq2seq", "dilate", alpha=alpha) for alpha in ALPHAS[:-1]}
     results = command.collect({**cells, (1.0,): command.jobs("synthetic", "seq2seq", "soft_dtw")})
     curves = {
-        metric: {alpha: summary(values(results[alpha,], metric)) for alpha in ALPHAS}
-        for metric in ("mse", "dtw", "tdi")
+        metric: {alpha: tested(results[alpha,], metric) for alpha in ALPHAS} for metric in ("mse", "dtw", "tdi")
     }
     with open(SPEED_UPS, newline="") as file:
         speed_ups = list(csv.DictReader(file))
     text = f"{_speed_up_table(speed_ups)}\n{_alpha_table(curves)}"
-    contents = {".md": text.encode(), ".csv": _csv(curves).encode(), ".png": _png(speed_ups, curves)}
-    for suffix, content in contents.items():
-        with atomic_write(command.results / f"fig5{suffix}") as file:
-            file.write(content)
+    write(command.results, "fig5", md=text, csv=_csv(curves), png=_png(speed_ups, curves))
     print(text)
 
 
@@ -51,17 +58,17 @@ def _speed_up_table(speed_ups: Sequence[Mapping[str, str]]) -> str:
         steps, at = line["horizon"], line["paper_horizon"]
         paper = f"{float(line['paper']):.3g}" if at else "-"
         columns.append((steps, f"{float(line['speedup']):.3g}", paper if at in ("", steps) else f"{paper} (at {at})"))
-    lines = [*zip(*columns, strict=True)]
-    return (
+    caption = (
         "Fig. 5(a). Times that the custom backward is faster than autograd; the paper's are read off its plot, which "
-        f"ends at {max(FIG_5A)} steps.\n\n{pipes(lines)}\n"
+        f"ends at {max(FIG_5A)} steps."
     )
+    return captioned(caption, [*zip(*columns, strict=True)])
 
 
 def _alpha_table(curves: Curves) -> str:
     header, bold = ["α"], {metric: best(cells) for metric, cells in curves.items()}
     for metric in curves:
-        header += [f"{METRICS[metric]} × {printed_scale('synthetic', metric)}", "paper"]
+        header += [scaled(METRICS[metric], printed_scale("synthetic", metric)), "paper"]
     lines = [header]
     for number, alpha in enumerate(ALPHAS):
         line = [f"{alpha:g}"]
@@ -74,17 +81,16 @@ def _alpha_table(curves: Curves) -> str:
         f"Fig. 5(b). Seq2Seq, Synthetic; {' to '.join(map(str, runs)) or 'no'} runs. The paper says neither on "
         "which data nor in which scale: only how a column changes with α can be compared."
     )
-    return f"{caption}\n\n{pipes(lines)}\n"
+    return captioned(caption, lines)
 
 
 def _csv(curves: Curves) -> str:
     """One line per alpha and metric, ours in raw units, the paper's as it drew them."""
-    lines = csv.writer(text := io.StringIO(), lineterminator="\n")
-    lines.writerow(("alpha", "metric", "mean", "std", "runs", "paper"))
+    lines = [("alpha", "metric", "mean", "std", "runs", "paper")]
     for metric, cells in curves.items():
         for (alpha, cell), paper in zip(cells.items(), FIG_5B[metric], strict=True):
-            lines.writerow((alpha, metric, *(cell or ("", "", 0)), paper))
-    return text.getvalue()
+            lines.append((alpha, metric, *(cell or NO_RUN), paper))
+    return csv_text(lines)
 
 
 def _png(speed_ups: Sequence[Mapping[str, str]], curves: Curves) -> bytes:
@@ -109,8 +115,7 @@ def _png(speed_ups: Sequence[Mapping[str, str]], curves: Curves) -> bytes:
         for panel in (panels[metric], panels[papers[metric]]):
             panel.set(xlabel="α", ylim=(0, None))
     figure.legend(*panels["speed-up"].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(content := io.BytesIO(), format="png", dpi=100)
-    return content.getvalue()
+    return png(figure)
 
 
 if __name__ == "__main__":

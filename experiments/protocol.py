@@ -3,18 +3,19 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
+from benchmarks.common import count
 from evaluation.paper import PAPER_ALPHA, PAPER_GAMMA, RUNS
 from experiments.jobs import BACKENDS, Job, JobStore, run_all
 from experiments.store import DamagedStoreError, Result
 from training.side_by_side import cores
 
-__all__ = ["CHOICES", "DATASETS", "METRICS", "MODELS", "RESULTS", "Command", "choices", "job", "values"]
+__all__ = ["CHOICES", "DATASETS", "METRICS", "MODELS", "RESULTS", "Command", "choices", "job"]
 
 RESULTS = Path(__file__).parent / "results"
 CHOICES = RESULTS / "choices.json"  # made by experiments.choose
@@ -35,14 +36,7 @@ def choices() -> dict[str, dict[str, float]]:
 
 
 def job(dataset: str, model: str, loss: str, seed: int, **settings: float | None) -> Job:
-    """A job with the paper's settings and the chosen ones.
-
-    Args:
-        dataset: One of `DATASETS`.
-        model: One of `MODELS`.
-        loss: One of `experiments.jobs.LOSSES`.
-        seed: Of weights and batches.
-        **settings: Of the `Job`, to be other ones.
+    """A job with the paper's settings and the chosen ones, where ``settings`` does not give others.
 
     Raises:
         LookupError: If learning rate and patience are neither chosen nor given.
@@ -59,11 +53,6 @@ def job(dataset: str, model: str, loss: str, seed: int, **settings: float | None
     if not {"learning_rate", "patience"} <= merged.keys():
         raise LookupError(f"Nothing was chosen for {dataset}-{model}-{loss} yet: see python -m experiments.choose.")
     return Job(dataset, model, loss, seed, **merged)
-
-
-def values(results: Iterable[Result], metric: str) -> list[float]:
-    """One metric of several jobs, on the test set."""
-    return [result["test"][metric] for result in results]
 
 
 @dataclass(frozen=True)
@@ -88,29 +77,21 @@ class Command:
         datasets: Sequence[str] = tuple(DATASETS),
         has_runs: bool = True,
     ) -> "Command":
-        """Read the flags.
-
-        Args:
-            name: Of the table's module.
-            description: Its docstring.
-            argv: The flags; those of the process if not given.
-            datasets: Those that the table can have.
-            has_runs: Whether it repeats its trainings.
-        """
+        """Read the flags of the module ``name``, whose table has these datasets and may repeat its trainings."""
         parser = argparse.ArgumentParser(
             prog=f"python -m experiments.{name}",
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        add, count = parser.add_argument, {"type": _at_least_1, "metavar": "N"}
+        add, number = parser.add_argument, {"type": count, "metavar": "N"}
         several = {"nargs": "+", "choices": datasets, "default": list(datasets), "metavar": "NAME"}
         if len(datasets) > 1:
             add("--datasets", **several, help=f"of {', '.join(datasets)} (default: all)")
         if has_runs:
-            add("--runs", **count, default=RUNS, help="seeds 0 to N - 1 (paper and default: 10)")
-        add("--epochs", **count, default=EPOCHS, help="at most (paper and default: 1000)")
+            add("--runs", **number, default=RUNS, help="seeds 0 to N - 1 (paper and default: 10)")
+        add("--epochs", **number, default=EPOCHS, help="at most (paper and default: 1000)")
         at_a_time = "at a time, one thread each (default: all cores, %(default)s)"
-        add("--jobs", dest="workers", **count, default=cores(), help=at_a_time)
+        add("--jobs", dest="workers", **number, default=cores(), help=at_a_time)
         add("--backend", choices=list(BACKENDS), default="loky", help="of joblib (default: loky, processes here)")
         paths = {"nargs": "+", "type": _data_path, "default": [], "metavar": "NAME=PATH"}
         add("--data-path", dest="data_paths", **paths, help="where a dataset's files are: traffic=traffic.csv")
@@ -158,12 +139,6 @@ class Command:
 def _end(code: int, sentence: str) -> NoReturn:
     print(sentence, file=sys.stderr)
     raise SystemExit(code) from None
-
-
-def _at_least_1(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _data_path(text: str) -> tuple[str, str]:

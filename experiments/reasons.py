@@ -16,8 +16,6 @@ Another metric: the Hausdorff distance of other change points, the ramp score wi
 in experiments/weights.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -30,10 +28,10 @@ from experiments import table1, table2, table3
 from experiments.jobs import Job
 from experiments.protocol import METRICS, Command
 from experiments.table1 import LOSSES
-from experiments.tables import Row, Summary, Table, in_words, pipes, scaled
+from experiments.tables import NO_RUN, Row, Summary, Table, captioned, csv_text, in_words, of_paper, scaled, write
 from experiments.weights import FOLDER
 from models import build_model
-from training import atomic_write, load_checkpoint, load_weights, predict
+from training import load_checkpoint, load_weights, predict
 
 PENALTIES = (0.005, 0.01, 0.02, 0.05)
 TOLERANCES = (0.0, 0.01, 0.05, 0.1, 0.2)
@@ -71,9 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     as_chosen = replace(Command(**vars(otherwise)), report_only=True, runs=RUNS)
     cells = list(_cells(_tables(as_chosen), _tables(otherwise)))
     text = f"{_trained_otherwise(cells)}\n{_measured_otherwise(_forecasts())}"
-    for suffix, content in ((".md", text), (".csv", _csv(cells))):
-        with atomic_write(otherwise.results / f"reasons{suffix}") as file:
-            file.write(content.encode())
+    write(otherwise.results, "reasons", md=text, csv=_csv(cells))
     print(text)
 
 
@@ -112,7 +108,7 @@ def _trained_otherwise(cells: Sequence[Cell]) -> str:
         "Trained otherwise (see experiments/reasons.py). In bold what lies within the paper's mean ± 2 standard "
         f"deviations: of {len(both)} cells {counts[0]} as in the tables, {counts[1]} trained otherwise."
     )
-    return f"{caption}\n\n{pipes(lines)}\n"
+    return captioned(caption, lines)
 
 
 def _forecasts() -> dict[str, tuple[Tensor, Tensor]]:
@@ -136,23 +132,19 @@ def _measured_otherwise(forecasts: Mapping[str, tuple[Tensor, Tensor]]) -> str:
         for way, options in ways.items():
             scores = [scale * metric(*pair, **options).mean() for pair in forecasts.values()]
             lines.append([label, way, *(f"{score:.3g}" for score in scores)])
-        paper = [Summary(*TABLE_2["synthetic", loss][name], RUNS) for loss in forecasts]
+        paper = (of_paper(TABLE_2["synthetic", loss][name]) for loss in forecasts)
         lines.append([label, "paper", *(in_words(cell, scale, bold=False) for cell in paper)])
-    return f"Measured otherwise: Seq2Seq of seed 0.\n\n{pipes(lines)}\n"
+    return captioned("Measured otherwise: Seq2Seq of seed 0.", lines)
 
 
 def _csv(cells: Sequence[Cell]) -> str:
     """One line per cell, in raw units."""
-    lines = csv.writer(text := io.StringIO(), lineterminator="\n")
-    parts = ("mean", "std", "runs")
-    lines.writerow(
-        ["table", "setting", "metric", "column"]
-        + [f"{who}_{part}" for who in ("paper", "ours", "otherwise") for part in parts]
-    )
+    numbers = [f"{who}_{part}" for who in ("paper", "ours", "otherwise") for part in ("mean", "std", "runs")]
+    lines = [["table", "setting", "metric", "column", *numbers]]
     for table, row, column, *three in cells:
-        numbers = [number for cell in three for number in cell or ("", "", 0)]
-        lines.writerow([table, row.setting, row.metric, column, *numbers])
-    return text.getvalue()
+        numbers = [number for cell in three for number in cell or NO_RUN]
+        lines.append([table, row.setting, row.metric, column, *numbers])
+    return csv_text(lines)
 
 
 if __name__ == "__main__":

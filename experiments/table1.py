@@ -8,9 +8,9 @@ Early stopping by the training loss on the validation set, at most 1000 epochs, 
 
 from collections.abc import Sequence
 
-from evaluation.paper import RUNS, TABLE_1, printed_scale
-from experiments.protocol import DATASETS, METRICS, MODELS, Command, values
-from experiments.tables import Row, Summary, Table, summary
+from evaluation.paper import TABLE_1
+from experiments.protocol import DATASETS, MODELS, Command
+from experiments.tables import Table
 
 LOSSES = {"mse": "MSE", "soft_dtw": "DTW_γ", "dilate": "DILATE"}
 
@@ -23,31 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def table(command: Command) -> Table:
     """The table of the command's runs."""
-    cells = {
-        (dataset, model, loss): command.jobs(dataset, model, loss)
-        for dataset in command.datasets
-        for model in MODELS
-        for loss in LOSSES
-    }
-    results = command.collect(cells)
-    rows = [
-        Row(
-            f"{MODELS[model]}, {DATASETS[dataset]}",
-            METRICS[metric],
-            printed_scale(dataset, metric),
-            {loss: summary(values(results[dataset, model, loss], metric)) for loss in LOSSES},
-            {loss: _paper(dataset, model, loss, metric) for loss in LOSSES},
-        )
-        for model in MODELS
-        for dataset in command.datasets
-        for metric in ("mse", "dtw", "tdi")
-    ]
-    return Table("table1", "Table 1.", LOSSES, rows)
-
-
-def _paper(dataset: str, model: str, loss: str, metric: str) -> Summary:
-    row = TABLE_1[dataset, model, loss]
-    return Summary(getattr(row, metric), getattr(row, f"{metric}_std"), RUNS)
+    settings = {f"{MODELS[m]}, {DATASETS[dataset]}": (dataset, m) for m in MODELS for dataset in command.datasets}
+    metrics, paper = ("mse", "dtw", "tdi"), lambda *cell: TABLE_1[cell[:3]].stat(cell[3])
+    return Table.of_jobs("table1", "Table 1.", LOSSES, command, settings, metrics, paper)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ python -m experiments.table2 --data-path ecg5000=FOLDER traffic=FILE
 
 from collections.abc import Sequence
 
-from evaluation.paper import RUNS, TABLE_2, printed_scale
-from experiments.protocol import DATASETS, METRICS, Command, values
+from evaluation.paper import TABLE_2
+from experiments.protocol import DATASETS, Command
 from experiments.table1 import LOSSES
-from experiments.tables import Row, Summary, Table, summary
+from experiments.tables import Table
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,22 +19,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def table(command: Command) -> Table:
     """The table of the command's runs."""
-    cells = {
-        (dataset, loss): command.jobs(dataset, "seq2seq", loss) for dataset in command.datasets for loss in LOSSES
-    }
-    results = command.collect(cells)
-    rows = [
-        Row(
-            DATASETS[dataset],
-            METRICS[metric],
-            printed_scale(dataset, metric),
-            {loss: summary(values(results[dataset, loss], metric)) for loss in LOSSES},
-            {loss: Summary(*TABLE_2[dataset, loss][metric], RUNS) for loss in LOSSES},
-        )
-        for dataset in command.datasets
-        for metric in ("hausdorff", "ramp")
-    ]
-    return Table("table2", "Table 2, Seq2Seq.", LOSSES, rows)
+    settings = {DATASETS[dataset]: (dataset, "seq2seq") for dataset in command.datasets}
+    metrics, paper = ("hausdorff", "ramp"), lambda dataset, _, loss, metric: TABLE_2[dataset, loss][metric]
+    return Table.of_jobs("table2", "Table 2, Seq2Seq.", LOSSES, command, settings, metrics, paper)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ The paper does not give the tangled versions' alpha, Omega and T: experiments.ch
 
 from collections.abc import Sequence
 
-from evaluation.paper import RUNS, TABLE_3, printed_scale
-from experiments.protocol import DATASETS, METRICS, Command, values
-from experiments.tables import Row, Summary, Table, summary
+from evaluation.paper import TABLE_3
+from experiments.protocol import DATASETS, Command
+from experiments.tables import Table
 
 LOSSES = {"dilate": "DILATE", "tangled_weighted": "DILATE^t-W", "tangled_band": "DILATE^t-BC"}
 
@@ -22,18 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def table(command: Command) -> Table:
     """The table of the command's runs."""
-    results = command.collect({(loss,): command.jobs("synthetic", "seq2seq", loss) for loss in LOSSES})
-    rows = [
-        Row(
-            DATASETS["synthetic"],
-            METRICS[metric],
-            printed_scale("synthetic", metric),
-            {loss: summary(values(results[loss,], metric)) for loss in LOSSES},
-            {loss: Summary(*TABLE_3[loss][metric], RUNS) for loss in LOSSES},
-        )
-        for metric in ("mse", "dtw", "ramp", "tdi", "hausdorff")
-    ]
-    return Table("table3", "Table 3, Seq2Seq.", LOSSES, rows)
+    settings = {DATASETS["synthetic"]: ("synthetic", "seq2seq")}
+    metrics, paper = TABLE_3["dilate"], lambda _, __, loss, metric: TABLE_3[loss][metric]
+    return Table.of_jobs("table3", "Table 3, Seq2Seq.", LOSSES, command, settings, metrics, paper)
 
 
 if __name__ == "__main__":

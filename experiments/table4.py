@@ -7,9 +7,9 @@ The two baselines are the paper's numbers; ours are held against them by the sam
 
 from collections.abc import Sequence
 
-from evaluation.paper import RUNS, TABLE_4, printed_scale
-from experiments.protocol import DATASETS, METRICS, Command, values
-from experiments.tables import Row, Summary, Table, summary
+from evaluation.paper import TABLE_4
+from experiments.protocol import DATASETS, Command
+from experiments.tables import Table
 
 COLUMNS = {"lstnet": "LSTNet-rec (paper)", "tt_rnn": "TT-RNN (paper)", "dilate": "Seq2Seq DILATE"}
 
@@ -17,19 +17,10 @@ COLUMNS = {"lstnet": "LSTNet-rec (paper)", "tt_rnn": "TT-RNN (paper)", "dilate":
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, print the table, and write results/table4.*."""
     command = Command.parse("table4", __doc__, argv, ["traffic"])
-    print(table(command).write(command.results))
-
-
-def table(command: Command) -> Table:
-    """The table of the command's runs."""
-    results = command.collect({("dilate",): command.jobs("traffic", "seq2seq", "dilate")})["dilate",]
-    rows = []
-    for metric in ("mse", "dtw", "ramp", "tdi", "hausdorff"):
-        paper = {column: Summary(*TABLE_4[column][metric], RUNS) for column in COLUMNS}
-        ours = {**paper, "dilate": summary(values(results, metric))}
-        scale = printed_scale("traffic", metric)
-        rows.append(Row(DATASETS["traffic"], METRICS[metric], scale, ours, {"dilate": paper["dilate"]}))
-    return Table("table4", "Table 4.", COLUMNS, rows)
+    settings = {DATASETS["traffic"]: ("traffic", "seq2seq")}
+    metrics, paper = TABLE_4["dilate"], lambda _, __, column, metric: TABLE_4[column][metric]
+    table = Table.of_jobs("table4", "Table 4.", COLUMNS, command, settings, metrics, paper)
+    print(table.write(command.results))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.stats import ttest_ind_from_stats
 
+from benchmarks.common import pipes
+from evaluation.paper import RUNS, Stat, printed_scale
+from experiments.jobs import LOSSES
+from experiments.protocol import METRICS, Command
+from experiments.store import Result
 from training import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-__all__ = ["LEVEL", "OURS", "PAPER", "Row", "Summary", "Table"]
-__all__ += ["best", "in_words", "p_value", "pipes", "scaled", "summary"]
+    from matplotlib.figure import Figure
 
 LEVEL = 0.05
+NO_RUN = ("", "", 0)  # mean, standard deviation and number in a CSV file
 OURS, PAPER = {"color": "#0072B2", "marker": "o"}, {"color": "#D55E00", "marker": "s", "markerfacecolor": "white"}
 
 
@@ -36,6 +40,16 @@ def summary(values: Sequence[float]) -> Summary | None:
         return None
     std = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
     return Summary(float(np.mean(values)), std, len(values))
+
+
+def tested(results: Sequence[Result], metric: str) -> Summary | None:
+    """One metric of several jobs, on the test set."""
+    return summary([result["test"][metric] for result in results])
+
+
+def of_paper(stat: Stat) -> Summary:
+    """A mean and standard deviation that the paper prints."""
+    return Summary(*stat, RUNS)
 
 
 def best(cells: Mapping[str, Summary | None]) -> set[str]:
@@ -97,13 +111,43 @@ class Table:
     columns: Mapping[str, str]
     rows: Sequence[Row]
 
+    @classmethod
+    def of_jobs(
+        cls,
+        name: str,
+        caption: str,
+        columns: Mapping[str, str],
+        command: Command,
+        settings: Mapping[str, tuple[str, str]],
+        metrics: Sequence[str],
+        paper: Callable[[str, str, str, str], Stat],
+    ) -> "Table":
+        """The table of a command's runs.
+
+        Args:
+            name: Of its files.
+            caption: A sentence above it.
+            columns: Loss -> what to call it; any other column than a loss is the paper's alone.
+            command: Runs the jobs.
+            settings: What a row is about, in words -> dataset and model.
+            metrics: A row for each, in each setting.
+            paper: Maps dataset, model, column and metric to what the paper has.
+        """
+        losses = [column for column in columns if column in LOSSES]
+        cells = [(*of, loss) for of in settings.values() for loss in losses]
+        results = command.collect({cell: command.jobs(*cell) for cell in cells})
+        rows = []
+        for setting, (dataset, model) in settings.items():
+            for metric in metrics:
+                printed = {column: of_paper(paper(dataset, model, column, metric)) for column in columns}
+                ours = {loss: tested(results[dataset, model, loss], metric) for loss in losses}
+                beside = {loss: printed[loss] for loss in losses}
+                rows.append(Row(setting, METRICS[metric], printed_scale(dataset, metric), printed | ours, beside))
+        return cls(name, caption, columns, rows)
+
     def write(self, folder: Path) -> str:
         """Write ``<name>.csv``, ``.md`` and ``.png`` into a folder, and return the Markdown."""
-        folder.mkdir(parents=True, exist_ok=True)
-        contents = {".md": self.markdown().encode(), ".csv": self._csv().encode(), ".png": self._png()}
-        for suffix, content in contents.items():
-            with atomic_write(folder / f"{self.name}{suffix}") as file:
-                file.write(content)
+        write(folder, self.name, md=self.markdown(), csv=self._csv(), png=self._png())
         return self.markdown()
 
     def markdown(self) -> str:
@@ -111,8 +155,8 @@ class Table:
         header = ["", "metric"]
         for column, label in self.columns.items():
             header += [label, "paper"] if column in self.rows[0].paper else [label]
-        lines = pipes([header, *map(self._line, self.rows)])
-        return f"{self.caption} Mean ± standard deviation (number of our runs).\n\n{lines}\n"
+        caption = f"{self.caption} Mean ± standard deviation (number of our runs)."
+        return captioned(caption, [header, *map(self._line, self.rows)])
 
     def _line(self, row: Row) -> list[str]:
         bold, bold_of_paper = best(row.ours), best({**row.ours, **row.paper})
@@ -127,18 +171,14 @@ class Table:
 
     def _csv(self) -> str:
         """One line per cell, in raw units."""
-        names = ("setting", "metric", "column", "runs", "mean", "std", "best", "paper_mean", "paper_std", "scale")
-        lines = csv.writer(text := io.StringIO(), lineterminator="\n")
-        lines.writerow(names)
+        lines = [("setting", "metric", "column", "runs", "mean", "std", "best", "paper_mean", "paper_std", "scale")]
         for row in self.rows:
             bold = best(row.ours)
             for column in self.columns:
-                cell, paper = row.ours.get(column) or ("", "", 0), row.paper.get(column) or ("", "")
-                mean, std, runs = cell
-                lines.writerow(
-                    [row.setting, row.metric, column, runs, mean, std, int(column in bold), *paper[:2], row.scale]
-                )
-        return text.getvalue()
+                (mean, std, runs), paper = row.ours.get(column) or NO_RUN, row.paper.get(column) or NO_RUN
+                cell = (column, runs, mean, std, int(column in bold), *paper[:2], row.scale)
+                lines.append((row.setting, row.metric, *cell))
+        return csv_text(lines)
 
     def _png(self) -> bytes:
         """One picture per row, one line of pictures per setting: ours and the paper's, with standard deviations."""
@@ -153,8 +193,7 @@ class Table:
             self._draw(axes, row)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
-        figure.savefig(content := io.BytesIO(), format="png", dpi=100)
-        return content.getvalue()
+        return png(figure)
 
     def _draw(self, axes: "Axes", row: Row) -> None:
         columns = list(self.columns)
@@ -174,10 +213,29 @@ def scaled(metric: str, scale: float) -> str:
     return metric if scale == 1 else f"{metric} × {scale:g}"
 
 
-def pipes(lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; the first line is its header."""
-    header, *others = lines
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *others))
+def captioned(caption: str, lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown below a caption; the first line is its header."""
+    return f"{caption}\n\n{pipes(lines)}\n"
+
+
+def csv_text(lines: Iterable[Iterable[object]]) -> str:
+    """A table as CSV."""
+    csv.writer(text := io.StringIO(), lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def png(figure: "Figure") -> bytes:
+    """A figure as a file."""
+    figure.savefig(content := io.BytesIO(), format="png", dpi=100)
+    return content.getvalue()
+
+
+def write(folder: Path, name: str, **contents: str | bytes) -> None:
+    """Write the files ``<name>.<suffix>``, each of them at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, content in contents.items():
+        with atomic_write(folder / f"{name}.{suffix}") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
 
 
 def in_words(cell: Summary | None, scale: float, bold: bool) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import machine, write_csv
+from benchmarks.common import count, machine, write_csv
 from training import DivergenceError
 
 from . import __doc__ as description
@@ -31,29 +31,23 @@ def parser() -> argparse.ArgumentParser:
     only.add_argument("--quality-only", action="store_true", help="training and metrics, no timing")
     add("--original", type=Path, metavar="FOLDER", help="a clone of the released DILATE, to be timed too")
     add("--seconds", type=float, default=20, help="of timing for each network and horizon (default: %(default)s)")
-    add("--threads", type=_count, default=1, help="of torch (default: %(default)s)")
+    add("--threads", type=count, default=1, help="of torch (default: %(default)s)")
     add("--output", type=Path, default=OUTPUT, metavar="FOLDER", help="default: %(default)s")
 
     add = made.add_argument_group("protocol, default: that of the README's tables").add_argument
-    rows, shown = {"type": _count, "metavar": "ROWS"}, "default: %(default)s"
+    rows, shown = {"type": count, "metavar": "ROWS"}, "default: %(default)s"
     add("--split", nargs=3, **rows, default=default.split, help=f"train, validation and test; {shown}")
     add("--input-length", **rows, default=default.input_length, help=shown)
     add("--horizons", nargs="+", **rows, default=default.horizons, help=f"alpha, gamma chosen at the first; {shown}")
     add("--stride", **rows, default=default.stride, help=f"from one training window to the next; {shown}")
-    add("--batch-size", type=_count, default=default.batch_size, metavar="N", help=shown)
-    add("--epochs", type=_count, default=default.epochs, metavar="N", help=f"of each training; {shown}")
-    add("--patience", type=_count, default=default.patience, metavar="N", help=f"of candidates, in epochs; {shown}")
+    add("--batch-size", type=count, default=default.batch_size, metavar="N", help=shown)
+    add("--epochs", type=count, default=default.epochs, metavar="N", help=f"of each training; {shown}")
+    add("--patience", type=count, default=default.patience, metavar="N", help=f"of candidates, in epochs; {shown}")
     add("--learning-rate", type=float, default=default.learning_rate, metavar="X", help=f"Adam's; {shown}")
     add("--alphas", nargs="+", type=float, default=default.alphas, metavar="A", help=f"candidates; {shown}")
     add("--gammas", nargs="+", type=float, default=default.gammas, metavar="G", help=f"candidates; {shown}")
     add("--seed", type=int, default=default.seed, metavar="N", help=f"of weights and batches; {shown}")
     return made
-
-
-def _count(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,9 +87,9 @@ def _aligned(cells: Iterable[object]) -> str:
 
 def train_networks(protocol: Protocol, output: Path) -> None:
     """Write quality.csv and quality.png, of trainings that are done now or were done before."""
-    results, count = quality.results(protocol, output / "trainings.jsonl"), quality.number_of_results(protocol)
+    results, number = quality.results(protocol, output / "trainings.jsonl"), quality.number_of_results(protocol)
     done = []
-    for result in tqdm(results, total=count, unit="training", disable=None):
+    for result in tqdm(results, total=number, unit="training", disable=None):
         tqdm.write(quality.line(result))
         done.append(result)
     rows = report.quality_rows(protocol, done)

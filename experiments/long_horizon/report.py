@@ -10,6 +10,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.common import pipes
 from evaluation.plots import LOSS_LOOKS, ROLE_COLOURS, STYLE
 
 from .protocol import MODELS, Protocol
@@ -79,9 +80,8 @@ def _quality_tables(rows: list[dict[str, str]]) -> list[str]:
 
 
 def _table(names: Sequence[str], rows: Iterable[dict[str, str]]) -> str:
-    lines = [[name.replace("_", " ") for name in names], ["---"] * len(names)]
-    lines += [[_short(row[name]) for name in names] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    lines = [[_short(row[name]) for name in names] for row in rows]
+    return pipes([[name.replace("_", " ") for name in names], *lines]) + "\n"
 
 
 def _short(cell: str) -> str:
