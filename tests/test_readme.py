@@ -1,64 +1,324 @@
-"""The README's commands run, its code runs, and what its tables name exists."""
+"""README.md and the pages beside it: commands run, code runs, files, flags and numbers that they name are there."""
 
+import ast
 import csv
 import importlib
+import io
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
+from contextlib import redirect_stdout
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
+import loss as loss_package
 from loss import DilateLoss, SoftDTWLoss
 from main import main, results_table
-from tests.helpers import ROOT
+from tests.helpers import ROOT, SHARED_DATA
 from training.experiment import prepare
 from training.settings import parse_args
 
-SHARED = ROOT.parent / "shared" / "data"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOLDERS = ("experiments", "benchmarks", "examples")
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *(ROOT / name / "README.md" for name in FOLDERS)]
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
+README = PAGES["README.md"]
+every_page = pytest.mark.parametrize("page", PAGES)
+pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # of runpy, in `help_of`
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 260
 
 
-def main_commands():
-    lines = [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-    return [line for line in lines if line.startswith("python main.py")]
+# ------------------------------------------------------------------------------------ what a page holds
 
 
-def run(command, folder):
-    """Run a ``python main.py`` command with this interpreter, in the clone but writing elsewhere."""
-    words = shlex.split(command)[2:]
-    return subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *words], cwd=folder, capture_output=True, text=True, timeout=500
-    )
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGES[page], flags=re.DOTALL)
+
+
+def inline_code(page):
+    prose = re.sub(r"```.*?```|\[`[^`]+`\]\(", "", PAGES[page], flags=re.DOTALL)  # links are looked at elsewhere
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
+
+
+def tables(page):
+    """Rows of cells, without the lines of dashes."""
+    rows = [line.strip("| \n").split(" | ") for line in PAGES[page].splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def commands(page):
+    lines = [line.split("#")[0].strip() for block in blocks(page, "bash") for line in block.splitlines()]
+    starts = ("python ", "torchrun ", "make ", "pip ")
+    return [line for line in lines if line] + [code for code in inline_code(page) if code.startswith(starts)]
+
+
+COMMANDS = sorted({command for page in PAGES for command in commands(page)})
+
+
+def module_of(command):
+    return re.match(r"python -m (\S+)", command)[1]
+
+
+def printed_by(call):
+    """What a call prints that ends the program, in this process: a new one takes seconds to import torch."""
+    printed = io.StringIO()
+    with redirect_stdout(printed), pytest.raises(SystemExit, match=r"^(0|None)$"):
+        call()
+    return printed.getvalue()
+
+
+@cache
+def help_of(module, *words):
+    """What a script says when it is asked for help after these words."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [module, *words, "--help"])
+        return printed_by(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
+
+
+@cache
+def known_flags():
+    helps = [help_of(module_of(command)) for command in COMMANDS if command.startswith("python -m ")]
+    main_help = printed_by(lambda: parse_args(["--help"]))
+    return flags_in(" ".join([main_help, *helps])) | {"--nproc-per-node"}  # torchrun's
+
+
+def flags_in(text):
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+
+
+# ------------------------------------------------------------------------------------ commands
+
+
+def run(words, folder):
+    """Run this interpreter, in the clone but writing elsewhere."""
+    return subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=500)
 
 
 @pytest.fixture(scope="module")
 def short_run(tmp_path_factory):
     """One epoch of the default experiment, which the commands on earlier runs start from."""
     folder = tmp_path_factory.mktemp("readme")
-    finished = run("python main.py --epochs 1 --output run", folder)
+    finished = run([ROOT / "main.py", "--epochs", "1", "--output", "run"], folder)
     assert finished.returncode == 0, finished.stderr
     return folder / "run", finished.stdout
 
 
+def check_main(command, short_run, folder):
+    rng = np.random.default_rng(0)
+    csv_file, traffic = folder / "ETTh1.csv", folder / "traffic.csv"
+    np.savetxt(csv_file, rng.random((700, 2)), delimiter=",", header="HUFL,OT", comments="")
+    np.savetxt(traffic, rng.random(1200), header="0", comments="")
+    if "ecg5000" in command and not (SHARED_DATA / "ecg5000").is_dir():
+        pytest.skip("the real ECG5000 files are not here, and the loader takes no others")
+    replaced = {"ETTh1.csv": csv_file, "FILE": traffic, "runs/RUN": short_run[0], "--resume FOLDER": "--resume RUN"}
+    replaced |= {"FOLDER": SHARED_DATA / "ecg5000", "RUN": short_run[0]}
+    replaced |= {"experiments/weights": ROOT / "experiments" / "weights"}
+    for placeholder, path in replaced.items():
+        command = command.replace(placeholder, str(path))
+    words = shlex.split(re.sub(r"--epochs \d+", "", command))
+    if not {"--help", "--evaluate", "--resume"} & set(words):
+        words += ["--epochs", "1", "--no-plots"]
+    start = ["-m", "torch.distributed.run"] if words[0] == "torchrun" else []
+    finished = run([*start, *(ROOT / word if word == "main.py" else word for word in words[1:])], folder)
+    assert finished.returncode == 0, finished.stderr
+
+
+def check_script(command):
+    """Scripts take minutes to hours, so they are asked for help, after the flags of the command."""
+    words = shlex.split(command.replace("DATA", "--data-path ecg5000=FOLDER traffic=FILE"))[2:]
+    assert flags_in(" ".join(words)) <= flags_in(help_of(*words))
+
+
+def check_make(command):
+    words = shlex.split(command)
+    planned = subprocess.run(
+        ["make", "--no-print-directory", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True
+    )
+    assert planned.returncode == 0, planned.stderr
+    assert {"run": "main.py", "lint": "ruff"}.get(words[1], "pytest") in planned.stdout
+
+
+def check_pip(command):
+    words = shlex.split(command)[2:]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for before, word in zip(["", *words], words, strict=False):
+        if before == "-r":
+            assert (ROOT / word).is_file()
+        elif word.startswith("."):
+            assert set(re.findall(r"\[(\w+)\]", word)) <= project["optional-dependencies"].keys()
+        else:
+            assert re.fullmatch(r"-r|[\w-]+", word)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, short_run, tmp_path):
+    if command.startswith(("python main.py", "torchrun ")):
+        check_main(command, short_run, tmp_path)
+    elif command.startswith("python -m "):
+        check_script(command)
+    elif command.startswith("python examples/"):
+        assert (ROOT / command.split()[1]).is_file()  # tests/test_examples.py runs it
+    elif command.startswith("make "):
+        check_make(command)
+    else:
+        assert command.startswith("pip install ")
+        check_pip(command)
+
+
 def test_the_default_experiment_prints_the_readmes_table(short_run):
     folder, printed = short_run
-    ours, theirs = printed.splitlines(), README.splitlines()
-    (header,) = [line for line in ours if line.startswith("loss  ") and "paper's TDI" in line]
-    assert header.split() in [line.split() for line in theirs]
+    (header,) = [line for line in printed.splitlines() if line.startswith("loss  ") and "paper's TDI" in line]
+    assert header.split() in [line.split() for line in README.splitlines()]
     assert (folder / "figures" / "forecasts.png").is_file()
 
 
+@pytest.mark.parametrize("folder", ["experiments", "benchmarks"])
+def test_the_table_of_scripts_has_all_of_them(folder):
+    files = [path for path in (ROOT / folder).rglob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
+    files += (ROOT / folder).rglob("__main__.py")
+    scripts = {path.relative_to(ROOT).as_posix().removesuffix(".py").removesuffix("/__main__") for path in files}
+    documented = [module_of(cell.strip("`")) for row in tables(f"{folder}/README.md") for cell in row if "-m" in cell]
+    assert sorted(documented) == sorted(script.replace("/", ".") for script in scripts)
+
+
+@every_page
+def test_flags_are_known(page):
+    assert flags_in(" ".join(inline_code(page))) <= known_flags()
+
+
+# ------------------------------------------------------------------------------------ code
+
+
+@every_page
+def test_python_examples_run_one_after_the_other(page, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dilate_loss", loss_package)  # as if it were installed
+    names = {"prediction": torch.randn(4, 20, 2, requires_grad=True), "target": torch.randn(4, 20, 2)}
+    for code in blocks(page, "python"):
+        exec(code, names)
+    assert names["prediction"].grad is not None or page != "README.md"
+
+
+def without_docstrings(code):
+    """Lines of code as `ast` writes them, so that comments and the breaking of lines do not count."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+            del node.body[0]
+    return ast.unparse(tree).splitlines()
+
+
+def excerpts():
+    parts = re.split(r"```py\n(.*?)```", PAGES["examples/README.md"], flags=re.DOTALL)
+    return [
+        (re.findall(r"\]\((\w+\.py)\)", before)[-1], code) for before, code in zip(*[iter(parts)] * 2, strict=False)
+    ]
+
+
+@pytest.mark.parametrize(("script", "code"), excerpts())
+def test_excerpts_are_lines_of_their_script(script, code):
+    indented = code if not code.startswith(" ") else f"class Excerpt:\n{code}"
+    lines = [line for line in without_docstrings(indented) if line.strip() and line != "class Excerpt:"]
+    whole = [line for line in without_docstrings((ROOT / "examples" / script).read_text(encoding="utf-8")) if line]
+    starts = [k for k, line in enumerate(whole) if line == lines[0]]
+    assert any(whole[k : k + len(lines)] == lines for k in starts)
+
+
+# ------------------------------------------------------------------------------------ what tables and prose name
+
+
+def functions_and_files(page):
+    """Names and files of the tables "paper | function | where"; a single file holds all names of its row."""
+    for row in tables(page):
+        files = re.findall(r"`([^`]+\.py)`", row[-1])
+        if len(row) == 3 and files and re.fullmatch(r"(`[^`]+\.py`(, )?)+", row[-1]):
+            names = re.findall(r"`([^`]+)`", row[1])
+            yield from zip(names, files * len(names) if len(files) == 1 else files, strict=bool(names))
+
+
+NAMED = [(page, *pair) for page in PAGES for pair in functions_and_files(page)]
+
+
+@pytest.mark.parametrize(("page", "name", "file"), NAMED)
+def test_table_names_functions_that_exist(page, name, file):
+    thing = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    for part in name.split("."):
+        thing = getattr(thing, part)
+
+
+def test_the_table_of_equations_has_all_of_them():
+    assert sum(page == "README.md" for page, _, _ in NAMED) >= 15
+    for equation in range(1, 7):
+        assert f"| Eq. {equation}, " in README
+
+
+@every_page
+def test_named_files_exist(page):
+    roots = [ROOT, (ROOT / page).parent, ROOT / "experiments" / "results", ROOT / "experiments" / "weights"]
+    for code in inline_code(page):
+        if re.fullmatch(r"[\w./-]+(\.(py|md|txt|toml|csv|jsonl?|png|pt)|/)", code) and not code.startswith("runs/"):
+            assert any((root / code).exists() for root in roots), code
+
+
+def anchors(path):
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, "data/README.md", "experiments/main_run/README.md"])
+def test_links_lead_to_files_and_headings(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        if link.startswith("http"):
+            continue
+        file, _, anchor = link.partition("#")
+        path = (ROOT / page).parent / file if file else ROOT / page
+        assert path.exists(), link
+        assert not anchor or anchor in anchors(path), link
+
+
+def test_every_page_is_linked_from_the_readme_or_is_the_packages():
+    linked = set(re.findall(r"\]\(([^)#\s]+)\)", README))
+    assert PAGES.keys() - linked == {"README.md", "docs/package.md"}
+
+
+def requirement_files():
+    return [*ROOT.glob("requirements*.txt"), *ROOT.glob("e*/requirements.txt")]
+
+
+@pytest.mark.parametrize("file", requirement_files(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_pinned_package_says_what_it_is_for(file):
+    for line in file.read_text(encoding="utf-8").splitlines():
+        assert "==" not in line or re.fullmatch(r"[\w\[\]-]+==[\w.]+ +# \S.*", line), line
+
+
+# ------------------------------------------------------------------------------------ numbers
+
+
+def committed(path, **where):
+    """Rows of a committed CSV file in which these columns have these values."""
+    with open(ROOT / path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [row for row in rows if all(row[key] == str(value) for key, value in where.items())]
+
+
+def assert_rounded(printed, measured):
+    """That a printed number is the measured one, up to half a unit of its last digit."""
+    decimals = len(printed.partition(".")[2])
+    unit = 10.0 ** -(decimals or 0) if decimals else 10.0 ** max(0, len(printed) - 3)
+    assert abs(float(printed) - float(measured)) <= 0.501 * unit, (printed, measured)
+
+
 def test_the_first_table_is_that_of_the_committed_run(threads):
-    with open(ROOT / "experiments" / "main_run" / "results.csv", newline="", encoding="utf-8") as file:
-        rows = {row.pop("loss"): {name: float(cell) for name, cell in row.items()} for row in csv.DictReader(file)}
-    results = {loss: {**row, "epoch": int(row["epoch"])} for loss, row in rows.items()}
+    rows = {row.pop("loss"): row for row in committed("experiments/main_run/results.csv")}
+    results = {loss: {name: float(cell) for name, cell in row.items()} for loss, row in rows.items()}
+    results = {loss: {**row, "epoch": int(row["epoch"])} for loss, row in results.items()}
     assert list(results) == ["mse", "soft_dtw", "dilate"]
     assert f"```text\n{results_table(prepare(parse_args([])), results)}\n```" in README
 
@@ -67,99 +327,63 @@ KEPT = {"mse": "trained with MSE", "soft_dtw": "soft-DTW", "dilate": "DILATE"}
 
 
 @pytest.mark.parametrize("loss", KEPT)
-def test_kept_networks_have_the_metrics_that_the_readme_gives(loss, capsys, threads):
-    (given,) = re.findall(rf"([\d.]+) / ([\d.]+) / ([\d.]+) \({KEPT[loss]}\)", " ".join(README.split()))
+def test_kept_networks_have_the_metrics_that_the_results_give(loss, capsys, threads):
+    text = " ".join(PAGES["docs/results.md"].split())
+    (given,) = re.findall(rf"([\d.]+) / ([\d.]+) / ([\d.]+) \({KEPT[loss]}\)", text)
     main(parse_args(["--evaluate", str(ROOT / "experiments" / "weights" / f"{loss}.pt")]))
     (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(f"{loss} ")]
     assert [float(number) for number in row[1:4]] == pytest.approx([float(number) for number in given], rel=1e-2)
 
 
-@pytest.mark.parametrize("command", main_commands())
-def test_command(command, short_run, tmp_path):
-    rng = np.random.default_rng(0)
-    csv = tmp_path / "ETTh1.csv"
-    np.savetxt(csv, rng.random((700, 2)), delimiter=",", header="HUFL,OT", comments="")
-    traffic = tmp_path / "traffic.csv"
-    np.savetxt(traffic, rng.random(1200), header="0", comments="")
-    replaced = {"ETTh1.csv": csv, "FILE": traffic, "runs/RUN": short_run[0], "FOLDER": SHARED / "ecg5000"}
-    replaced["experiments/weights"] = ROOT / "experiments" / "weights"
-    if "ecg5000" in command and not (SHARED / "ecg5000").is_dir():
-        pytest.skip("the real ECG5000 files are not here, and the loader takes no others")
-    for placeholder, path in replaced.items():
-        command = command.replace(placeholder, str(path))
-    if not any(flag in command for flag in ("--help", "--evaluate")):
-        command = re.sub(r"--epochs \d+", "", command) + " --epochs 1 --no-plots"
-    finished = run(command, tmp_path)
-    assert finished.returncode == 0, finished.stderr
+def test_table_1_is_that_of_the_committed_results():
+    rows = [row for row in tables("docs/results.md") if row[0] in ("MLP", "Seq2Seq")]
+    assert len(rows) == 18
+    for network, data, metric, *cells in rows:
+        name = metric.split(" × ")[0]
+        for column, ours, paper in zip(KEPT, cells[::2], cells[1::2], strict=True):
+            (kept,) = committed(
+                "experiments/results/table1.csv", setting=f"{network}, {data}", metric=name, column=column
+            )
+            assert metric == f"{name} × {kept['scale']}"
+            assert ours.startswith("**") == (kept["best"] == "1")
+            numbers = [*ours.strip("*").split(" ± "), *paper.split(" ± ")]
+            for printed, measured in zip(numbers, ("mean", "std", "paper_mean", "paper_std"), strict=True):
+                assert_rounded(printed, float(kept[measured]) * float(kept["scale"]))
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z-]+)[ `]", README))))
-def test_make_target(target):
-    command = ["make", "--no-print-directory", "-n", target]
-    planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert planned.returncode == 0, planned.stderr
-    assert {"run": "main.py", "lint": "ruff"}.get(target, "pytest") in planned.stdout
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_as_many_cells_lie_outside_as_the_claims_count(page):
+    claims = (ROOT / "experiments" / "results" / "claims.md").read_text(encoding="utf-8")
+    ((count, cells),) = re.findall(r"(\d+) of (\d+) cells", claims)
+    assert re.search(rf"\b{count} of {cells} cells|cells, {count} of {cells}\b|{count} of {cells} have", PAGES[page])
 
 
-def test_dependency_table_holds_what_is_pinned_where_it_says():
-    table = README[README.index("## Dependencies") : README.index("## Development")]
-    rows = re.findall(r"^\| (.+?) \| .+ \| `(.+?)` \|$", table, flags=re.MULTILINE)
-    files = {file for _, file in rows}
-    for file in files:
-        text = (ROOT / file).read_text(encoding="utf-8")
-        pinned = {re.sub(r"\[.*", "", name) for name in re.findall(r"^([^#\s]+)==", text, flags=re.MULTILINE)}
-        documented = {name for names, where in rows if where == file for name in names.split(", ")}
-        assert documented == pinned, file
-    assert len(files) > 3
+def test_times_of_the_loss_are_those_of_the_committed_results():
+    rows = [row for row in tables("docs/performance.md") if len(row) == 4 and row[0].isdigit()]
+    assert len(rows) == 6
+    for batch, horizon, milliseconds, ns in rows:
+        where = {"kind": "dilate", "contender": "ours", "batch": batch, "horizon": horizon}
+        (kept,) = committed("benchmarks/results/loss.csv", **where)
+        assert_rounded(milliseconds, kept["milliseconds"])
+        assert_rounded(ns, kept["ns_per_cell"])
+
+
+def test_times_of_several_processes_are_those_of_the_committed_results():
+    rows = [row for row in tables("docs/performance.md") if len(row) == 5 and row[0][0].isdigit()]
+    kept = committed("benchmarks/results/data_parallel.csv")
+    assert len(rows) == len(kept) == 4
+    for (units, batch, *times), row in zip(rows, kept, strict=True):
+        assert (units.split()[0], batch.split()[0]) == (row["hidden"], row["batch"])
+        for printed, measured in zip(times, ("one_ms", "one_2_threads_ms", "2_processes_ms"), strict=True):
+            assert_rounded(printed, row[measured])
 
 
 def test_answer_on_negative_losses_gives_their_values():
-    answer = README[README.index("**Why is the loss negative?**") : README.index("**Which α and γ?**")]
+    text = PAGES["docs/faq.md"]
+    answer = text[text.index("**Why is the loss negative?**") : text.index("**Which α and γ?**")]
     soft_dtw, dilate, temporal = map(float, re.findall(r"-?0\.\d{3}", answer))
     series = torch.full((1, 20, 1), 3.0)
     terms = DilateLoss(0.5, 0.01).components(series, series)
     assert SoftDTWLoss(0.01)(series, series).item() == pytest.approx(soft_dtw, abs=5e-4)
     assert terms.loss.item() == pytest.approx(dilate, abs=5e-4)
     assert terms.temporal.item() == pytest.approx(temporal, abs=5e-4)
-
-
-def test_python_examples_run_one_after_the_other():
-    names = {"prediction": torch.randn(4, 20, 2, requires_grad=True), "target": torch.randn(4, 20, 2)}
-    for code in blocks("python"):
-        exec(code, names)
-    assert names["prediction"].grad is not None
-
-
-def equation_table():
-    rows = re.findall(r"^\|([^|]*)\|([^|]*)\|([^|]*)\|$", README, flags=re.MULTILINE)
-    return [
-        (name, file)
-        for _, code, where in rows
-        for name, file in zip_cells(re.findall(r"`([^`]+)`", code), re.findall(r"`([^`]+\.py)`", where))
-    ]
-
-
-def zip_cells(names, files):
-    return zip(names, files * len(names) if len(files) == 1 else files, strict=False)
-
-
-@pytest.mark.parametrize(("name", "file"), equation_table())
-def test_equation_table_names_what_exists(name, file):
-    assert (ROOT / file).is_file()
-    thing = importlib.import_module(file.removesuffix(".py").replace("/", "."))
-    if name == file:
-        return
-    for part in name.split("."):
-        thing = getattr(thing, part)
-
-
-def test_equation_table_covers_the_equations():
-    assert len(equation_table()) >= 15
-    for equation in ("Eq. 1", "Eq. 2", "Eq. 3", "Eq. 4"):
-        assert f"| {equation}" in README
-
-
-def test_linked_files_exist():
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
-        if not link.startswith("http"):
-            assert (ROOT / link).exists(), link
