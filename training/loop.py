@@ -126,7 +126,8 @@ def train_model(
     Raises:
         TypeError: If a count is not a whole number.
         ValueError: If a number is out of its range, the checkpoint is beyond ``epochs``, ``patience`` comes without
-            a validation set, or ``cuda_graph`` without a GPU or with several processes.
+            a validation set, the criterion has parameters to learn (the network alone is trained), or ``cuda_graph``
+            comes without a GPU or with several processes.
         CheckpointError: If the checkpoint is unreadable, or of another network, learning rate, batch size, seed,
             or limit of the gradients, or was written without a validation set and cannot go on with one.
         DivergenceError: If the training loss becomes nan or infinite.
@@ -134,6 +135,7 @@ def train_model(
     """
     _check_numbers(learning_rate, clip_norm, epochs, batch_size, print_every, eval_every, seed)
     _check_patience(patience, valid_set)
+    _check_criterion(criterion, net)
     if device is not None:
         net.to(device)
     if cuda_graph:
@@ -411,6 +413,17 @@ def _check_numbers(
     check_count("batch_size", batch_size)
     for name, value in {"print_every": print_every, "eval_every": eval_every, "seed": seed}.items():
         check_count(name, value, at_least=0)
+
+
+def _check_criterion(criterion: Criterion, net: nn.Module) -> None:
+    if not isinstance(criterion, nn.Module):
+        return
+    trained = {id(parameter) for parameter in net.parameters()}
+    for name, tensor in [*criterion.named_parameters(), *criterion.named_buffers()]:
+        if tensor.requires_grad and id(tensor) not in trained:
+            raise ValueError(
+                f"criterion must have nothing to learn, as the network alone is trained, but its {name} requires grad."
+            )
 
 
 def _check_patience(patience: int | None, valid_set: Dataset | None) -> None:

@@ -2,6 +2,7 @@ import math
 import os
 import re
 import resource
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -12,7 +13,9 @@ from torch import nn
 
 from data.windows import WindowDataset
 from evaluation.metrics import evaluate_forecasts
+from loss import DilateLoss, SoftDTWLoss, TangledDilateLoss
 from models import build_model
+from tests.helpers import assert_one_sentence
 from training import (
     CheckpointError,
     DivergenceError,
@@ -621,6 +624,36 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(parts, tmp_
 def test_a_number_out_of_range_is_refused_in_one_sentence(parts, options, kind, message):
     with pytest.raises(kind, match=message):
         train(fresh_net(), parts, **options)
+
+
+@pytest.mark.parametrize("kind", [DilateLoss, SoftDTWLoss, TangledDilateLoss])
+@pytest.mark.parametrize("learned", [nn.Parameter(torch.tensor(0.1)), torch.tensor(0.1, requires_grad=True)])
+def test_a_criterion_that_learns_is_refused_in_one_sentence(parts, kind, learned):
+    net = fresh_net()
+    before = weights(net)
+    refuse = partial(train, net, parts, kind(gamma=learned))
+    assert_one_sentence(ValueError, "^criterion must have nothing to learn, .* but its gamma requires grad", refuse)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("wrap", [torch.Tensor.clone, partial(nn.Parameter, requires_grad=False)])
+def test_a_criterion_may_have_tensors_that_are_fixed(parts, wrap):
+    gamma = wrap(torch.tensor(0.1, dtype=torch.float64))
+    with_tensor, with_number = (train(fresh_net(), parts, DilateLoss(gamma=g)) for g in (gamma, 0.1))
+    assert numbers(with_tensor) == numbers(with_number)
+
+
+def test_a_criterion_may_look_at_the_networks_weights(parts):
+    class Decay(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, prediction, target):
+            return (prediction - target).square().mean() + sum(p.square().sum() for p in self.net.parameters())
+
+    net = fresh_net()
+    assert train(net, parts, Decay(net))[0]["train_loss"] > train(fresh_net(), parts)[0]["train_loss"]
 
 
 def test_evaluation_records_no_gradients_and_keeps_the_mode_of_the_network(parts):
