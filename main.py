@@ -35,7 +35,7 @@ from training import (
 )
 from training.experiment import CRITERIA, Experiment, paper_comparison, prepare
 from training.run_folder import METRICS, RunFolder, new_folder
-from training.settings import complaints, parse_args, settings_of
+from training.settings import CHANGED_BY_RESUME, complaints, parse_args, settings_of
 from training.side_by_side import LostProcessError, OnEpoch, cores, train_side_by_side
 from training.streams import say, usable_streams
 
@@ -266,6 +266,10 @@ def _earlier_histories(args: argparse.Namespace, folder: RunFolder) -> dict[str,
         done = checkpoint.get("epoch", -1) + 1
         if done > args.epochs:
             raise ValueError(f"--epochs must be at least {done}, which {path} already has, got {args.epochs}.")
+        now = {"loss": loss, **settings_of(args)}
+        for name, before in checkpoint.get("settings", {}).items():
+            if name in now and name not in ("losses", *CHANGED_BY_RESUME) and now[name] != before:
+                raise ValueError(f"{path} was trained with {name} {before!r} and cannot go on with {now[name]!r}.")
     return histories
 
 

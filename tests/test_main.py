@@ -753,6 +753,33 @@ def test_resume_refuses_flags_that_would_change_the_run(small, capsys, flag):
         )
 
 
+EDITED = {"alpha": 0.9, "gamma": 0.5, "horizon": 3, "input_length": 5, "stride": 2, "hidden_size": 7, "gru": "torch"}
+
+
+@pytest.mark.parametrize(("name", "value"), EDITED.items())
+def test_resume_refuses_a_configuration_that_was_edited(small, capsys, name, value):
+    run(*small, "--output", "run", "--losses", "mse")
+    config = json.loads(Path("run/config.json").read_text())
+    config["settings"][name] = value
+    Path("run/config.json").write_text(json.dumps(config))
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    sentence = refusal(capsys, "--resume", "run", "--epochs", 6)
+    assert f"run/checkpoints/mse.pt was trained with {name} " in sentence
+    assert f"cannot go on with {value!r}." in sentence
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_resume_refuses_checkpoints_that_changed_places(small, capsys):
+    run(*small, "--output", "run", "--losses", "mse", "dilate")
+    mse, dilate = (Path(f"run/checkpoints/{loss}.pt") for loss in ("mse", "dilate"))
+    mse.rename("kept.pt")
+    dilate.rename(mse)
+    Path("kept.pt").rename(dilate)
+    capsys.readouterr()
+    assert "mse.pt was trained with loss 'dilate'" in refusal(capsys, "--resume", "run", "--epochs", 6)
+
+
 def test_resume_refuses_fewer_epochs_than_there_are(small, capsys):
     run(*small, "--output", "run", "--losses", "mse")
     config = Path("run/config.json").read_text()

@@ -422,7 +422,7 @@ def _check_criterion(criterion: Criterion, net: nn.Module) -> None:
     for name, tensor in [*criterion.named_parameters(), *criterion.named_buffers()]:
         if tensor.requires_grad and id(tensor) not in trained:
             raise ValueError(
-                f"criterion must have nothing to learn, as the network alone is trained, but its {name} requires grad."
+                f"criterion must have nothing to learn, for the network alone learns, but its {name} requires grad."
             )
 
 
