@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -89,14 +89,16 @@ def _run(experiment: Experiment) -> dict[str, Record]:
         jobs = _at_a_time(experiment)
         samples = _plot_samples(args, len(experiment.data.test))
         introduction = _introduction(experiment)
-        folder = data_parallel.agreed(lambda: _open_folder(args))
-    with interruptible(folder), complaints(OSError, CheckpointError, DivergenceError):
-        print(f"{introduction}\nrun folder: {folder.path}")
-        histories = train_all(experiment, folder, jobs)
-        if args.plots:
-            draw(experiment, folder, histories, samples)
-        results = {loss: history[-1] for loss, history in histories.items()}
-        print(f"\n{results_table(experiment, results)}\n\nEverything is in {folder.path}")
+    with ExitStack() as stack:
+        with complaints(ValueError, OSError):
+            folder = data_parallel.agreed(lambda: stack.enter_context(_opened_folder(args)))
+        with interruptible(folder), complaints(OSError, CheckpointError, DivergenceError):
+            print(f"{introduction}\nrun folder: {folder.path}")
+            histories = train_all(experiment, folder, jobs)
+            if args.plots:
+                draw(experiment, folder, histories, samples)
+            results = {loss: history[-1] for loss, history in histories.items()}
+            print(f"\n{results_table(experiment, results)}\n\nEverything is in {folder.path}")
     return results
 
 
@@ -241,17 +243,21 @@ def _plot_samples(args: argparse.Namespace, count: int) -> list[int]:
     return chosen
 
 
-def _open_folder(args: argparse.Namespace) -> RunFolder:
+@contextmanager
+def _opened_folder(args: argparse.Namespace) -> Iterator[RunFolder]:
     """The run's folder, a new one or that of an earlier run, with the settings and the metrics so far in it."""
     if args.resume:
         folder = RunFolder(Path(args.resume))
-        histories = _earlier_histories(args, folder)
+    elif args.output:
+        folder = RunFolder(Path(args.output))
+        folder.create()
     else:
-        folder = RunFolder(Path(args.output)) if args.output else new_folder(f"{args.dataset}-{args.model}")
-        histories = folder.create() or {}
-    folder.write_settings(settings_of(args))
-    folder.write_metrics(_flattened(histories))
-    return folder
+        folder = new_folder(f"{args.dataset}-{args.model}")
+    with folder.locked():
+        histories = _earlier_histories(args, folder)
+        folder.write_settings(settings_of(args))
+        folder.write_metrics(_flattened(histories))
+        yield folder
 
 
 def _earlier_histories(args: argparse.Namespace, folder: RunFolder) -> dict[str, list[Record]]:

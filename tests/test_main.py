@@ -88,6 +88,13 @@ def continued_by(folder):
     return f"this continues: {shlex.join([sys.executable, str(ROOT / 'main.py'), '--resume', folder])}\n"
 
 
+def until(condition):
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 class StopsAtStep(nn.Module):
     """The mean squared error, until a given step does something else."""
 
@@ -681,6 +688,34 @@ def test_a_folder_that_holds_a_run_is_refused_and_unchanged(small, capsys):
     assert "--output run already holds a run (config.json)" in sentence
     assert "--resume run" in sentence
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_in_which_another_process_trains_is_refused_until_that_is_gone(small, capsys):
+    flags = [*small, "--losses", "mse", "--jobs", "1", "--epochs", "1000000", "--output", "run"]
+    with subprocess.Popen([sys.executable, ROOT / "main.py", *flags], stdout=subprocess.DEVNULL) as process:
+        until(lambda: Path("run/checkpoints/mse.pt").exists())
+        assert "Another process trains in run: wait for its end, or end it." in refusal(capsys, "--resume", "run")
+        process.kill()
+    config = json.loads(Path("run/config.json").read_text())
+    reached = torch.load("run/checkpoints/mse.pt", weights_only=True)["epoch"]
+    run("--resume", "run", "--epochs", reached + 3)
+    assert [record["epoch"] for record in records("run")] == sorted({record["epoch"] for record in records("run")})
+    assert json.loads(Path("run/config.json").read_text())["started"] == config["started"]
+    assert not list(Path("run").glob(".*"))
+
+
+@pytest.mark.parametrize("flags", [["--output", "run"], ["--resume", "run"]])
+def test_a_folder_that_is_locked_stays_as_it_is(small, capsys, flags):
+    folder = RunFolder(Path("run"))
+    folder.create()
+    if "--resume" in flags:
+        folder.write_settings(settings_of(parse_args(small)))
+    with folder.locked():
+        before = {path: path.read_bytes() for path in Path("run").iterdir()}
+        assert "Another process trains in run: " in refusal(capsys, *(small if "--output" in flags else []), *flags)
+        assert {path: path.read_bytes() for path in Path("run").iterdir()} == before
+    run(*(small if "--output" in flags else []), *flags)
+    assert results("run").keys() == set(LOSSES)
 
 
 def test_an_empty_folder_may_be_the_output(small):

@@ -5,13 +5,15 @@ import io
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from .checkpoint import Record, atomic_write, errors_name
 
@@ -72,6 +74,26 @@ class RunFolder:
                     f"or continue with --resume {self.path}."
                 )
         self.path.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of the folder; the system unlocks it when the process ends, however that ends.
+
+        Raises:
+            FileExistsError: If another process works in the folder.
+            OSError: If the folder cannot be written to.
+        """
+        path = self.path / ".lock"
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise FileExistsError(f"Another process trains in {self.path}: wait for its end, or end it.") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            lock.release()
 
     def read_settings(self) -> Settings:
         """Settings of the run in this folder.
