@@ -76,6 +76,24 @@ def save_checkpoint(
         file.write(content.getbuffer())
 
 
+def check_plain(name: str, values: Mapping[str, object] | None) -> None:
+    """Make sure that a checkpoint with these values could be read again.
+
+    Raises:
+        TypeError: If one of them can be brought back by running code only.
+    """
+    for key, value in (values or {}).items():
+        content = io.BytesIO()
+        try:
+            torch.save({key: value}, content)
+            torch.load(io.BytesIO(content.getvalue()), weights_only=True)
+        except Exception:  # of many kinds
+            raise TypeError(
+                f"{name} must hold plain values (numbers, strings, None, lists and dicts of them), "
+                f"but {key!r} is a {type(value).__name__}."
+            ) from None
+
+
 def load_checkpoint(path: str | os.PathLike[str]) -> dict:
     """Read what `save_checkpoint` wrote, with all tensors on the CPU, running no code from the file.
 

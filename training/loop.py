@@ -17,7 +17,7 @@ from data.windows import batches, check_count
 from evaluation.metrics import evaluate_forecasts
 
 from . import data_parallel
-from .checkpoint import Record, restore, save_checkpoint
+from .checkpoint import Record, check_plain, restore, save_checkpoint
 
 __all__ = [
     "DivergenceError",
@@ -33,7 +33,7 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 class DivergenceError(ArithmeticError):
-    """The training loss is nan or infinite, so the weights are lost."""
+    """A loss is nan or infinite, so there are no weights to go on with."""
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def train_model(
         device: Where to train; where the parameters are, if not given.
         seed: Seeds the order of the batches, at least 0.
         checkpoint: File to continue from, if it exists, and to write at every evaluation.
-        settings: Plain values to keep in the checkpoint, for whoever evaluates it.
+        settings: Plain values (numbers, strings, None, lists and dicts of them) to keep in the checkpoint.
         on_eval: Called with each new record, once its checkpoint is written.
         on_epoch: Called after each epoch with its number and its mean training loss.
         progress: Show a progress bar on stderr, if that is a terminal; a string labels it.
@@ -124,18 +124,25 @@ def train_model(
         weights the network has.
 
     Raises:
-        TypeError: If a count is not a whole number.
-        ValueError: If a number is out of its range, the checkpoint is beyond ``epochs``, ``patience`` comes without
+        TypeError: If a count is not a whole number, or a setting not a plain value.
+        ValueError: If a number is out of its range, the training set is empty, forecasts have another shape than
+            targets, the validation set holds nan, the checkpoint is beyond ``epochs``, ``patience`` comes without
             a validation set, the criterion has parameters to learn (the network alone is trained), or ``cuda_graph``
             comes without a GPU or with several processes.
         CheckpointError: If the checkpoint is unreadable, or of another network, learning rate, batch size, seed,
             or limit of the gradients, or was written without a validation set and cannot go on with one.
-        DivergenceError: If the training loss becomes nan or infinite.
+        DivergenceError: If the training loss becomes nan or infinite, or the one on the validation set is never a
+            number.
         OSError: If the checkpoint cannot be read or written.
     """
     _check_numbers(learning_rate, clip_norm, epochs, batch_size, print_every, eval_every, seed)
     _check_patience(patience, valid_set)
     _check_criterion(criterion, net)
+    if not len(train_set):
+        raise ValueError("train_set must hold at least one series, got 0.")
+    if valid_set is not None:
+        _check_no_nan(valid_set, batch_size)
+    check_plain("settings", settings)
     if device is not None:
         net.to(device)
     if cuda_graph:
@@ -188,6 +195,10 @@ def train_model(
                 on_eval(history[-1])
             data_parallel.barrier()  # from here on the files are there for all
     if best is not None:
+        if np.isnan(best_record(history)["valid_loss"]):
+            raise DivergenceError(
+                "The loss on valid_set was nan at every evaluation, so no weights could be chosen by it."
+            )
         net.load_state_dict(best)
     return history
 
@@ -280,7 +291,7 @@ def predict(net: nn.Module, dataset: Dataset, batch_size: int = 100) -> tuple[Te
         Forecasts and targets, both ``(S, N_output, output_size)``, on the CPU.
 
     Raises:
-        ValueError: If the dataset is empty.
+        ValueError: If the dataset is empty, or forecasts have another shape than targets.
     """
     if not len(dataset):
         raise ValueError("dataset must hold at least one series to forecast, got 0.")
@@ -292,6 +303,7 @@ def predict(net: nn.Module, dataset: Dataset, batch_size: int = 100) -> tuple[Te
             # Whole batches go round the processes, so that every number is that of one process, to the last bit.
             if number % data_parallel.processes() == data_parallel.rank():
                 predictions.append(net(batch[0].to(like)).cpu())
+                _check_shapes(predictions[-1], batch[1])
             targets.append(batch[1])
     finally:
         net.train(was_training)
@@ -317,6 +329,7 @@ class _Measured(nn.Module):
     def forward(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, and prediction without its history."""
         prediction = self.net(inputs)
+        _check_shapes(prediction, target)
         return self.criterion(prediction, target), prediction.detach()
 
 
@@ -432,6 +445,19 @@ def _check_patience(patience: int | None, valid_set: Dataset | None) -> None:
     check_count("patience", patience)
     if valid_set is None:
         raise ValueError(f"patience needs a valid_set to look at, got patience={patience} without one.")
+
+
+def _check_no_nan(valid_set: Dataset, batch_size: int) -> None:
+    for batch in batches(valid_set, batch_size):
+        for name, values in zip(("inputs", "targets"), batch, strict=False):
+            if values.isnan().any():
+                raise ValueError(f"valid_set must not hold nan in its {name}, or no weights could be chosen by it.")
+
+
+def _check_shapes(prediction: Tensor, target: Tensor) -> None:
+    if prediction.shape != target.shape:  # a loss would broadcast them without a word
+        shapes = f"{tuple(prediction.shape)} for targets of shape {tuple(target.shape)}"
+        raise ValueError(f"net must forecast in the shape of the targets, but its forecast has shape {shapes}.")
 
 
 def _out_of_patience(history: list[Record], patience: int | None) -> bool:

@@ -4,6 +4,7 @@ import re
 import resource
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -399,6 +400,61 @@ def test_training_stops_after_patience_evaluations_without_improvement(parts, va
     assert_same_weights(net, shorter)
 
 
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_validation_loss_that_is_never_a_number_is_one_sentence(parts, patience):
+    refuse = partial(stop_early, fresh_net(), parts, [math.nan] * 4, patience, epochs=4)
+    assert_one_sentence(DivergenceError, "The loss on valid_set was nan at every evaluation", refuse)
+
+
+@pytest.mark.parametrize("part", ["inputs", "targets"])
+@pytest.mark.parametrize("place", [(0, 0, 0), (12, 3, 0)])
+def test_a_validation_set_with_nan_is_one_sentence_before_the_training(parts, part, place):
+    windows = {"inputs": parts[1].inputs.clone(), "targets": parts[1].targets.clone()}
+    windows[part][place] = math.nan
+    net, odd = fresh_net(), WindowDataset(**windows)
+    before = weights(net)
+    refuse = partial(train, net, parts, valid_set=odd)
+    assert_one_sentence(ValueError, f"valid_set must not hold nan in its {part}", refuse)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("cut", "shape"),
+    [
+        (lambda x: x[..., 0], (8, 4)),
+        (lambda x: x[:, :1], (8, 1, 1)),
+        (lambda x: x.mean(0, keepdim=True), (1, 4, 1)),
+        (lambda x: x.expand(-1, -1, 2), (8, 4, 2)),
+        (lambda x: x.mean(), ()),
+    ],
+)
+@pytest.mark.parametrize("criterion", [nn.MSELoss(), nn.L1Loss(), DilateLoss()])
+def test_a_forecast_of_another_shape_than_the_target_is_one_sentence(parts, cut, shape, criterion):
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = fresh_net()
+
+        def forward(self, x):
+            return cut(self.net(x))
+
+    sentence = f"net must forecast in the shape of the targets, .* has shape {re.escape(str(shape))} for targets"
+    net = Cut()
+    for use in (
+        partial(train, net, parts, criterion),
+        partial(eval_model, net, parts[1], 8),
+        partial(predict, net, parts[1], 8),
+    ):
+        assert_one_sentence(ValueError, sentence, use)
+
+
+def test_an_empty_training_set_is_one_sentence(parts):
+    empty = torch.utils.data.Subset(parts[0], [])
+    assert_one_sentence(
+        ValueError, "train_set must hold at least one", partial(train, fresh_net(), (empty, parts[1]))
+    )
+
+
 def test_without_patience_all_epochs_are_trained_and_the_best_weights_kept(parts):
     history = stop_early(net := fresh_net(), parts, [3.0, 1.0, 2.0, 4.0, 5.0], patience=None, epochs=5)
     assert len(history) == 5
@@ -534,6 +590,26 @@ def test_a_bare_state_dict_is_read_as_weights_but_starts_no_training(parts, tmp_
 
 class NotPlain:
     """Something that only unpickling code could bring back."""
+
+
+@pytest.mark.parametrize(
+    "value", [NotPlain(), np.float64(0.5), Path("run"), [1, {"a": NotPlain()}], len, {NotPlain: 1}]
+)
+def test_settings_that_no_checkpoint_brings_back_are_refused_before_the_training(parts, tmp_path, value):
+    path, settings = tmp_path / "c.pt", {"alpha": 0.5, "odd": value}
+    message = assert_one_sentence(
+        TypeError,
+        "settings must hold plain values",
+        partial(train, fresh_net(), parts, checkpoint=path, settings=settings),
+    )
+    assert message.endswith(f"but 'odd' is a {type(value).__name__}.")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("value", [0.5, None, "a", [1, "b"], {"a": [None]}, (1, 2), True, torch.ones(2)])
+def test_plain_settings_come_back(parts, tmp_path, value):
+    train(fresh_net(), parts, epochs=1, checkpoint=tmp_path / "c.pt", settings={"value": value})
+    assert str(load_checkpoint(tmp_path / "c.pt")["settings"]["value"]) == str(value)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 damaged", {"epoch": 3}, NotPlain(), []])
