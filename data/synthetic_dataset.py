@@ -6,6 +6,7 @@ difference of the heights, and its position continues the distance of the peaks,
 
 from __future__ import annotations
 
+import math
 import random
 
 import numpy as np
@@ -36,8 +37,9 @@ def create_synthetic_dataset(
         float64, then train_bkp (N,) and test_bkp (N,): the int64 index of each step in its whole series.
 
     Raises:
-        TypeError: N, N_input or N_output is not a whole number.
-        ValueError: One of them is below 1, or the series would be too short for its peaks.
+        TypeError: N, N_input or N_output is not a whole number, or sigma not a number.
+        ValueError: A count is below 1, the series would be too short for its peaks, or sigma is negative, infinite or
+            nan.
     """
     series, breakpoints = _draw_series(2 * check_count("N", N), N_input, N_output, sigma, rng)
     train, test = series[:N], series[N:]
@@ -61,11 +63,21 @@ def _draw_series(
             f"a synthetic series has peaks up to position {_LAST_PEAK} and so needs at least "
             f"{_LAST_PEAK + 1} steps, given {lengths}"
         )
+    _check_sigma(sigma)
     rng = random if rng is None else rng
     series, breakpoints = np.empty((count, length)), np.empty(count, dtype=np.int64)
     for row, values in enumerate(series):
         breakpoints[row] = _draw_one(values, sigma, rng)
     return series, breakpoints
+
+
+def _check_sigma(sigma: float) -> None:
+    try:
+        allowed = 0 <= sigma < math.inf
+    except TypeError:
+        raise TypeError(f"sigma must be a number of at least 0, given {sigma!r}") from None
+    if not allowed:
+        raise ValueError(f"sigma must be a finite number of at least 0, given {sigma!r}")
 
 
 def _draw_one(values: np.ndarray, sigma: float, rng: random.Random) -> int:
@@ -125,18 +137,18 @@ def load_synthetic(
         n: Series in each part.
         input_length: N_input, in time steps.
         horizon: N_output, in time steps; input_length + horizon is at least 19.
-        sigma: Scale of the uniform noise.
-        seed: Seed of the draws.
+        sigma: Scale of the uniform noise, at least 0.
+        seed: Seed of the draws, at least 0.
 
     Returns:
         The task; its three datasets are `SyntheticDataset`s.
 
     Raises:
-        TypeError: A count is not a whole number.
-        ValueError: A count is too small.
+        TypeError: A count or the seed is not a whole number, or sigma not a number.
+        ValueError: A count is too small, the seed negative, or sigma negative, infinite or nan.
     """
     check_count("n", n)
-    rng = random.Random(seed)
+    rng = random.Random(check_count("seed", seed, at_least=0))  # None would be another seed each time
     train_input, train_target, test_input, test_target, train_bkp, test_bkp = create_synthetic_dataset(
         n, input_length, horizon, sigma, rng
     )

@@ -1,5 +1,7 @@
 import hashlib
+import math
 import random
+import re
 
 import numpy as np
 import pytest
@@ -174,3 +176,38 @@ def test_a_plain_data_loader_and_batches_serve_the_same(released):
 def test_arrays_that_do_not_fit_are_refused(shapes, sentence):
     with pytest.raises(ValueError, match=sentence):
         SyntheticDataset(*(np.zeros(shape) for shape in shapes))
+
+
+NUMBERS = [math.nan, -1, -1e-9, math.inf, -math.inf]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "kind"),
+    [
+        *(("sigma", value, ValueError) for value in NUMBERS),
+        *(("sigma", value, TypeError) for value in ("0.1", None, [0.1], 1j)),
+        *(("seed", value, TypeError) for value in (None, 1.5, "0", [0])),
+        *(("seed", value, ValueError) for value in (-1, -(10**30))),
+    ],
+)
+def test_an_odd_sigma_or_seed_is_named(option, value, kind):
+    with pytest.raises(kind, match=rf"^{option} must be a .*number of at least 0, given {re.escape(repr(value))}$"):
+        load("synthetic", n=2, **{option: value})
+
+
+@pytest.mark.parametrize("sigma", NUMBERS)
+def test_odd_noise_is_named_where_series_are_drawn(sigma):
+    with pytest.raises(ValueError, match="^sigma must be a finite number of at least 0"):
+        create_synthetic_dataset(2, 20, 20, sigma)
+
+
+@given(sigma=st.floats(0, 1e6), seed=st.integers(0, 10**30))
+def test_any_noise_and_seed_give_the_same_finite_series_each_time(sigma, seed):
+    first, second = (load("synthetic", n=2, sigma=sigma, seed=seed).train for _ in range(2))
+    assert torch.equal(first.inputs, second.inputs)
+    assert first.inputs.isfinite().all()
+
+
+def test_numbers_of_numpy_are_seeds():
+    own, numpys = (load("synthetic", n=2, seed=seed).train for seed in (3, np.int64(3)))
+    assert torch.equal(own.inputs, numpys.inputs)
