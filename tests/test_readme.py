@@ -125,7 +125,8 @@ def check_main(command, short_run, folder):
         command = command.replace(placeholder, str(path))
     words = shlex.split(re.sub(r"--epochs \d+", "", command))
     if not {"--help", "--evaluate", "--resume"} & set(words):
-        words += ["--epochs", "1", "--no-plots"]
+        words += ["--epochs", "1", "--no-plots", "--hidden-size", "8"]  # the last of two equal flags counts
+        words += [] if "--losses" in words else ["--losses", "mse"]  # `short_run` has all three
     start = ["-m", "torch.distributed.run"] if words[0] == "torchrun" else []
     finished = run([*start, *(ROOT / word if word == "main.py" else word for word in words[1:])], folder)
     assert finished.returncode == 0, finished.stderr
@@ -355,7 +356,7 @@ def test_table_1_is_that_of_the_committed_results():
 def test_as_many_cells_lie_outside_as_the_claims_count(page):
     claims = (ROOT / "experiments" / "results" / "claims.md").read_text(encoding="utf-8")
     ((count, cells),) = re.findall(r"(\d+) of (\d+) cells", claims)
-    assert re.search(rf"\b{count} of {cells} cells|cells, {count} of {cells}\b|{count} of {cells} have", PAGES[page])
+    assert f"{count} of {cells} cells" in PAGES[page]
 
 
 def test_times_of_the_loss_are_those_of_the_committed_results():
