@@ -2,7 +2,7 @@
 
 The printed tables scale their numbers: the caption of Table 1 says MSE and DTW by 100 and TDI by 10. That cannot be
 so for the DTW of ECG5000, which is scaled by 10, and the TDI of Traffic, which is scaled by 100: simple predictors,
-and our own networks, give values ten times larger and smaller (see the README). Table 3 lacks the factor 10 of its
+and our own networks, give values ten times larger and smaller (docs/results.md). Table 3 lacks the factor 10 of its
 ramp scores, which Table 2 has. Here every number is the metric itself, and `printed_scale` has the factors.
 """
 

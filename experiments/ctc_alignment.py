@@ -1,4 +1,4 @@
-"""The picture of a CTC alignment in the README: a small network learns to read words from a wavy line.
+"""The picture of a CTC alignment in docs/ctc.md: a small network learns to read words from a wavy line.
 
     python -m experiments.ctc_alignment        # 15 seconds; writes docs/ctc_alignment.png
 

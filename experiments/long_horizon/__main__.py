@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", type=count, default=1, help="of torch (default: %(default)s)")
     add("--output", type=Path, default=OUTPUT, metavar="FOLDER", help="default: %(default)s")
 
-    add = made.add_argument_group("protocol, default: that of the README's tables").add_argument
+    add = made.add_argument_group("protocol, default: that of the committed results").add_argument
     rows, shown = {"type": count, "metavar": "ROWS"}, "default: %(default)s"
     add("--split", nargs=3, **rows, default=default.split, help=f"train, validation and test; {shown}")
     add("--input-length", **rows, default=default.input_length, help=shown)

@@ -26,7 +26,7 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Protocol:
-    """The settings; the defaults are the ones of the README's tables.
+    """The settings; the defaults are the ones of the committed results.
 
     The split is the literature's for ETTh1 (Zhou et al., Informer, AAAI 2021): 12, 4 and 4 months of 30 days, the
     rest of the file unused, inputs of validation and test reaching back into the part before.
