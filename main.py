@@ -92,7 +92,8 @@ def _run(experiment: Experiment) -> dict[str, Record]:
     with ExitStack() as stack:
         with complaints(ValueError, OSError):
             folder = data_parallel.agreed(lambda: stack.enter_context(_opened_folder(args)))
-        with interruptible(folder), complaints(OSError, CheckpointError, DivergenceError):
+        mistakes = complaints(OSError, CheckpointError, DivergenceError, continued_by=_continuation(folder))
+        with interruptible(folder), mistakes:
             print(f"{introduction}\nrun folder: {folder.path}")
             histories = train_all(experiment, folder, jobs)
             if args.plots:
@@ -310,13 +311,19 @@ def interruptible(folder: RunFolder) -> Iterator[None]:
 
 
 def _say_how_to_continue(what: str, folder: RunFolder) -> None:
+    continued_by = _continuation(folder)
+    say(f"\n{what}; only the work since the last evaluation is lost, and this continues: {continued_by}")
+
+
+def _continuation(folder: RunFolder) -> str:
+    """The command that continues a run."""
     command = [sys.executable]
     if data_parallel.processes() > 1:  # what torchrun calls, whether that is on the PATH or not
         command += ["-m", "torch.distributed.run", "--nproc-per-node", str(data_parallel.local_processes())]
     # As it was started; where another program imports this one, it is not its own file.
     started_here = os.path.realpath(sys.argv[0]) == os.path.realpath(__file__)
     command += [sys.argv[0] if started_here else __file__, "--resume", str(folder.path)]
-    say(f"\n{what}; only the work since the last evaluation is lost, and this continues: {shlex.join(command)}")
+    return shlex.join(command)
 
 
 # --------------------------------------------------------------------------------------------------- tables

@@ -761,11 +761,24 @@ def test_a_full_disk_is_one_sentence_and_what_was_written_stays(small, capsys, s
     run(*small, "--losses", "mse", "--model", "mlp", "--output", "before")  # so that numba's cache is written
     with full_disk(size):
         sentence = refusal(capsys, *small, "--losses", "mse", "--model", "mlp", *flags, "--output", "run")
+    assert sentence.endswith(continued_by("run")) == (file != "config.json")
     assert re.search(f"Cannot (read or )?write (the figure )?run/{file}: File too large", sentence)
     assert not list(Path("run").rglob(".*"))
     if Path("run/checkpoints/mse.pt").exists():
         run("--resume", "run", "--epochs", 500, "--no-plots")
         assert records("run")[-1]["epoch"] == 499
+
+
+@pytest.mark.parametrize("name", [None, "kernel.nbi"])
+def test_a_full_disk_outside_of_the_folder_is_one_sentence(small, capsys, monkeypatch, name):
+    def fill():
+        raise OSError(28, "No space left on device", name)
+
+    monkeypatch.setitem(program.CRITERIA, "mse", lambda args: StopsAtStep(9, fill))
+    sentence = refusal(capsys, *small, "--losses", "mse", "--output", "run")
+    file = name or "a file outside of the run's folder, such as numba's cache"
+    assert f"Cannot read or write {file}: No space left on device; this continues: " in sentence
+    assert sentence.endswith(continued_by("run"))
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(small, capsys):
@@ -1046,7 +1059,11 @@ def test_a_run_whose_output_nobody_reads_ends_with_how_to_continue_it(small, job
     [
         (">&-", 0, ""),
         (">&- 2>&- <&-", 0, ""),
-        (">/dev/full", 2, "main.py: error: Cannot read or write stdout: No space left on device.\n"),
+        (
+            ">/dev/full",
+            2,
+            "main.py: error: Cannot read or write stdout: No space left on device; " + continued_by("run"),
+        ),
     ],
 )
 def test_a_run_without_stdout(small, redirection, code, said):

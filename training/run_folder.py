@@ -43,7 +43,7 @@ class RunFolder:
 
     @property
     def results(self) -> Path:
-        """Final metrics, in full precision (CSV)."""
+        """Final metrics, in full precision (CSV); ``epoch`` counts from 0, so that 499 is the last one of 500."""
         return self.path / "results.csv"
 
     @property

@@ -290,8 +290,13 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 @contextmanager
-def complaints(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn errors that the user can mend, a lack of memory among them, into one sentence and exit code 2."""
+def complaints(*kinds: type[Exception], continued_by: str | None = None) -> Iterator[None]:
+    """Turn errors that the user can mend, a lack of memory among them, into one sentence and exit code 2.
+
+    Args:
+        kinds: Of these errors.
+        continued_by: Command that continues the run once there is space on a disk again.
+    """
     try:
         yield
     except Exception as error:
@@ -302,6 +307,11 @@ def complaints(*kinds: type[Exception]) -> Iterator[None]:
             )
         if not isinstance(error, kinds):
             raise
-        if isinstance(error, OSError) and error.filename is not None:
-            fail(f"Cannot read or write {error.filename}: {error.strerror}.")
-        fail(error)
+        message = str(error)
+        if isinstance(error, OSError) and error.errno is not None:
+            # Of the files of a run, all have their names; what writes others, such as numba's cache, gives none.
+            file = error.filename or "a file outside of the run's folder, such as numba's cache"
+            message = f"Cannot read or write {file}: {error.strerror}."
+        if isinstance(error, OSError) and continued_by is not None:
+            message = f"{message.removesuffix('.')}; this continues: {continued_by}"
+        fail(message)

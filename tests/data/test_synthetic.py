@@ -197,7 +197,7 @@ def test_an_odd_sigma_or_seed_is_named(option, value, kind):
 
 @pytest.mark.parametrize("sigma", NUMBERS)
 def test_odd_noise_is_named_where_series_are_drawn(sigma):
-    with pytest.raises(ValueError, match="^sigma must be a finite number of at least 0"):
+    with pytest.raises(ValueError, match=r"^sigma must be a finite number of at least 0"):
         create_synthetic_dataset(2, 20, 20, sigma)
 
 
