@@ -6,12 +6,9 @@ Mean over 10 pairs of random series, DILATE, forward and backward. The paper's p
 off, has a point at every fifth step and ends at 96: beside 100 steps stands its last one, beside more none.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 
-from benchmarks.common import RESULTS, alternate, loss_and_gradient, machine, plot_lines, write_csv
+from benchmarks.common import alternate, loss_and_gradient, machine, parser, plot_lines, write_csv
 from benchmarks.contenders import ALPHA, GAMMA, reference_dilate
 from evaluation.paper import FIG_5A
 from loss import DilateLoss
@@ -27,10 +24,7 @@ def nearest_in_paper(horizon: int) -> int | None:
 
 def main() -> None:
     """Run, print, and write results/autograd.csv and results/autograd.png."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3, help="per horizon (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder (default: %(default)s)")
-    args = parser.parse_args()
+    args = parser(__doc__, seconds=3, per="horizon").parse_args()
     print(machine())
     rows, custom = [], DilateLoss(ALPHA, GAMMA)
     for horizon in HORIZONS:
@@ -50,13 +44,12 @@ def main() -> None:
                 "speedup": f"{speedup:.4g}",
                 "paper": paper,
                 "paper_horizon": steps,
-                "machine": machine(),
             }
         )
         print(
             f"{horizon:5d} steps: {speedup:7.1f} times faster (paper: {paper or '-'} at {steps or '-'})", flush=True
         )
-    write_csv(args.output / "autograd.csv", rows)
+    write_csv(args.output / "autograd.csv", rows, machine=machine())
     lines = {"ours": [(r["horizon"], float(r["speedup"])) for r in rows], "paper": FIG_5A.items()}
     plot_lines(args.output / "autograd.png", lines, "horizon", "speed-up", f"Fig. 5(a)\n{machine()}", log=False)
 

@@ -1,18 +1,37 @@
-"""What the benchmarks share: fair timing, the machine's name, results as CSV and as a picture."""
+"""What the benchmarks share: flags, timing in turns, the machine's name, results as CSV and as a picture."""
 
-import argparse
 import csv
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results"
 TURN = 0.05  # seconds
+
+Row = dict[str, object]
+T = TypeVar("T")
+
+
+def parser(description: str, seconds: float | None = None, per: str = "size", original: str = "") -> ArgumentParser:
+    """A command line with the flags that most benchmarks have: --output, --seconds, --original."""
+    made = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    if seconds is not None:
+        made.add_argument(
+            "--seconds", type=float, default=seconds, help=f"of timing per {per} (default: %(default)s)"
+        )
+    if original:
+        help_text, required = "a clone of the released DILATE", original == "required"
+        made.add_argument("--original", type=Path, metavar="FOLDER", required=required, help=help_text)
+    made.add_argument("--output", type=Path, default=RESULTS, metavar="FOLDER", help="default: %(default)s")
+    return made
 
 
 def machine() -> str:
@@ -25,37 +44,46 @@ def machine() -> str:
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def alternate(calls: dict[str, Callable[[], object]], seconds: float, at_least: int = 5) -> dict[str, float]:
-    """Median time of each call in seconds: one after the other, in turns, so that all meet the same noise.
-
-    A quick call is repeated until its turn is over: the first one finds the caches full of another's numbers.
+def in_turns(
+    measures: Mapping[str, Callable[[], T]], seconds: float = 0, at_least: int = 1, turn: float = 0
+) -> dict[str, list[T]]:
+    """What each measure returns, one after the other, in turns, so that all meet the same noise.
 
     Args:
-        calls: Name -> what to time; each is called once before, to warm up.
+        measures: Name -> what to call.
         seconds: About how long to go on.
         at_least: Turns of each in any case.
+        turn: Seconds until which a quick call is repeated: the first one finds the caches full of another's numbers.
     """
-    for call in calls.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    found: dict[str, list[T]] = {name: [] for name in measures}
     begun, turns = time.perf_counter(), 0
     while time.perf_counter() - begun < seconds or turns < at_least:
         turns += 1
-        for name, call in calls.items():
-            times[name] += _turn(call)
-    return {name: statistics.median(values) for name, values in times.items()}
+        for name, measure in measures.items():
+            start = time.perf_counter()
+            found[name].append(measure())
+            while time.perf_counter() - start < turn:
+                found[name].append(measure())
+    return found
 
 
-def _turn(call: Callable[[], object]) -> list[float]:
-    """Times of one call, or of as many as begin within ``TURN``."""
-    begun = start = time.perf_counter()
-    times = []
-    while not times or start - begun < TURN:
+def alternate(calls: Mapping[str, Callable[[], object]], seconds: float, at_least: int = 5) -> dict[str, float]:
+    """Median time of each call in seconds, taken in turns after a first call to warm up."""
+    for call in calls.values():
         call()
-        end = time.perf_counter()
-        times.append(end - start)
-        start = end
-    return times
+    return medians(in_turns({name: partial(duration, call) for name, call in calls.items()}, seconds, at_least, TURN))
+
+
+def duration(call: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def medians(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The median of each list of numbers."""
+    return {name: statistics.median(values) for name, values in found.items()}
 
 
 def loss_and_gradient(loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +101,7 @@ def relative_error(ours: Tensor, truth: Tensor) -> float:
 def count(text: str) -> int:
     """A flag's whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+        raise ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
 
 
@@ -83,13 +111,21 @@ def pipes(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *others))
 
 
-def write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
-    """Write rows that share their keys."""
+def show(rows: Iterable[Row], width: int, verdicts: Callable[[Row], Iterable[str]] = lambda row: ()) -> None:
+    """Print rows in columns of some width, and below each row what is to be said of it."""
+    for row in rows:
+        print("  ".join(f"{value!s:>{width}}" for value in row.values()), flush=True)
+        for verdict in verdicts(row):
+            print(f"{'':>18}{verdict}", flush=True)
+
+
+def write_csv(path: Path, rows: Sequence[Row], **columns: object) -> None:
+    """Write rows that share their keys, and columns that are the same in all of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+        writer = csv.DictWriter(file, [*rows[0], *columns])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(row | columns for row in rows)
 
 
 def plot_lines(

@@ -1,10 +1,11 @@
-"""Whom the benchmarks compare: ours, plain PyTorch, public packages if installed, and the released code."""
+"""The contenders: ours, plain PyTorch, public packages if installed, and the released code."""
 
 import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # the mean over the batch
 
 
 def contenders(kind: str, original: Path | None = None) -> dict[str, Loss]:
-    """Name -> loss of everybody who can be compared here, ours first.
+    """Name -> loss of every contender that is there, ours first.
 
     Args:
         kind: A key of ``KINDS``; of the value alone, which is what evaluation needs, ours is the only contender.
@@ -29,11 +30,10 @@ def contenders(kind: str, original: Path | None = None) -> dict[str, Loss]:
     if kind == "value":
         return {"ours": DilateLoss(ALPHA, GAMMA)}
     if kind == "shape":
-        return {"ours": SoftDTWLoss(GAMMA), "plain PyTorch": plain_loss(kind), **public_packages()}
-    found: dict[str, Loss] = {"ours": DilateLoss(ALPHA, GAMMA), "plain PyTorch": plain_loss(kind)}
-    if original is not None:
-        found["released code"] = released_loss(original)
-    return found
+        found = {name: make(GAMMA) for name, make in peers().items()}
+        return {"ours": SoftDTWLoss(GAMMA), "plain PyTorch": plain_loss(kind), **found}
+    found = {} if original is None else {"released code": released_loss(original)}
+    return {"ours": DilateLoss(ALPHA, GAMMA), "plain PyTorch": plain_loss(kind), **found}
 
 
 def run(kind: str, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
@@ -64,39 +64,43 @@ def reference_terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return shape.mean(), temporal.mean()
 
 
-def public_packages() -> dict[str, Loss]:
-    """The shape term of those packages that are installed."""
-    found: dict[str, Loss] = {}
-    try:
-        from tslearn.metrics import SoftDTWLossPyTorch
-
-        tslearn = SoftDTWLossPyTorch(gamma=GAMMA)
-        found["tslearn"] = lambda x, y: tslearn(x, y).mean()
-    except ImportError:
-        print("tslearn is not installed: left out")
-    try:
-        from pysdtw import SoftDTW
-
-        pysdtw = SoftDTW(gamma=GAMMA, use_cuda=False)
-        found["pysdtw"] = lambda x, y: pysdtw(x, y).mean()
-    except ImportError:
-        print("pysdtw is not installed: left out (pip install pysdtw)")
+def peers(cuda: bool = False) -> dict[str, Callable[[float], Loss]]:
+    """Name -> the shape term by gamma, of those public packages that are installed (and have a kernel for CUDA)."""
+    packages = {"tslearn": ("tslearn.metrics", "SoftDTWLossPyTorch", {})} if not cuda else {}
+    packages["pysdtw"] = "pysdtw", "SoftDTW", {"use_cuda": cuda}
+    found = {}
+    for name, (module, class_name, options) in packages.items():
+        try:
+            make = getattr(importlib.import_module(module), class_name)
+        except ImportError:
+            print(f"{name} is not installed: left out (pip install {name})")
+        else:
+            found[name] = lambda gamma, make=make, options=options: mean_of(make(gamma=gamma, **options))
     return found
 
 
+def mean_of(loss: Loss) -> Loss:
+    """The mean over the batch."""
+    return lambda x, y: loss(x, y).mean()
+
+
+def released(clone: Path, folder: str, module: str) -> ModuleType:
+    """A module of a clone of the released DILATE, whose folders are called like ours and are renamed."""
+    if not (clone / folder / f"{module}.py").is_file():
+        given = f"{clone} has no {folder}/{module}.py"
+        raise SystemExit(f"--original must be a clone of the released DILATE, but {given}.")
+    spec = importlib.machinery.ModuleSpec(f"released_{folder}", None, is_package=True)
+    spec.submodule_search_locations = [str(clone / folder)]
+    sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    return importlib.import_module(f"{spec.name}.{module}")
+
+
 def released_function(clone: Path) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """The released code's `dilate_loss`, from a clone; its package is called `loss` like ours, so it is renamed."""
-    if not (clone / "loss" / "dilate_loss.py").is_file():
-        raise SystemExit(
-            f"--original must be a clone of the released DILATE, but {clone} has no loss/dilate_loss.py."
-        )
-    package = importlib.machinery.ModuleSpec("released_loss", None, is_package=True)
-    package.submodule_search_locations = [str(clone / "loss")]
-    sys.modules["released_loss"] = importlib.util.module_from_spec(package)
-    return importlib.import_module("released_loss.dilate_loss").dilate_loss
+    """The released code's `dilate_loss`."""
+    return released(clone, "loss", "dilate_loss").dilate_loss
 
 
 def released_loss(clone: Path) -> Loss:
-    """The released code's loss, from a clone."""
+    """The released code's loss."""
     dilate_loss = released_function(clone)
     return lambda x, y: dilate_loss(x, y, ALPHA, GAMMA, "cpu")[0]

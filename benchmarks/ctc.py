@@ -7,15 +7,13 @@ logits of a log_softmax before it, so both are compared behind one, with PyTorch
 are timed in turns in one process; medians.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import RESULTS, alternate, loss_and_gradient, machine, relative_error, write_csv
+from benchmarks.common import Row, alternate, loss_and_gradient, machine, parser, relative_error, show, write_csv
 from loss import ctc_loss
 
 CONTENDERS = {"ours": ctc_loss, "PyTorch": nn.functional.ctc_loss}
@@ -50,7 +48,7 @@ def task(size: Size) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return logits, targets, torch.full((size.B,), size.T), m
 
 
-def bench(size: Size, seconds: float) -> list[dict[str, object]]:
+def bench(size: Size, seconds: float) -> list[Row]:
     """Agreement with float64, and median times, of both at one size."""
     logits, *labelling = task(size)
 
@@ -75,7 +73,6 @@ def bench(size: Size, seconds: float) -> list[dict[str, object]]:
             "times_ours": f"{t / times['ours']:.4g}",
             "value_error": f"{relative_error(results[name][0], exact_value):.1e}",
             "gradient_error": f"{relative_error(results[name][1], exact):.1e}",
-            "machine": machine(),
         }
         for name, t in times.items()
     ]
@@ -83,19 +80,16 @@ def bench(size: Size, seconds: float) -> list[dict[str, object]]:
 
 def main() -> None:
     """Run, print, and write results/ctc.csv."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=5, help="per size (default: %(default)s)")
-    parser.add_argument("--threads", type=int, nargs="+", help="torch threads (default: torch's own choice)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder (default: %(default)s)")
-    args = parser.parse_args()
+    command_line = parser(__doc__, seconds=5)
+    command_line.add_argument("--threads", type=int, nargs="+", help="torch threads (default: torch's own choice)")
+    args = command_line.parse_args()
     rows = []
     for threads in args.threads or [torch.get_num_threads()]:
         torch.set_num_threads(threads)
         print(machine())
         for size in SIZES:
-            rows += (found := bench(size, args.seconds))
-            for row in found:
-                print("  ".join(f"{value!s:>10}" for key, value in row.items() if key != "machine"), flush=True)
+            show(found := bench(size, args.seconds), 10)
+            rows += [row | {"machine": machine()} for row in found]
     write_csv(args.output / "ctc.csv", rows)
 
 

@@ -10,19 +10,17 @@ allocator has at most beyond inputs, so of what a contender allocates by numba n
 gradient is wrong is timed all the same, with its error beside it; one that fails is left out, and why is said.
 """
 
-import argparse
 import importlib.util
-import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.common import RESULTS, relative_error, write_csv
-from benchmarks.contenders import ALPHA, GAMMA, Loss, run
+from benchmarks.common import Row, in_turns, medians, parser, relative_error, show, write_csv
+from benchmarks.contenders import ALPHA, GAMMA, Loss, mean_of, peers, run
 from loss import DilateLoss, SoftDTWLoss
 from loss.kernels import has_kernels
 
@@ -49,18 +47,13 @@ def machine() -> str:
 # ----------------------------------------------------------------------- who is compared
 
 
-def contenders(kind: str, peers: list[Path]) -> dict[str, Loss]:
-    """Name -> the mean loss of everybody who has a kernel for it, ours first."""
+def contenders(kind: str, files: list[Path]) -> dict[str, Loss]:
+    """Name -> the mean loss of every contender with a kernel for it, ours first."""
     if kind == "dilate":
         return {"ours": DilateLoss(ALPHA, GAMMA)}
-    found: dict[str, Loss] = {"ours": SoftDTWLoss(GAMMA)}
-    if importlib.util.find_spec("pysdtw") is None:
-        print("pysdtw is not installed: left out (pip install pysdtw)")
-    else:
-        from pysdtw import SoftDTW
-
-        found["pysdtw"] = mean_of(SoftDTW(gamma=GAMMA, use_cuda=True))
-    return found | {path.stem: mean_of(class_of(path)(use_cuda=True, gamma=GAMMA)) for path in peers}
+    found = {name: make(GAMMA) for name, make in peers(cuda=True).items()}
+    found |= {path.stem: mean_of(class_of(path)(use_cuda=True, gamma=GAMMA)) for path in files}
+    return {"ours": SoftDTWLoss(GAMMA), **found}
 
 
 def class_of(path: Path) -> type:
@@ -73,11 +66,6 @@ def class_of(path: Path) -> type:
     if not hasattr(module, "SoftDTW"):
         raise SystemExit(f"--peer must be a file with a class SoftDTW, but {path} has none.")
     return module.SoftDTW
-
-
-def mean_of(loss: Loss) -> Loss:
-    """The mean over the batch."""
-    return lambda x, y: loss(x, y).mean()
 
 
 def captured(call: Call) -> Call:
@@ -111,17 +99,6 @@ def milliseconds(call: Call) -> float:
     return begin.elapsed_time(end)
 
 
-def alternate(calls: dict[str, Call], seconds: float, at_least: int = 5) -> dict[str, float]:
-    """Median of each, in turns, so that all meet the same clock rates and temperatures."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    begun, turns = time.perf_counter(), 0
-    while time.perf_counter() - begun < seconds or turns < at_least:
-        turns += 1
-        for name, call in calls.items():
-            times[name].append(milliseconds(call))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def megabytes(call: Call) -> float:
     """What torch has allocated at most during a call, beyond what it had before."""
     torch.cuda.synchronize()
@@ -132,7 +109,7 @@ def megabytes(call: Call) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 1e6
 
 
-def bench(kind: str, losses: dict[str, Loss], size: tuple[int, int, int], seconds: float) -> list[dict[str, object]]:
+def bench(kind: str, losses: dict[str, Loss], size: tuple[int, int, int], seconds: float) -> list[Row]:
     """Agreement with the CPU in float64, median times, and memory, of all contenders at one size."""
     batch, horizon, variables = size
     torch.manual_seed(0)
@@ -156,7 +133,7 @@ def bench(kind: str, losses: dict[str, Loss], size: tuple[int, int, int], second
         raise SystemExit(f"Our gradient is wrong at {size}, by {wrong['ours']:.1e}: nothing is timed.")
     calls["ours, captured"] = captured(calls["ours"])
     wrong["ours, captured"], taken["ours, captured"] = relative_error(calls["ours, captured"]().cpu(), truth), None
-    times = alternate(calls, seconds)
+    times = medians(in_turns({name: partial(milliseconds, call) for name, call in calls.items()}, seconds, 5))
     return [
         {
             "kind": kind,
@@ -173,8 +150,8 @@ def bench(kind: str, losses: dict[str, Loss], size: tuple[int, int, int], second
     ]
 
 
-def verdicts(row: dict[str, object]) -> list[str]:
-    """Whether ours is as fast and as small as it should be, and others as much slower."""
+def verdicts(row: Row) -> list[str]:
+    """Whether ours meets its goals of time and memory, and is so many times faster than each other contender."""
     size, time_taken = (row["batch"], row["horizon"], row["variables"]), float(row["milliseconds"])
     checks = []
     if row["contender"].startswith("ours"):
@@ -191,23 +168,13 @@ def verdicts(row: dict[str, object]) -> list[str]:
     ]
 
 
-def show(rows: list[dict[str, object]]) -> None:
-    """Print what was found at one size."""
-    for row in rows:
-        print("  ".join(f"{value!s:>14}" for value in row.values()), flush=True)
-        for verdict in verdicts(row):
-            print(f"{'':>18}{verdict}", flush=True)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run, print, and write results/cuda.csv."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command_line = parser(__doc__, seconds=4, per="size and kind")
     peer = "a Python file with a class SoftDTW(use_cuda=True, gamma=...), whose instances map two batches of series, "
     peer += "(B, N, d), to (B,) values; may be given several times"
-    parser.add_argument("--peer", type=Path, metavar="FILE", action="append", default=[], help=peer)
-    parser.add_argument("--seconds", type=float, default=4, help="of timing per size and kind (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder (default: %(default)s)")
-    args = parser.parse_args(arguments)
+    command_line.add_argument("--peer", type=Path, metavar="FILE", action="append", default=[], help=peer)
+    args = command_line.parse_args(arguments)
     if not torch.cuda.is_available() or not has_kernels(DEVICE):
         print(
             "benchmarks.cuda needs an NVIDIA GPU that torch can use, and numba-cuda (requirements-cuda.txt).",
@@ -222,9 +189,9 @@ def main(arguments: list[str] | None = None) -> None:
             found = bench(kind, losses, size, args.seconds)
             if not rows:
                 print("  ".join(f"{name:>14}" for name in found[0]))
-            show(found)
-            rows += [row | {"machine": origin} for row in found]
-    write_csv(args.output / "cuda.csv", rows)
+            show(found, 14, verdicts)
+            rows += found
+    write_csv(args.output / "cuda.csv", rows, machine=origin)
 
 
 if __name__ == "__main__":

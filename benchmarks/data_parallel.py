@@ -12,15 +12,14 @@ turns. The speed-up is over the better one of the first two. The first epoch of 
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
+from functools import partial
 from itertools import product
-from pathlib import Path
 
 import torch
 
-from benchmarks.common import RESULTS, machine, write_csv
+from benchmarks.common import in_turns, machine, medians, parser, write_csv
 from data.windows import WindowDataset
 from loss import DilateLoss
 from models import build_model
@@ -60,32 +59,32 @@ def work(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run, print, and write results/data_parallel.csv."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden", type=int, nargs="+", default=HIDDEN, help="units (default: %(default)s)")
-    parser.add_argument("--batch", type=int, nargs="+", default=BATCH, help="series (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=2, help="to compare with one (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=3, help="that a time is the mean of (default: %(default)s)")
-    parser.add_argument("--turns", type=int, default=3, help="that the median is of (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    add = (command_line := parser(__doc__)).add_argument
+    add("--hidden", type=int, nargs="+", default=HIDDEN, help="units (default: %(default)s)")
+    add("--batch", type=int, nargs="+", default=BATCH, help="series (default: %(default)s)")
+    add("--processes", type=int, default=2, help="to compare with one (default: %(default)s)")
+    add("--steps", type=int, default=3, help="that a time is the mean of (default: %(default)s)")
+    add("--turns", type=int, default=3, help="that the median is of (default: %(default)s)")
+    add("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    add("--worker", action="store_true", help=argparse.SUPPRESS)
+    args = command_line.parse_args()
     if args.worker:
         work(args)
         return
     n = args.processes
     contenders = {"one": (1, 1), f"one_{n}_threads": (1, n), f"{n}_processes": (n, 1)}
-    turns = [{name: measure(args, *sizes) for name, sizes in contenders.items()} for _ in range(args.turns)]
+    measures = {name: partial(measure, args, *sizes) for name, sizes in contenders.items()}
+    taken = in_turns(measures, at_least=args.turns)  # name -> turn -> time of each cell
     rows = []
     for number, (hidden, batch) in enumerate(product(args.hidden, args.batch)):
-        times = {name: statistics.median(turn[name][number] for turn in turns) for name in contenders}
+        times = medians({name: [turn[number] for turn in turns] for name, turns in taken.items()})
         row = {"hidden": hidden, "batch": batch}
         row |= {f"{name}_ms": f"{1e3 * time:.4g}" for name, time in times.items()}
         *others, several = times.values()
         row["speed_up"] = f"{min(others) / several:.3g}"
         print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-        rows.append(row | {"machine": machine()})
-    write_csv(args.output / "data_parallel.csv", rows)
+        rows.append(row)
+    write_csv(args.output / "data_parallel.csv", rows, machine=machine())
 
 
 if __name__ == "__main__":

@@ -10,15 +10,13 @@ through time must: the gates of each step forward and back one after the other, 
 steps at once.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.common import RESULTS, alternate, machine, relative_error, write_csv
+from benchmarks.common import Row, alternate, machine, parser, relative_error, show, write_csv
 from models import GRUS, HEAD_UNITS, Net_GRU, build_model
 
 BATCH, HIDDEN = 100, 128
@@ -77,7 +75,7 @@ def bare_products(observed: int, forecast: int) -> Callable[[], None]:
     return run
 
 
-def bench(name: str, observed: int, forecast: int, seconds: float) -> list[dict[str, object]]:
+def bench(name: str, observed: int, forecast: int, seconds: float) -> list[Row]:
     """Errors and median times of all contenders at one size."""
     torch.manual_seed(1)
     x, y = torch.randn(BATCH, observed, 1), torch.randn(BATCH, forecast, 1)
@@ -104,22 +102,17 @@ def bench(name: str, observed: int, forecast: int, seconds: float) -> list[dict[
 
 def main() -> None:
     """Run, print, and write results/gru.csv."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20, help="per size (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder (default: %(default)s)")
-    args = parser.parse_args()
+    command_line = parser(__doc__, seconds=20)
+    command_line.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
+    args = command_line.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     print(machine())
     rows = []
     for name, (observed, forecast) in WINDOWS.items():
-        rows += (found := bench(name, observed, forecast, args.seconds))
-        for row in found:
-            print("  ".join(f"{value!s:>13}" for value in row.values()), flush=True)
-    for row in rows:
-        row["machine"] = machine()
-    write_csv(args.output / "gru.csv", rows)
+        show(found := bench(name, observed, forecast, args.seconds), 13)
+        rows += found
+    write_csv(args.output / "gru.csv", rows, machine=machine())
 
 
 if __name__ == "__main__":

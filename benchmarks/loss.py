@@ -11,14 +11,13 @@ contender whose gradient is wrong is timed all the same, with its error beside i
 Takes about four minutes, on a machine that does nothing else.
 """
 
-import argparse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.common import RESULTS, alternate, machine, plot_lines, relative_error, write_csv
+from benchmarks.common import Row, alternate, machine, parser, plot_lines, relative_error, show, write_csv
 from benchmarks.contenders import KINDS, Loss, contenders, plain_loss, run
 from benchmarks.memory import bytes_of_call
 
@@ -36,7 +35,7 @@ def goal(kind: str, contender: str, batch: int, horizon: int) -> float | None:
 
 
 def able(losses: dict[str, Loss], batch: int, horizon: int) -> dict[str, Loss]:
-    """Those who need not minutes for it."""
+    """The contenders that take less than minutes at this size."""
     slow = {"plain PyTorch"} if batch * horizon**2 > SLOWEST else set()
     slow |= losses.keys() - {"ours"} if (batch, horizon) in LONG else set()
     return {name: loss for name, loss in losses.items() if name not in slow}
@@ -64,7 +63,7 @@ def memory(kind: str, names: list[str], batch: int, horizon: int, original: Path
 
 def bench(
     kind: str, losses: dict[str, Loss], batch: int, horizon: int, seconds: float, original: Path | None
-) -> list[dict[str, object]]:
+) -> list[Row]:
     """Agreement with float64, median times, and memory, of all contenders at one size."""
     torch.manual_seed(0)
     x, y = torch.randn(2, batch, horizon, 1)
@@ -89,8 +88,8 @@ def bench(
     ]
 
 
-def verdicts(row: dict[str, object]) -> list[str]:
-    """Whether ours is as fast, and as small, as it should be."""
+def verdicts(row: Row) -> list[str]:
+    """Whether ours meets its goals of time and memory."""
     limits = {"milliseconds": row["goal_ms"], "bytes_per_cell": BYTES_PER_CELL if row["kind"] != "value" else ""}
     return [
         f"{what.replace('_', ' ')}: {row[what]}, goal {float(limit):.4g}: "
@@ -100,15 +99,7 @@ def verdicts(row: dict[str, object]) -> list[str]:
     ]
 
 
-def show(rows: list[dict[str, object]]) -> None:
-    """Print what was found at one size."""
-    for row in rows:
-        print("  ".join(f"{value!s:>14}" for value in row.values()), flush=True)
-        for verdict in verdicts(row):
-            print(f"{'':>18}{verdict}", flush=True)
-
-
-def draw(path: Path, rows: list[dict[str, object]]) -> None:
+def draw(path: Path, rows: list[Row]) -> None:
     """Time for a pair of series against the horizon."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
@@ -120,12 +111,9 @@ def draw(path: Path, rows: list[dict[str, object]]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run, print, and write results/loss.csv and results/loss.png."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--original", type=Path, metavar="FOLDER", help="a clone of the released DILATE")
-    parser.add_argument("--seconds", type=float, default=4, help="of timing per size and kind (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder (default: %(default)s)")
-    args = parser.parse_args(arguments)
+    command_line = parser(__doc__, seconds=4, per="size and kind", original="optional")
+    command_line.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
+    args = command_line.parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
     origin, rows = machine(), []
@@ -136,11 +124,9 @@ def main(arguments: list[str] | None = None) -> None:
             found = bench(kind, losses, batch, horizon, args.seconds, args.original)
             if not rows:
                 print("  ".join(f"{name:>14}" for name in found[0]))
-            show(found)
+            show(found, 14, verdicts)
             rows += found
-    for row in rows:
-        row["machine"] = origin
-    write_csv(args.output / "loss.csv", rows)
+    write_csv(args.output / "loss.csv", rows, machine=origin)
     draw(args.output / "loss.png", rows)
 
 

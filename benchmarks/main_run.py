@@ -10,8 +10,6 @@ that starts anew for every epoch, and that takes a core from torch's threads; so
 ours are, too. It trains for some epochs in each round, and its time is reckoned from those. Rounds of all take turns.
 """
 
-import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +21,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from benchmarks.common import RESULTS, machine, write_csv
+from benchmarks.common import duration, machine, medians, parser, write_csv
 from benchmarks.contenders import released_loss
 from benchmarks.gru import BATCH, WINDOWS
 from benchmarks.step import SERIES, Batches, Step, released_step, series
@@ -38,9 +36,8 @@ def our_run(epochs: int) -> float:
     """Seconds of the whole command."""
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--epochs", str(epochs), "--no-plots", "--no-show", "--output", str(Path(folder) / "run")]
-        begun = time.perf_counter()
-        subprocess.run([sys.executable, ROOT / "main.py", *flags], stdout=subprocess.DEVNULL, check=True)
-        return time.perf_counter() - begun
+        command = [sys.executable, ROOT / "main.py", *flags]
+        return duration(lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True))
 
 
 def released_batches() -> Batches:
@@ -69,14 +66,10 @@ def released_run(steps: list[Step], epochs: int) -> float:
 
 def main() -> None:
     """Run, print, and write results/main_run.csv."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--original", type=Path, metavar="FOLDER", required=True, help="a clone of the released DILATE"
-    )
-    parser.add_argument("--epochs", type=int, default=500, help="of each training (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=4, help="default: %(default)s")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder (default: %(default)s)")
-    args = parser.parse_args()
+    command_line = parser(__doc__, original="required")
+    command_line.add_argument("--epochs", type=int, default=500, help="of each training (default: %(default)s)")
+    command_line.add_argument("--rounds", type=int, default=4, help="default: %(default)s")
+    args = command_line.parse_args()
     print(machine())
     as_it_is = released_trainings(args.original, released_batches())
     served_as_ours = released_trainings(args.original, series(OBSERVED, FORECAST))
@@ -90,20 +83,14 @@ def main() -> None:
         for who, run in runs.items():
             times[who].append(run())
             print(f"{who}: {times[who][-1]:.1f} s", flush=True)
-    medians = {who: statistics.median(seconds) for who, seconds in times.items()}
+    median = medians(times)
     rows = [
-        {
-            "who": who,
-            "seconds": f"{seconds:.1f}",
-            "times_ours": f"{seconds / medians['ours']:.2f}",
-            "epochs": args.epochs,
-            "machine": machine(),
-        }
-        for who, seconds in medians.items()
+        {"who": who, "seconds": f"{seconds:.1f}", "times_ours": f"{seconds / median['ours']:.2f}"}
+        for who, seconds in median.items()
     ]
     for row in rows:
         print(f"{row['who']}: {row['seconds']} s, {row['times_ours']} times ours")
-    write_csv(args.output / "main_run.csv", rows)
+    write_csv(args.output / "main_run.csv", rows, epochs=args.epochs, machine=machine())
 
 
 if __name__ == "__main__":

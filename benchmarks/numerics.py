@@ -7,20 +7,20 @@ The cases are those of tests/oracles/cases.py, the truth is that of tests/oracle
 of docs/numerics.md, whose text explains them, and writes results/numerics.csv. Takes about two minutes.
 """
 
-import argparse
 import math
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import RESULTS, machine, write_csv
-from benchmarks.contenders import released_function
+from benchmarks.common import RESULTS, machine, parser, pipes, write_csv
+from benchmarks.contenders import peers, released_function
 from loss import DilateLoss
 from tests.oracles.cases import BY_FLOAT64, BY_INPUTS, CASES, Case
 from tests.oracles.longdouble import PRECISE, Truth, dilate, nudged, relative_error
@@ -34,61 +34,52 @@ Terms = Callable[[Tensor, Tensor, float], tuple[Tensor, ...]]  # the shape term 
 
 
 def contenders(original: Path | None) -> dict[str, Terms]:
-    """Everybody who can be compared here, by name."""
+    """The contenders that are there, by name."""
     found: dict[str, Terms] = {"ours": lambda x, y, gamma: DilateLoss(0.5, gamma).components(x, y)[1:]}
-    try:
-        from tslearn.metrics import SoftDTWLossPyTorch
-
-        found["tslearn"] = lambda x, y, gamma: (SoftDTWLossPyTorch(gamma=gamma)(x, y).mean(),)
-    except ImportError:
-        print("tslearn is not installed: left out")
-    try:
-        from pysdtw import SoftDTW
-
-        found["pysdtw"] = lambda x, y, gamma: (SoftDTW(gamma=gamma, use_cuda=False)(x, y).mean(),)
-    except ImportError:
-        print("pysdtw is not installed: left out (pip install pysdtw)")
+    for name, make in peers().items():
+        found[name] = lambda x, y, gamma, make=make: (make(gamma)(x, y),)
     if original is not None:
         dilate_loss = released_function(original)
         found["released code"] = lambda x, y, gamma: dilate_loss(x, y, 0.5, gamma, "cpu")[1:]
     return found
 
 
-def _gradient_error(gradients, exact) -> float:
-    """Largest error of the gradient by both series, relative to its largest entry."""
-    return relative_error(*(np.concatenate([g.ravel() for g in pair]) for pair in (gradients, exact)))
+class Result(NamedTuple):
+    """Values of the terms that a contender has, and their gradients."""
+
+    values: Sequence[np.ndarray]
+    by_x: Sequence[np.ndarray]  # (N, d)
+    by_y: Sequence[np.ndarray]  # (M, d)
 
 
-def errors(terms: Terms, case: Case, truth: Truth) -> dict[str, float]:
-    """Errors of the values and gradients of one contender at one case, by quantity."""
+def evaluated(terms: Terms, case: Case) -> Result:
+    """The terms of one contender at one case."""
     x, y = (torch.from_numpy(s)[None].requires_grad_() for s in (case.x, case.y))
-    found = {}
-    for k, (kind, term) in enumerate(zip(("shape", "temporal"), terms(x, y, case.gamma), strict=False)):
-        gradients = [g[0].numpy() for g in torch.autograd.grad(term, (x, y), retain_graph=True)]
-        found[f"{kind}_value"] = relative_error(term.detach().numpy(), truth.values[k])
-        found[f"{kind}_gradient"] = _gradient_error(gradients, (truth.by_x[k], truth.by_y[k]))
-    return found
+    found = terms(x, y, case.gamma)
+    gradients = [[g[0].numpy() for g in torch.autograd.grad(term, (x, y), retain_graph=True)] for term in found]
+    return Result([term.detach().numpy() for term in found], *zip(*gradients, strict=True))
 
 
-def difference(other: Truth, truth: Truth) -> dict[str, float]:
-    """How far one evaluation of the truth is from another, by quantity."""
-    found = {}
-    for k, kind in enumerate(("shape", "temporal")):
-        found[f"{kind}_value"] = relative_error(other.values[k], truth.values[k])
-        found[f"{kind}_gradient"] = _gradient_error(*((t.by_x[k], t.by_y[k]) for t in (other, truth)))
-    return found
+def errors(found: Result | Truth, truth: Truth) -> dict[str, float]:
+    """Errors by quantity; that of a gradient is of both series, relative to its largest entry."""
+    by_quantity = {}
+    for k, kind in enumerate(("shape", "temporal")[: len(found.values)]):
+        gradients = (np.concatenate([of.by_x[k].ravel(), of.by_y[k].ravel()]) for of in (found, truth))
+        by_quantity[f"{kind}_value"] = relative_error(found.values[k], truth.values[k])
+        by_quantity[f"{kind}_gradient"] = relative_error(*gradients)
+    return by_quantity
 
 
 def compare(case: Case, found: dict[str, Terms]) -> tuple[dict[str, dict[str, float]], float]:
     """Errors by contender, what rounding leaves open among them, and the size of the temporal gradient."""
     truth = dilate(case.x, case.y, case.gamma)
     rounded = dilate(nudged(case.x, 0), nudged(case.y, 1), case.gamma)
-    results = {ROUNDING: difference(rounded, truth)}
+    results = {ROUNDING: errors(rounded, truth)}
     with np.errstate(all="ignore"):
-        results[FLOAT64] = difference(dilate(case.x, case.y, case.gamma, np.float64), truth)
+        results[FLOAT64] = errors(dilate(case.x, case.y, case.gamma, np.float64), truth)
     for name, terms in found.items():
         try:
-            results[name] = errors(terms, case, truth)
+            results[name] = errors(evaluated(terms, case), truth)
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             print(f"{name} fails at {case.name}: {error}")
             results[name] = {}
@@ -106,12 +97,6 @@ def short(error: float | None) -> str:
     return "0" if error == 0 else f"{digits}e{int(exponent)}"
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def gradient_table(results: list, names: list[str]) -> str:
     """A row for each case."""
     temporal = [n for n in names if n in ("ours", "released code")]
@@ -123,12 +108,12 @@ def gradient_table(results: list, names: list[str]) -> str:
         for kind, columns in (("shape", names), ("temporal", temporal)):
             row += [short(by_contender[n].get(f"{kind}_gradient")) for n in (*columns, ROUNDING)]
         rows.append([*row, short(size)])
-    return table(head, rows)
+    return pipes([head, *rows])
 
 
 def value_table(results: list, names: list[str]) -> str:
     """The worst error of each contender's values, and where it is."""
-    rows = []
+    rows = [["", "term", "cases right to 1e-5", "worst error", "where"]]
     for name in names:
         for kind in ("shape", "temporal"):
             found = {(c.name, c.gamma): r[name].get(f"{kind}_value") for c, r, _ in results}
@@ -138,7 +123,7 @@ def value_table(results: list, names: list[str]) -> str:
                 right = sum(error <= TOLERANCE for error in found.values())
                 count = f"{right} of {len(found)}"
                 rows.append([name, kind, count, short(found[worst]), f"{worst[0]}, γ = {worst[1]:g}"])
-    return table(["", "term", "cases right to 1e-5", "worst error", "where"], rows)
+    return pipes(rows)
 
 
 def miss_table(results: list) -> str:
@@ -150,13 +135,13 @@ def miss_table(results: list) -> str:
         for quantity in QUANTITIES
         if not r["ours"][quantity] <= TOLERANCE
     ]
-    return table(["case", "quantity", "ours", ROUNDING, FLOAT64], rows) if rows else "None."
+    return pipes([["case", "quantity", "ours", ROUNDING, FLOAT64], *rows]) if rows else "None."
 
 
 def case_list(results: list) -> str:
     """What the cases are, in words."""
     words = dict.fromkeys((c.name, c.words, f"{len(c.x)} × {len(c.y)}") for c, _, _ in results)
-    return table(["case", "what it is", "steps"], [list(w) for w in words])
+    return pipes([("case", "what it is", "steps"), *words])
 
 
 def fill_in(text: str, blocks: dict[str, str]) -> str:
@@ -177,11 +162,10 @@ def made_with(names: list[str]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run, print, and write the page and the CSV."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--original", type=Path, metavar="FOLDER", help="a clone of the released DILATE")
-    parser.add_argument("--longest", type=int, default=10**6, metavar="STEPS", help="leave out longer cases")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for both files (default: docs/ and results/)")
-    args = parser.parse_args(arguments)
+    command_line = parser(__doc__, original="optional")
+    command_line.add_argument("--longest", type=int, default=10**6, metavar="STEPS", help="leave out longer cases")
+    command_line.set_defaults(output=None)
+    args = command_line.parse_args(arguments)
     if not PRECISE:
         raise SystemExit("numpy's long double has no more digits than a float64 on this system: there is no truth.")
     found = contenders(args.original)
@@ -199,7 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name, row in by_contender.items():
             numbers = {q: f"{row[q]:.2g}" if q in row else "" for q in QUANTITIES}
             where = {"case": case.name, "N": len(case.x), "M": len(case.y), "gamma": case.gamma, "contender": name}
-            rows.append(where | numbers | {"machine": origin})
+            rows.append(where | numbers)
     blocks = {
         "made with": f"Made with {origin}.",
         "gradients": gradient_table(results, names),
@@ -208,7 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
         "cases": case_list(results),
     }
     page = fill_in(PAGE.read_text(encoding="utf-8"), blocks)
-    write_csv((args.output or RESULTS) / "numerics.csv", rows)
+    write_csv((args.output or RESULTS) / "numerics.csv", rows, machine=origin)
     (args.output or PAGE.parent).joinpath("numerics.md").write_text(page, encoding="utf-8")
 
 

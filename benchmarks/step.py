@@ -11,21 +11,16 @@ sizes: no part's time depends on them. Parts are medians over all steps. Whole s
 benchmarks.gru), are timed in turns in one process.
 """
 
-import argparse
-import importlib.util
-import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import RESULTS, alternate, machine, write_csv
-from benchmarks.contenders import ALPHA, GAMMA, released_loss
+from benchmarks.common import Row, alternate, machine, medians, parser, show, write_csv
+from benchmarks.contenders import ALPHA, GAMMA, released, released_loss
 from benchmarks.gru import BATCH, HIDDEN, WINDOWS, bare_products, network
 from data.windows import WindowDataset, batches
 from loss import DilateLoss
@@ -109,7 +104,7 @@ def parts(step: Step, seconds: float) -> dict[str, float]:
     while time.perf_counter() - begun < seconds:
         watch.start()
         step(watch)
-    return {part: statistics.median(times) for part, times in watch.times.items()}
+    return medians(watch.times)
 
 
 def trace(step: Step, path: Path) -> None:
@@ -121,20 +116,9 @@ def trace(step: Step, path: Path) -> None:
     profile.export_chrome_trace(str(path))
 
 
-def released_networks(clone: Path) -> ModuleType:
-    """The module ``models/seq2seq.py`` of a clone of the released DILATE."""
-    path = clone / "models" / "seq2seq.py"
-    if not path.is_file():
-        raise SystemExit(f"--original must be a clone of the released DILATE, but {clone} has no models/seq2seq.py.")
-    spec = importlib.util.spec_from_file_location("released_seq2seq", path)
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def released_step(clone: Path, forecast: int, criterion: Callable, served: Batches) -> Callable[[], None]:
     """The same step with the released network; its data come as ours do, which is in its favour."""
-    code, device = released_networks(clone), torch.device("cpu")
+    code, device = released(clone, "models", "seq2seq"), torch.device("cpu")
     encoder = code.EncoderRNN(input_size=1, hidden_size=HIDDEN, num_grulstm_layers=1, batch_size=BATCH)
     decoder = code.DecoderRNN(
         input_size=1, hidden_size=HIDDEN, num_grulstm_layers=1, fc_units=HEAD_UNITS, output_size=1
@@ -142,9 +126,7 @@ def released_step(clone: Path, forecast: int, criterion: Callable, served: Batch
     return Step(code.Net_GRU(encoder, decoder, forecast, device), criterion, served, foreach=None)
 
 
-def bench(
-    name: str, device: torch.device, seconds: float, original: Path | None, traces: Path | None
-) -> list[dict[str, object]]:
+def bench(name: str, device: torch.device, seconds: float, original: Path | None, traces: Path | None) -> list[Row]:
     """Parts and whole steps of one setting, in milliseconds and as multiples of the bare products."""
     observed, forecast = WINDOWS[name]
     losses = {"mse": nn.MSELoss(), "dilate": DilateLoss(ALPHA, GAMMA)}
@@ -181,7 +163,7 @@ def bench(
     ]
 
 
-def three_trainings(rows: list[dict[str, object]], who: str) -> float:
+def three_trainings(rows: list[Row], who: str) -> float:
     """Seconds of the default experiment's steps: one training with MSE, two with the sweeps of DILATE."""
     found = {row["name"]: float(row["milliseconds"]) / 1e3 for row in rows if row["setting"] == "synthetic"}
     return STEPS_OF_A_TRAINING * (found[f"{who}, mse"] + 2 * found[f"{who}, dilate"])
@@ -189,29 +171,23 @@ def three_trainings(rows: list[dict[str, object]], who: str) -> float:
 
 def main() -> None:
     """Run, print, and write results/step.csv."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", nargs="+", choices=list(WINDOWS), default=list(WINDOWS), help="default: all")
-    parser.add_argument("--seconds", type=float, default=30, help="per setting (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    parser.add_argument("--original", type=Path, metavar="FOLDER", help="a clone of the released DILATE")
-    parser.add_argument("--trace", type=Path, metavar="FOLDER", help="write torch.profiler's traces there")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder (default: %(default)s)")
-    args = parser.parse_args()
+    add = (command_line := parser(__doc__, seconds=30, per="setting", original="optional")).add_argument
+    add("--settings", nargs="+", choices=list(WINDOWS), default=list(WINDOWS), help="default: all")
+    add("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
+    add("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    add("--trace", type=Path, metavar="FOLDER", help="write torch.profiler's traces there")
+    args = command_line.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     print(machine())
     rows = []
     for name in args.settings:
-        rows += (found := bench(name, torch.device(args.device), args.seconds, args.original, args.trace))
-        for row in found:
-            print("  ".join(f"{value!s:<13}" for value in row.values()), flush=True)
+        show(found := bench(name, torch.device(args.device), args.seconds, args.original, args.trace), 13)
+        rows += found
     if "synthetic" in args.settings:
         for who in ("torch", "fused", *(["released"] if args.original else [])):
             print(f"the steps of `python main.py`, {who}: {three_trainings(rows, who):.0f} s")
-    for row in rows:
-        row["machine"] = machine()
-    write_csv(args.output / "step.csv", rows)
+    write_csv(args.output / "step.csv", rows, machine=machine())
 
 
 if __name__ == "__main__":

@@ -10,14 +10,12 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.common import pipes
+from benchmarks.common import Row, pipes
 from evaluation.plots import LOSS_LOOKS, ROLE_COLOURS, STYLE
 
 from .protocol import MODELS, Protocol
 from .quality import CANDIDATE, CHOSEN_BY, FINAL, LAST_DAY, METRICS, TERMS, Result, last_day
 from .steps import PARTS
-
-Row = dict[str, object]
 
 LINES = dict(zip(MODELS, ("--", "-"), strict=True))
 STEPS, QUALITY, TABLES, FIGURE = "steps.csv", "quality.csv", "tables.md", "quality.png"

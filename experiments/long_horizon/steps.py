@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.common import TURN, machine
+from benchmarks.common import TURN, Row, in_turns, machine
 from benchmarks.memory import RESET, growth
 from data import ForecastData, WindowDataset, batches
 from loss.kernels import cpu, workers
@@ -28,8 +28,6 @@ RELEASED = "released per variable"
 ALPHA, GAMMA = 0.5, 1.0  # no part of a step takes a different time with others
 AT_LEAST = 3  # turns
 M_MMAP_THRESHOLD = -3  # of mallopt: larger blocks come from the system one by one, as benchmarks.memory wants it
-
-Row = dict[str, object]
 
 
 class Step:
@@ -101,19 +99,11 @@ def medians(steps: dict[str, Step], seconds: float) -> dict[str, dict[str, float
     torch.set_flush_denormal(True)  # as in training
     for step in steps.values():
         step()
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
-    begun, turns = time.perf_counter(), 0
-    while time.perf_counter() - begun < seconds or turns < AT_LEAST:
-        turns += 1
-        for name, step in steps.items():
-            turn = time.perf_counter()
-            taken[name].append(step())
-            while time.perf_counter() - turn < TURN:
-                taken[name].append(step())
+    taken = in_turns(steps, seconds, AT_LEAST, TURN)
     torch.set_flush_denormal(False)
     return {
-        name: {part: statistics.median(parts[part] for parts in all_parts) for part in PARTS}
-        for name, all_parts in taken.items()
+        name: {part: statistics.median(parts[part] for parts in found) for part in PARTS}
+        for name, found in taken.items()
     }
 
 

@@ -49,7 +49,6 @@ def pretended(monkeypatch):
         "LONGEST": 15,
     }.items():
         monkeypatch.setattr(benchmark, name, stand_in)
-    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
 
 
 @without_gpu
