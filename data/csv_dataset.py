@@ -75,7 +75,7 @@ def load_csv(
     series = (values - scaling.mean.numpy()) / scaling.std.numpy()
     parts = chronological_windows(series, input_length, horizon, stride, split, target_columns, reach_back)
     target_scaling = Scaling(scaling.mean[target_columns], scaling.std[target_columns])
-    return ForecastData.from_parts("csv", *parts, scaling, target_scaling)
+    return ForecastData("csv", *parts, scaling, target_scaling)
 
 
 def _standardisation(train: np.ndarray) -> Scaling:

@@ -24,7 +24,7 @@ _HOW_TO_GET = (
     "download ECG5000.zip from https://www.timeseriesclassification.com/description.php?Dataset=ECG5000, "
     "unzip it and pass its folder as path"
 )
-_TIMEOUT = 30.0  # seconds without an answer after which a download is given up
+_TIMEOUT = 30.0  # seconds
 
 Pair = dict[str, Path]
 
@@ -62,7 +62,7 @@ def load_ecg5000(
     chosen = np.zeros(len(train), dtype=bool)
     chosen[np.random.default_rng(seed).permutation(len(train))[:held_out]] = True
     valid = _dataset(train[chosen]) if held_out else None
-    return ForecastData.from_parts("ecg5000", _dataset(train[~chosen]), valid, _dataset(test))
+    return ForecastData("ecg5000", _dataset(train[~chosen]), valid, _dataset(test))
 
 
 def _dataset(series: np.ndarray) -> WindowDataset:
@@ -74,15 +74,9 @@ def _find_parts(folder: Path) -> Pair:
     """Return those of the two parts that lie directly in `folder`."""
     found = {}
     for part in _CLASS_COUNTS:
-        candidates = (folder / f"ECG5000_{part}{suffix}" for suffix in _SUFFIXES)
-        file = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if file is not None:
-            found[part] = file
+        files = [file for suffix in _SUFFIXES if (file := folder / f"ECG5000_{part}{suffix}").is_file()]
+        found |= {part: files[0]} if files else {}
     return found
-
-
-def _is_complete(pair: Pair) -> bool:
-    return pair.keys() == _CLASS_COUNTS.keys()
 
 
 def _pair_of_user(path: Path) -> Pair:
@@ -91,7 +85,7 @@ def _pair_of_user(path: Path) -> Pair:
     folders = (path, path / "ECG5000")
     pairs = [_find_parts(folder) for folder in folders]
     for pair in pairs:
-        if _is_complete(pair):
+        if len(pair) == 2:
             return pair
     found = ", ".join(str(file) for pair in pairs for file in pair.values()) or "neither"
     looked = f"ECG5000 was looked for as {_WANTED} in {folders[0]} and {folders[1]}"
@@ -108,7 +102,7 @@ def _tslearn_folder() -> Path:
 def _pair_of_tslearn(download: bool) -> Pair:
     folder = _tslearn_folder()
     looked = f"ECG5000 was looked for as {_WANTED} in {folder}"
-    # Never on a folder that exists: tslearn deletes one in which it finds nothing that it can read.
+    # Only where there is no folder: tslearn deletes a folder in which it finds no file that it can read.
     if download and not folder.exists():
         try:
             _download(folder)
@@ -116,7 +110,7 @@ def _pair_of_tslearn(download: bool) -> Pair:
             failed = f"{looked}, and it could not be downloaded ({problem})"
             raise FileNotFoundError(f"{failed}; {_HOW_TO_GET}") from problem
     pair = _find_parts(folder)
-    if _is_complete(pair):
+    if len(pair) == 2:
         return pair
     found = "does not exist" if not folder.exists() else "does not hold both, and is left as it is"
     raise FileNotFoundError(f"{looked}, which {found}; {_HOW_TO_GET}")
@@ -129,12 +123,12 @@ def _download(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".ecg5000-") as scratch:
         with _timeout(_TIMEOUT), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of is checked, and said, below
+            warnings.simplefilter("ignore")  # tslearn warns of files that are checked below
             UCR_UEA_datasets(root_dir=scratch).load_dataset("ECG5000")
         fetched = Path(scratch) / "UCR_UEA" / "ECG5000"
         pair = _find_parts(fetched)
-        if not _is_complete(pair):
-            raise FileNotFoundError("what came does not hold both parts")
+        if len(pair) < 2:
+            raise FileNotFoundError("the download does not hold both parts")
         for part, file in pair.items():
             _read_part(file, part)
         if not folder.exists():  # another run may have been faster
@@ -143,7 +137,7 @@ def _download(folder: Path) -> None:
 
 @contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
-    """Keep a dead connection from hanging for ever: tslearn sets no limit of its own."""
+    """Give a download up after so many seconds without an answer: tslearn sets no limit of its own."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -159,7 +153,7 @@ def _read_part(file: Path, part: str) -> np.ndarray:
         warnings.simplefilter("ignore", UserWarning)  # "no data": the shape says it
         try:
             table = np.loadtxt(text, ndmin=2)
-        except UnicodeDecodeError:  # a ValueError too, but open_text says it better
+        except UnicodeDecodeError:  # a ValueError too, which open_text turns into a sentence
             raise
         except ValueError as reason:
             raise ValueError(f"{problem}: {reason}") from None

@@ -153,7 +153,7 @@ def load_synthetic(
         n, input_length, horizon, sigma, rng
     )
     series, valid_bkp = _draw_series(n, input_length, horizon, sigma, rng)
-    return ForecastData.from_parts(
+    return ForecastData(
         "synthetic",
         SyntheticDataset(train_input, train_target, train_bkp),
         SyntheticDataset(series[:, :input_length], series[:, input_length:], valid_bkp),

@@ -44,7 +44,7 @@ def load_traffic(
     # a constant's.
     parts = chronological_windows(occupancy / maximum, input_length, horizon, stride, CHRONOLOGICAL_SPLIT)
     scaling = Scaling(torch.zeros(1, dtype=torch.float64), torch.tensor([maximum], dtype=torch.float64))
-    return ForecastData.from_parts("traffic", *parts, scaling, scaling)
+    return ForecastData("traffic", *parts, scaling, scaling)
 
 
 def _find(path: Path) -> Path:

@@ -19,16 +19,11 @@ Index = SupportsIndex | slice | Sequence[int] | np.ndarray | Tensor
 
 
 def check_count(name: str, value: SupportsIndex, at_least: int = 1) -> int:
-    """Return `value` as an int, or say in one sentence why it cannot be a count.
-
-    Args:
-        name: What the argument is called, for the message.
-        value: The number that was given.
-        at_least: The smallest number allowed.
+    """Return the `value` of the argument `name` as an int.
 
     Raises:
-        TypeError: `value` is not a whole number.
-        ValueError: `value` is too small.
+        TypeError: The value is not a whole number.
+        ValueError: The value is less than `at_least`.
     """
     try:
         count = operator.index(value)
@@ -143,17 +138,13 @@ class Scaling:
 
 @dataclass(frozen=True, eq=False)
 class ForecastData:
-    """One forecasting task: its parts, and the sizes that a network for it needs.
+    """One forecasting task: its parts, with the sizes that a network for it needs.
 
     Attributes:
         name: The name that `load` knows it by.
         train: Pairs to train on.
         valid: Pairs to choose and stop by; None where the dataset has no such part.
         test: Pairs to report on.
-        input_length: N_input, in time steps.
-        horizon: N_output, in time steps.
-        input_size: Variables observed at each step.
-        output_size: Variables forecast at each step.
         input_scaling: What was done to the inputs; None where they are in the file's own units.
         target_scaling: The same for the targets: `target_scaling.unscale(forecast)` undoes it.
     """
@@ -162,38 +153,28 @@ class ForecastData:
     train: WindowDataset
     valid: WindowDataset | None
     test: WindowDataset
-    input_length: int
-    horizon: int
-    input_size: int
-    output_size: int
     input_scaling: Scaling | None = None
     target_scaling: Scaling | None = None
 
-    @classmethod
-    def from_parts(
-        cls,
-        name: str,
-        train: WindowDataset,
-        valid: WindowDataset | None,
-        test: WindowDataset,
-        input_scaling: Scaling | None = None,
-        target_scaling: Scaling | None = None,
-    ) -> ForecastData:
-        """Read the sizes off the training part."""
-        input_length, input_size = train.inputs.shape[1:]
-        horizon, output_size = train.targets.shape[1:]
-        return cls(
-            name=name,
-            train=train,
-            valid=valid,
-            test=test,
-            input_length=input_length,
-            horizon=horizon,
-            input_size=input_size,
-            output_size=output_size,
-            input_scaling=input_scaling,
-            target_scaling=target_scaling,
-        )
+    @property
+    def input_length(self) -> int:
+        """N_input, in time steps."""
+        return self.train.inputs.shape[1]
+
+    @property
+    def horizon(self) -> int:
+        """N_output, in time steps."""
+        return self.train.targets.shape[1]
+
+    @property
+    def input_size(self) -> int:
+        """Variables observed at each step."""
+        return self.train.inputs.shape[2]
+
+    @property
+    def output_size(self) -> int:
+        """Variables forecast at each step."""
+        return self.train.targets.shape[2]
 
 
 def split_points(
@@ -229,22 +210,18 @@ def _part_ends(length: int, split: Sequence[float]) -> tuple[int, int, int]:
     try:
         steps = [operator.index(count) for count in split]
     except TypeError:
-        first, second, _ = _checked_shares(split)
+        try:
+            shares = [float(share) for share in split]
+        except (TypeError, ValueError):
+            shares = []
+        _check_parts(split, shares if math.isclose(sum(shares), 1.0, abs_tol=1e-6) else [])
+        first, second, _ = shares
         # 0.7 + 0.1 falls just below 0.8 in floating point, and must not lose a step for it.
         return int(length * first + 1e-6), int(length * (first + second) + 1e-6), length
     _check_parts(split, steps)
     if sum(steps) > length:
         raise ValueError(f"split asks for {' + '.join(map(str, steps))} time steps, but the series has {length}")
     return steps[0], steps[0] + steps[1], sum(steps)
-
-
-def _checked_shares(split: Sequence[float]) -> list[float]:
-    try:
-        shares = [float(share) for share in split]
-    except (TypeError, ValueError):
-        shares = []
-    _check_parts(split, shares if math.isclose(sum(shares), 1.0, abs_tol=1e-6) else [])
-    return shares
 
 
 def _check_parts(split: Sequence[float], sizes: Sequence[float]) -> None:

@@ -275,7 +275,7 @@ def test_unscaling_undoes_scaling_variable_by_variable_in_the_dtype_given():
 
 def test_sizes_of_a_task_are_read_off_its_training_part():
     part = WindowDataset(np.zeros((7, 5, 3)), np.zeros((7, 2, 1)))
-    task = ForecastData.from_parts("any", part, None, part)
+    task = ForecastData("any", part, None, part)
     assert (task.input_length, task.horizon, task.input_size, task.output_size) == (5, 2, 3, 1)
 
 
