@@ -61,6 +61,8 @@ def commands(page):
 
 
 COMMANDS = sorted({command for page in PAGES for command in commands(page)})
+MAIN = [command for command in COMMANDS if command.startswith(("python main.py", "torchrun "))]
+OTHERS = [command for command in COMMANDS if command not in MAIN]
 
 
 def module_of(command):
@@ -111,9 +113,10 @@ def short_run(tmp_path_factory):
     return folder / "run", finished.stdout
 
 
-def check_main(command, short_run, folder):
+@pytest.mark.parametrize("command", MAIN)
+def test_command_of_main(command, short_run, tmp_path):
     rng = np.random.default_rng(0)
-    csv_file, traffic = folder / "ETTh1.csv", folder / "traffic.csv"
+    csv_file, traffic = tmp_path / "ETTh1.csv", tmp_path / "traffic.csv"
     np.savetxt(csv_file, rng.random((700, 2)), delimiter=",", header="HUFL,OT", comments="")
     np.savetxt(traffic, rng.random(1200), header="0", comments="")
     if "ecg5000" in command and not (SHARED_DATA / "ecg5000").is_dir():
@@ -128,7 +131,7 @@ def check_main(command, short_run, folder):
         words += ["--epochs", "1", "--no-plots", "--hidden-size", "8"]  # the last of two equal flags counts
         words += [] if "--losses" in words else ["--losses", "mse"]  # `short_run` has all three
     start = ["-m", "torch.distributed.run"] if words[0] == "torchrun" else []
-    finished = run([*start, *(ROOT / word if word == "main.py" else word for word in words[1:])], folder)
+    finished = run([*start, *(ROOT / word if word == "main.py" else word for word in words[1:])], tmp_path)
     assert finished.returncode == 0, finished.stderr
 
 
@@ -159,11 +162,9 @@ def check_pip(command):
             assert re.fullmatch(r"-r|[\w-]+", word)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command(command, short_run, tmp_path):
-    if command.startswith(("python main.py", "torchrun ")):
-        check_main(command, short_run, tmp_path)
-    elif command.startswith("python -m "):
+@pytest.mark.parametrize("command", OTHERS)
+def test_command(command):
+    if command.startswith("python -m "):
         check_script(command)
     elif command.startswith("python examples/"):
         assert (ROOT / command.split()[1]).is_file()  # tests/test_examples.py runs it
