@@ -1,4 +1,4 @@
-"""What the paper measures a forecast by, one value per series.
+"""The paper's measures of a forecast, one value per series.
 
 MSE, DTW and TDI are those of Table 1; the Hausdorff distance (Eq. 6) and the ramp score, of Table 2, are in no loss.
 """
@@ -154,7 +154,7 @@ def evaluate_forecasts(prediction: ArrayLike | torch.Tensor, target: ArrayLike |
 
 
 def _jit(function):
-    """Compile, and cache on disk if there is a place for it: tslearn's own takes five seconds in each process."""
+    """Compile, and cache on disk if numba finds a folder: tslearn's DTW compiles for five seconds in each process."""
     dispatcher = njit(nogil=True)(function)
     with suppress(RuntimeError):  # numba's "no locator available"
         dispatcher.enable_caching()
@@ -176,7 +176,7 @@ def _best_path(target, prediction, cost, path):
     i, j, length = k - 1, k - 1, 1
     path[0] = i, j
     while i > 0 or j > 0:
-        diagonal, up, left = cost[i, j], cost[i, j + 1], cost[i + 1, j]  # what leads to cell (i, j)
+        diagonal, up, left = cost[i, j], cost[i, j + 1], cost[i + 1, j]  # the predecessors' costs
         if j == 0 or (i > 0 and up < diagonal and up <= left):
             i -= 1
         elif i == 0 or (left < diagonal and left < up):
@@ -204,7 +204,7 @@ def _dtw_tdi_of_all(prediction, target):
 def _change_points(series: NDArray, count: int, penalty: float | None) -> NDArray[np.int64]:
     """First steps of all segments of ``series``, (k, d), but the first; with a penalty, its end too."""
     try:
-        from ruptures import KernelCPD  # it brings scipy, which only these runs need
+        from ruptures import KernelCPD  # which imports scipy, and only these runs need both
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "The Hausdorff distance needs ruptures: pip install -r experiments/requirements.txt"
@@ -243,14 +243,14 @@ def _swinging_door(series: NDArray, tolerance: float) -> NDArray[np.bool_]:
 
 
 def _finite(prediction: NDArray, target: NDArray) -> NDArray[np.int64]:
-    """Which series can be measured."""
+    """Indices of the series without nan and infinity."""
     return np.flatnonzero((np.isfinite(prediction) & np.isfinite(target)).all(axis=(1, 2)))
 
 
 def _paired(
     prediction: ArrayLike | torch.Tensor, target: ArrayLike | torch.Tensor
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    prediction, target = _as_array(prediction), _as_array(target)
+    prediction, target = as_array(prediction), as_array(target)
     if prediction.ndim != 3 or prediction.shape != target.shape or 0 in prediction.shape[1:]:
         raise ValueError(
             "prediction and target must both be of shape (series, steps, variables), "
@@ -259,7 +259,8 @@ def _paired(
     return prediction, target
 
 
-def _as_array(values: ArrayLike | torch.Tensor) -> NDArray[np.float64]:
+def as_array(values: ArrayLike | torch.Tensor) -> NDArray[np.float64]:
+    """A tensor of any device, or what numpy takes, as float64."""
     if isinstance(values, torch.Tensor):
         # MPS tensors cannot become float64 before they are on the CPU.
         values = values.detach().cpu().double().numpy()

@@ -1,7 +1,7 @@
 """Figures of an experiment: forecasts side by side, learning curves, soft alignments.
 
-Every figure is built without pyplot, so drawing needs no display, selects no backend and leaves no figure
-open. It is written to a file first and then, where that was asked for and a display exists, shown.
+Every figure is built without pyplot, so drawing needs no display, selects no backend and leaves no figure open. Each
+figure is written to a file and then, if asked for and if a display exists, shown.
 """
 
 import os
@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from loss import ctc_alignment, ctc_loss, pairwise_distances, soft_path
 
-from .metrics import dtw_tdi, mse
+from .metrics import as_array, dtw_tdi, mse
 
 __all__ = ["plot_alignment", "plot_ctc_alignment", "plot_forecasts", "plot_learning_curves", "show_available"]
 
@@ -108,13 +108,13 @@ def plot_forecasts(
         raise ValueError(f"inputs and targets must hold the same samples, not {len(inputs)} and {len(targets)}.")
     forecasts = _forecast_arrays(forecasts, targets.shape)
     ids = _check_sample_ids(sample_ids, len(targets))
-    pages = [ids[first : first + ROWS_PER_FIGURE] for first in range(0, len(ids), ROWS_PER_FIGURE)]
-    written = []
-    for number, page in enumerate(pages, start=1):
+    path, written = Path(path), []
+    for first in range(0, len(ids), ROWS_PER_FIGURE):
+        page = ids[first : first + ROWS_PER_FIGURE]
         chosen = {loss: series[page] for loss, series in forecasts.items()}
+        file = path.with_name(f"{path.stem}-{len(written) + 1}{path.suffix}") if written else path
         with _house_style():
-            figure = _forecast_figure(inputs[page], targets[page], chosen, page)
-            written.append(_finish(figure, _page_path(path, number), show))
+            written.append(_finish(_forecast_figure(inputs[page], targets[page], chosen, page), file, show))
     return written
 
 
@@ -193,7 +193,7 @@ def plot_ctc_alignment(
     title: str = "",
     show: bool = False,
 ) -> Path:
-    """Draw how CTC aligns one sequence with its target: `loss.ctc_alignment`, below what the network says.
+    """Draw how CTC aligns one sequence with its target: `loss.ctc_alignment`, below the network's probabilities.
 
     Columns are time steps and rows the states of the label lattice, growing upwards: the labels of the target, with
     a blank before, between and after them, each named in the colour of its curve above. These curves are the
@@ -249,7 +249,9 @@ def _forecast_figure(
         for row, (axes, scores) in enumerate(zip(column, _score_lines(series, targets), strict=True)):
             _draw_forecast(axes, inputs[row, :, 0], targets[row, :, 0], series[row, :, 0])
             axes.set_title(scores)
-        _head_column(column[0], _loss_label(loss))
+        head = LOSS_LOOKS.get(_loss_key(loss), {"label": loss})["label"]
+        place = {"xytext": (0, 20), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        column[0].annotate(head, (0.5, 1), xycoords="axes fraction", fontsize=12, fontweight="bold", **place)
         column[-1].set_xlabel("time step")
     for axes, sample in zip(panels[:, 0], sample_ids, strict=True):
         axes.set_ylabel(f"test sample {sample}{_drawn_variable(targets)}")
@@ -280,16 +282,6 @@ def _score_lines(prediction: NDArray, target: NDArray) -> list[str]:
     return [f"MSE {a:.3g}   DTW {b:.3g}   TDI {c:.3g}" for a, b, c in scores]
 
 
-def _head_column(top: Axes, label: str) -> None:
-    place = {"xytext": (0, 20), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-    top.annotate(label, (0.5, 1), xycoords="axes fraction", fontsize=12, fontweight="bold", **place)
-
-
-def _page_path(path: str | os.PathLike[str], number: int) -> Path:
-    path = Path(path)
-    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
-
-
 # Learning curves
 
 
@@ -300,7 +292,8 @@ def _learning_curve_figure(history: Sequence[Mapping[str, object]]) -> Figure:
     for axes, (metric, label) in zip(panels, METRIC_LABELS.items(), strict=True):
         curves = {loss: _curve(history, loss, metric) for loss in looks}
         for loss, (epochs, values) in curves.items():
-            _draw_curve(axes, epochs, values, looks[loss])
+            marker_size = 5 if len(epochs) <= MAX_POINTS_WITH_MARKERS else 0
+            axes.plot(epochs, values, linewidth=2, markersize=marker_size, **looks[loss])
         axes.set_title(label, fontsize=12, fontweight="bold")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(_whole_steps(7))
@@ -311,13 +304,8 @@ def _learning_curve_figure(history: Sequence[Mapping[str, object]]) -> Figure:
     return figure
 
 
-def _draw_curve(axes: Axes, epochs: NDArray, values: NDArray, look: dict[str, str]) -> None:
-    marker_size = 5 if len(epochs) <= MAX_POINTS_WITH_MARKERS else 0
-    axes.plot(epochs, values, linewidth=2, markersize=marker_size, **look)
-
-
 def _scale_values(axes: Axes, metric: str, values: NDArray) -> None:
-    """Make a wide value axis of MSE or DTW logarithmic: the first epochs would flatten all the others."""
+    """Make the value axis of an MSE or DTW that falls far logarithmic: the first epochs would flatten the rest."""
     if not len(values):
         _note(axes, "no finite value")
         axes.yaxis.set_major_locator(NullLocator())
@@ -363,13 +351,16 @@ def _alignment_figure(target: NDArray, prediction: NDArray, gamma: float, title:
     picture = figure.add_subplot(grid[1, 1])
     above, beside = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 0])
     if np.isfinite(target).all() and np.isfinite(prediction).all():
-        _draw_alignment(picture, _alignment(target, prediction, gamma))
+        cost = pairwise_distances(torch.tensor(prediction), torch.tensor(target))
+        alignment = soft_path(cost[None], gamma)[0].detach().numpy()
+        _draw_weights(picture, alignment, "weight of the pair ($h$, $j$)")
+        ends = [0, len(target) - 1], [0, len(prediction) - 1]
+        picture.plot(*ends, color="#009E73", linewidth=1, linestyle=(0, (6, 4)))
     else:
         _note(picture, "no alignment:\na value is not finite")
     _draw_margins(above, beside, target, prediction)
     _share_steps(picture, above, beside, len(target), len(prediction))
-    caption = f"soft alignment $A^*_\\gamma$ with $\\gamma$ = {gamma:g}"
-    figure.suptitle(f"{title}\n{caption}" if title else caption, fontsize=11)
+    _entitle(figure, title, f"soft alignment $A^*_\\gamma$ with $\\gamma$ = {gamma:g}")
     return figure
 
 
@@ -405,12 +396,6 @@ def _share_steps(picture: Axes, above: Axes, beside: Axes, columns: int, rows: i
     picture.grid(False)
 
 
-def _draw_alignment(picture: Axes, alignment: NDArray) -> None:
-    rows, columns = alignment.shape
-    _draw_weights(picture, alignment, "weight of the pair ($h$, $j$)")
-    picture.plot([0, columns - 1], [0, rows - 1], color="#009E73", linewidth=1, linestyle=(0, (6, 4)))
-
-
 def _draw_weights(picture: Axes, weights: NDArray, meaning: str) -> None:
     blocks, extent = _pooled(weights)
     # The square root keeps visible the small weights of a path that spreads over a flat stretch.
@@ -423,22 +408,16 @@ def _draw_weights(picture: Axes, weights: NDArray, meaning: str) -> None:
 
 
 def _pooled(weights: NDArray) -> tuple[NDArray, tuple[float, float, float, float]]:
-    """Give the largest weight of each block, one cell wide up to MAX_CELLS, and the blocks' extent in cells.
+    """Give the largest weight of each block, at most MAX_CELLS blocks a side, and the blocks' extent in cells.
 
-    Without it a long path, one cell wide, would fade between the pixels.
+    A long path, one cell wide, would otherwise fade between the pixels.
     """
-    height, width = (-(-length // MAX_CELLS) for length in weights.shape)
     rows, columns = weights.shape
+    height, width = -(-rows // MAX_CELLS), -(-columns // MAX_CELLS)
     padded = np.pad(weights, ((0, -rows % height), (0, -columns % width)))
     rows, columns = padded.shape
     blocks = padded.reshape(rows // height, height, columns // width, width).max(axis=(1, 3))
     return blocks, (-0.5, columns - 0.5, -0.5, rows - 0.5)
-
-
-def _alignment(target: NDArray, prediction: NDArray, gamma: float) -> NDArray:
-    """Give A*_gamma, (N, M), of the prediction (N, d) and the target (M, d)."""
-    cost = pairwise_distances(torch.tensor(prediction), torch.tensor(target))
-    return soft_path(cost[None], gamma)[0].detach().numpy()
 
 
 # CTC
@@ -455,7 +434,10 @@ def _ctc_figure(
     figure = Figure(figsize=(6.8, 5.6))
     box = {"left": 0.1, "right": 0.84, "bottom": 0.1, "top": 0.88, "hspace": 0.08}
     above, picture = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.6), gridspec_kw=box)
-    _draw_probabilities(above, log_probs.exp().numpy(), colours, blank)
+    for k, colour in colours.items():
+        look = {"linewidth": 0.7 * _line_width(len(log_probs)), "linestyle": (0, (1, 1.5)) if k == blank else "-"}
+        above.plot(log_probs[:, k].exp().numpy(), color=colour, **look)
+    above.set(ylabel="probability", ylim=(-0.03, 1.03))
     if np.isfinite(posterior).all():
         _draw_weights(picture, posterior, "probability of the state")
     else:
@@ -464,16 +446,8 @@ def _ctc_figure(
     picture.set(xlabel="time step $t$", ylabel="state of the lattice", xlim=(-0.5, len(log_probs) - 0.5))
     picture.xaxis.set_major_locator(_whole_steps(10))
     picture.grid(False)
-    caption = f"CTC: $-\\log\\,p$(target) = {loss:.4g}"
-    figure.suptitle(f"{title}\n{caption}" if title else caption, fontsize=11)
+    _entitle(figure, title, f"CTC: $-\\log\\,p$(target) = {loss:.4g}")
     return figure
-
-
-def _draw_probabilities(axes: Axes, p: NDArray, colours: Mapping[int, str], blank: int) -> None:
-    width = 0.7 * _line_width(len(p))
-    for k, colour in colours.items():
-        axes.plot(p[:, k], color=colour, linewidth=width, linestyle=(0, (1, 1.5)) if k == blank else "-")
-    axes.set(ylabel="probability", ylim=(-0.03, 1.03))
 
 
 def _name_states(picture: Axes, classes: Sequence[int], names: Sequence[str], colours: Mapping[int, str]) -> None:
@@ -522,8 +496,8 @@ def _loss_key(loss: str) -> str:
     return loss.lower().translate({ord(mark): None for mark in "-_ "})
 
 
-def _loss_label(loss: str) -> str:
-    return LOSS_LOOKS.get(_loss_key(loss), {"label": loss})["label"]
+def _entitle(figure: Figure, title: str, caption: str) -> None:
+    figure.suptitle(f"{title}\n{caption}" if title else caption, fontsize=11)
 
 
 def _note(axes: Axes, text: str) -> None:
@@ -534,10 +508,8 @@ def _note(axes: Axes, text: str) -> None:
 
 
 def _array(name: str, value: ArrayLike | torch.Tensor, axes: tuple[str, ...]) -> NDArray[np.float64]:
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().double().numpy()
     try:
-        array = np.asarray(value, dtype=np.float64)
+        array = as_array(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a regular array or tensor of numbers ({error}).") from error
     if array.ndim != len(axes) or 0 in array.shape:
@@ -583,22 +555,18 @@ def _finish(figure: Figure, path: str | os.PathLike[str], show: bool) -> Path:
     """Write the figure, then show it if that is asked for and possible."""
     path = _write(figure, Path(path))
     if show and show_available():
-        _show(figure)
+        from matplotlib import pyplot as plt
+
+        plt.figure(figure)
+        try:
+            plt.show()
+        finally:
+            plt.close(figure)
     return path
 
 
-def _show(figure: Figure) -> None:
-    from matplotlib import pyplot as plt
-
-    plt.figure(figure)
-    try:
-        plt.show()
-    finally:
-        plt.close(figure)
-
-
 def _write(figure: Figure, path: Path) -> Path:
-    """Write by way of a temporary file, so that a failure spoils no figure that is already there."""
+    """Write to a temporary file first, so that a failure leaves the figure of an earlier run whole."""
     if path.is_dir():
         raise IsADirectoryError(f"Cannot write the figure {path}: it is a folder, give the name of a file.")
     path = path if path.suffix else path.with_suffix(".png")
