@@ -50,7 +50,7 @@ def inline_code(page):
 
 def tables(page):
     """Rows of cells, without the lines of dashes."""
-    rows = [line.strip("| \n").split(" | ") for line in PAGES[page].splitlines() if line.startswith("| ")]
+    rows = [line.split("|")[1:-1] for line in PAGES[page].splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in row] for row in rows]
 
 
@@ -312,8 +312,7 @@ def committed(path, **where):
 
 def assert_rounded(printed, measured):
     """That a printed number is the measured one, up to half a unit of its last digit."""
-    decimals = len(printed.partition(".")[2])
-    unit = 10.0 ** -(decimals or 0) if decimals else 10.0 ** max(0, len(printed) - 3)
+    unit = 10.0 ** -len(printed.partition(".")[2])
     assert abs(float(printed) - float(measured)) <= 0.501 * unit, (printed, measured)
 
 
@@ -378,6 +377,45 @@ def test_times_of_several_processes_are_those_of_the_committed_results():
         assert (units.split()[0], batch.split()[0]) == (row["hidden"], row["batch"])
         for printed, measured in zip(times, ("one_ms", "one_2_threads_ms", "2_processes_ms"), strict=True):
             assert_rounded(printed, row[measured])
+
+
+def test_times_of_a_step_are_those_of_the_committed_results():
+    rows = [row for row in tables("docs/performance.md") if "→" in row[0]]
+    assert len(rows) == 3
+    for setting, bare, ours, share, torchs, released in rows:
+        setting = setting.split(",")[0].lower()
+        kept = {row["name"]: row for row in committed("benchmarks/results/step.csv", setting=setting)}
+        assert_rounded(bare, kept["bare products"]["milliseconds"])
+        assert share == kept["loss"]["share_of_the_step"]
+        for cell, gru in ((ours, "fused"), (torchs, "torch"), (released, "released")):
+            milliseconds, times = re.findall(r"[\d.]+", cell)
+            assert_rounded(milliseconds, kept[f"{gru}, dilate"]["milliseconds"])
+            assert_rounded(times, kept[f"{gru}, dilate"]["times_bare_products"])
+
+
+def test_speed_ups_of_the_custom_backward_are_those_of_the_committed_results():
+    steps, ours, papers = (
+        row[1:] for row in tables("docs/performance.md") if row[0] in ("steps", "times faster", "paper")
+    )
+    for horizon, our, paper in zip(steps, ours, papers, strict=False):
+        (kept,) = committed("benchmarks/results/autograd.csv", horizon=horizon)
+        assert_rounded(our, kept["speedup"])
+        assert (kept["paper"] != "") == (paper != "")
+        if paper:
+            assert_rounded(paper.split(",")[0], kept["paper"])
+
+
+def test_metrics_at_long_horizons_are_those_of_the_committed_results():
+    rows = [row for row in tables("docs/results.md") if row[1] in ("MSE", "DTW", "TDI")]
+    columns = [("mlp", "mse"), ("mlp", "dilate"), ("seq2seq", "mse"), ("seq2seq", "dilate"), ("last day", "")]
+    assert len(rows) == 12
+    horizon = None
+    for first, metric, *cells in rows:
+        horizon = first or horizon
+        for cell, (model, loss) in zip(cells, columns, strict=True):
+            where = {"role": "final", "horizon": horizon, "model": model, "loss": loss}
+            (kept,) = committed("experiments/results/long_horizon/quality.csv", **where)
+            assert_rounded(cell, kept[f"test_{metric.lower()}"])
 
 
 def test_answer_on_negative_losses_gives_their_values():
