@@ -397,7 +397,7 @@ def _share_steps(picture: Axes, above: Axes, beside: Axes, columns: int, rows: i
 
 
 def _draw_weights(picture: Axes, weights: NDArray, meaning: str) -> None:
-    blocks, extent = _pooled(weights)
+    blocks, extent = pooled(weights)
     # The square root keeps visible the small weights of a path that spreads over a flat stretch.
     colours = {"cmap": "Greys", "norm": PowerNorm(0.5, 0, 1), "interpolation": "nearest"}
     image = picture.imshow(blocks, extent=extent, origin="lower", aspect="auto", **colours)
@@ -407,13 +407,13 @@ def _draw_weights(picture: Axes, weights: NDArray, meaning: str) -> None:
     bar.outline.set_linewidth(0.5)
 
 
-def _pooled(weights: NDArray) -> tuple[NDArray, tuple[float, float, float, float]]:
-    """Give the largest weight of each block, at most MAX_CELLS blocks a side, and the blocks' extent in cells.
+def pooled(weights: NDArray, most: int = MAX_CELLS) -> tuple[NDArray, tuple[float, float, float, float]]:
+    """Give the largest weight of each block, with at most so many blocks a side, and the blocks' extent in cells.
 
     A long path, one cell wide, would otherwise fade between the pixels.
     """
     rows, columns = weights.shape
-    height, width = -(-rows // MAX_CELLS), -(-columns // MAX_CELLS)
+    height, width = -(-rows // most), -(-columns // most)
     padded = np.pad(weights, ((0, -rows % height), (0, -columns % width)))
     rows, columns = padded.shape
     blocks = padded.reshape(rows // height, height, columns // width, width).max(axis=(1, 3))

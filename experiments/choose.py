@@ -1,4 +1,4 @@
-"""Choose what the paper does not say (learning rate, patience, clipping, the tangled versions) on validation data.
+"""Choose learning rate, patience, clipping and the tangled versions, which the paper leaves open, on validation data.
 
     python -m experiments.choose --datasets synthetic
     python -m experiments.choose --data-path ecg5000=FOLDER traffic=FILE
@@ -38,7 +38,7 @@ from experiments.tables import captioned, write
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 PATIENCES = (5, 10, 20, 40)
 LOST_BY_STOPPING = 0.001
-LONG = {("traffic", "seq2seq"): {"patience": 5, "epochs": 15}}
+LONG = {("traffic", "seq2seq"): (5, 15)}  # patience, epochs at most
 TANGLED = {
     "tangled_weighted": [{"alpha": alpha} for alpha in (0.1, 0.3, 0.5, 0.7, 0.9)],
     "tangled_band": [{"alpha": 1.0, "band": band} for band in (1, 2, 3, 5)],
@@ -64,8 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = replace(command, report_only=True)  # of the other datasets, which may have been trained before
     chosen, compared, clipping = {}, [], {}
     for dataset in DATASETS:
-        asked_for = dataset in command.datasets
-        of_dataset, results, of_clipping = _choose_for(dataset, command if asked_for else report)
+        of_dataset, results, of_clipping = _choose_for(dataset, command if dataset in command.datasets else report)
         chosen |= of_dataset
         compared += results
         clipping |= of_clipping
@@ -79,7 +78,7 @@ def _choose_for(dataset: str, command: Command) -> tuple[dict[str, Settings], li
     """One choice after the other, since each needs those before it: what was chosen, and all that was compared."""
     rates = _finished(command, sweep(dataset, command.epochs))
     chosen = choose(rates)
-    clipped = _finished(command, sweep_clipped(dataset, chosen, command.epochs))
+    clipped = _finished(command, sweep_clipped(chosen, command.epochs))
     clipping = compare_clipping(clipped)
     for name, comparison in clipping.items():
         chosen[name]["clip_norm"] = CLIP_NORM if comparison.share > GAINED_BY_CLIPPING else None
@@ -100,10 +99,7 @@ def sweep(dataset: str, epochs: int) -> dict[tuple[str, str, str, float], Job]:
 
 
 def choose(results: Mapping[tuple[str, str, str, float], Result]) -> dict[str, Settings]:
-    """Learning rates, and the patience that all losses of a dataset and model have in common.
-
-    Args:
-        results: Of the jobs of `sweep`; a dataset and model with unfinished ones is left out.
+    """Learning rates, and the patience that all losses of a dataset and model have in common, of finished sweeps.
 
     Returns:
         ``dataset-model-loss`` -> ``learning_rate`` and ``patience``.
@@ -116,16 +112,13 @@ def choose(results: Mapping[tuple[str, str, str, float], Result]) -> dict[str, S
             loss: min((results[dataset, model, loss, rate] for rate in LEARNING_RATES), key=_lowest_loss)
             for loss in LOSSES
         }
+        curves = [result["history"]["valid_loss"] for result in best.values()]
         longest = min(result["job"]["patience"] for result in best.values())
-        enough = (
-            patience
-            for patience in PATIENCES
-            if patience < longest and all(_lost_by(patience, result) <= LOST_BY_STOPPING for result in best.values())
-        )
-        patience = next(enough, longest)
+        enough = (p for p in PATIENCES if all(lost_by_stopping(curve, p) <= LOST_BY_STOPPING for curve in curves))
+        patience = min(next(enough, longest), longest)
         for loss, result in best.items():
-            settings = {"learning_rate": result["job"]["learning_rate"], "patience": patience}
-            chosen[f"{dataset}-{model}-{loss}"] = settings
+            rate = result["job"]["learning_rate"]
+            chosen[f"{dataset}-{model}-{loss}"] = {"learning_rate": rate, "patience": patience}
     return chosen
 
 
@@ -141,27 +134,17 @@ def lost_by_stopping(losses: Sequence[float], patience: int) -> float:
     return (losses[best] - min(losses)) / gain if gain else 0.0
 
 
-def sweep_clipped(
-    dataset: str, chosen: Mapping[str, Settings], epochs: int
-) -> dict[tuple[str, float | None, int], Job]:
+def sweep_clipped(chosen: Mapping[str, Settings], epochs: int) -> dict[tuple[str, float | None, int], Job]:
     """Trainings at the chosen learning rates with and without clipping: (name of the choice, norm, seed) -> job."""
-    jobs = {}
-    for name, settings in chosen.items():
-        cell, rate = name.split("-"), settings["learning_rate"]
-        for clip_norm, seed in product((None, CLIP_NORM), SEEDS):
-            jobs[name, clip_norm, seed] = _long_training(*cell, seed, rate, epochs, clip_norm)
-    return jobs
+    return {
+        (name, norm, seed): _long_training(*name.split("-"), seed, settings["learning_rate"], epochs, norm)
+        for name, settings in chosen.items()
+        for norm, seed in product((None, CLIP_NORM), SEEDS)
+    }
 
 
 def compare_clipping(results: Mapping[tuple[str, float | None, int], Result]) -> dict[str, Clipping]:
-    """What clipping does to the validation loss.
-
-    Args:
-        results: Of the jobs of `sweep_clipped`; a choice with unfinished ones is left out.
-
-    Returns:
-        ``dataset-model-loss`` -> its comparison.
-    """
+    """``dataset-model-loss`` -> what clipping does to the validation loss, for finished sweeps."""
     compared = {}
     for name in dict.fromkeys(name for name, _, _ in results):
         trainings = [[results.get((name, norm, seed)) for seed in SEEDS] for norm in (None, CLIP_NORM)]
@@ -186,9 +169,9 @@ def choose_tangled(results: Mapping[tuple[str, int], Result]) -> dict[str, Setti
     """All settings of the tangled versions, by DILATE on the validation set; unfinished versions are left out."""
     chosen = {}
     for loss, tried in TANGLED.items():
-        if all((loss, number) in results for number in range(len(tried))):
-            of_loss = (results[loss, number] for number in range(len(tried)))
-            best = min(of_loss, key=lambda result: result["valid"]["dilate"])["job"]
+        numbers = range(len(tried))
+        if all((loss, n) in results for n in numbers):
+            best = min((results[loss, n] for n in numbers), key=lambda result: result["valid"]["dilate"])["job"]
             names = ("learning_rate", "patience", "clip_norm", *tried[0])
             chosen[f"synthetic-seq2seq-{loss}"] = {name: best.get(name) for name in names}
     return chosen
@@ -197,9 +180,9 @@ def choose_tangled(results: Mapping[tuple[str, int], Result]) -> dict[str, Setti
 def _long_training(
     dataset: str, model: str, loss: str, seed: int, rate: float, epochs: int, clip_norm: float | None = None
 ) -> Job:
-    settings = {"patience": max(PATIENCES), "epochs": epochs, **LONG.get((dataset, model), {})}
-    settings["epochs"] = min(settings["epochs"], epochs)
-    return job(dataset, model, loss, seed, learning_rate=rate, clip_norm=clip_norm, **settings)
+    patience, most = LONG.get((dataset, model), (max(PATIENCES), epochs))
+    settings = {"learning_rate": rate, "clip_norm": clip_norm, "patience": patience, "epochs": min(most, epochs)}
+    return job(dataset, model, loss, seed, **settings)
 
 
 def _finished(command: Command, jobs: Mapping[tuple, Job]) -> dict[tuple, Result]:
@@ -209,10 +192,6 @@ def _finished(command: Command, jobs: Mapping[tuple, Job]) -> dict[tuple, Result
 
 def _lowest_loss(result: Result) -> float:
     return min(loss if math.isfinite(loss) else math.inf for loss in result["history"]["valid_loss"])
-
-
-def _lost_by(patience: int, result: Result) -> float:
-    return lost_by_stopping(result["history"]["valid_loss"], patience)
 
 
 def _comparison(results: Iterable[Result], chosen: Mapping[str, Settings]) -> str:

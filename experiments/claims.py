@@ -1,4 +1,4 @@
-"""What the paper concludes from Tables 1 to 3, held against our runs of them.
+"""The paper's conclusions from Tables 1 to 3, held against our runs of them.
 
     python -m experiments.claims
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from experiments import table1, table2, table3
 from experiments.protocol import Command
-from experiments.tables import LEVEL, Row, Summary, captioned, in_words, p_value, write
+from experiments.tables import LEVEL, Row, Summary, Table, captioned, in_words, p_value, write
 
 OTHERS = {"mse": "MSE", "soft_dtw": "DTW_γ"}
 METRICS = ("MSE", "DTW", "TDI")
@@ -37,13 +37,17 @@ COUNTS: dict[str, Callable[[Verdict], bool]] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the account, and write results/claims.md."""
     command = replace(Command.parse("claims", __doc__, argv), report_only=True)
-    tables = [table1.table(command), table2.table(command)]
-    if "synthetic" in command.datasets:
-        tables.append(table3.table(command))
+    tables = tables_1_to_3(command)
     compared = _compared([row for table in tables[:2] for row in table.rows])
     text = f"{_counted(tables[0].rows)}\n{compared}\n{_outside({table.name: table.rows for table in tables})}"
     write(command.results, "claims", md=text)
     print(text)
+
+
+def tables_1_to_3(command: Command) -> list[Table]:
+    """The tables of the command's datasets; Table 3 is of Synthetic alone."""
+    tables = [table1.table(command), table2.table(command)]
+    return [*tables, table3.table(command)] if "synthetic" in command.datasets else tables
 
 
 def verdict(cells: Mapping[str, Summary | None], other: str) -> Verdict | None:

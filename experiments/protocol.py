@@ -9,11 +9,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
+from joblib import cpu_count
+
 from benchmarks.common import count
 from evaluation.paper import PAPER_ALPHA, PAPER_GAMMA, RUNS
 from experiments.jobs import BACKENDS, Job, JobStore, run_all
 from experiments.store import DamagedStoreError, Result
-from training.side_by_side import cores
 
 __all__ = ["CHOICES", "DATASETS", "METRICS", "MODELS", "RESULTS", "Command", "choices", "job"]
 
@@ -91,7 +92,7 @@ class Command:
             add("--runs", **number, default=RUNS, help="seeds 0 to N - 1 (paper and default: 10)")
         add("--epochs", **number, default=EPOCHS, help="at most (paper and default: 1000)")
         at_a_time = "at a time, one thread each (default: all cores, %(default)s)"
-        add("--jobs", dest="workers", **number, default=cores(), help=at_a_time)
+        add("--jobs", dest="workers", **number, default=cpu_count(), help=at_a_time)
         add("--backend", choices=list(BACKENDS), default="loky", help="of joblib (default: loky, processes here)")
         paths = {"nargs": "+", "type": _data_path, "default": [], "metavar": "NAME=PATH"}
         add("--data-path", dest="data_paths", **paths, help="where a dataset's files are: traffic=traffic.csv")

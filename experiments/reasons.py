@@ -1,4 +1,4 @@
-"""Why cells of Tables 1 to 3 differ from the paper's: what came to mind, tried.
+"""Why cells of Tables 1 to 3 differ from the paper's: other trainings and other metrics, tried.
 
     python -m experiments.reasons --data-path ecg5000=FOLDER traffic=FILE
     python -m experiments.reasons --datasets synthetic
@@ -24,7 +24,8 @@ from torch import Tensor
 from data import load
 from evaluation.metrics import hausdorff, ramp_score
 from evaluation.paper import RUNS, TABLE_2, printed_scale
-from experiments import table1, table2, table3
+from experiments import table3
+from experiments.claims import tables_1_to_3
 from experiments.jobs import Job
 from experiments.protocol import METRICS, Command
 from experiments.table1 import LOSSES
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, print both comparisons, and write results/reasons.md and results/reasons.csv."""
     otherwise = Otherwise.parse("reasons", __doc__, argv)
     as_chosen = replace(Command(**vars(otherwise)), report_only=True, runs=RUNS)
-    cells = list(_cells(_tables(as_chosen), _tables(otherwise)))
+    cells = list(_cells(tables_1_to_3(as_chosen), tables_1_to_3(otherwise)))
     text = f"{_trained_otherwise(cells)}\n{_measured_otherwise(_forecasts())}"
     write(otherwise.results, "reasons", md=text, csv=_csv(cells))
     print(text)
@@ -80,11 +81,6 @@ def within(ours: Summary | None, paper: Summary) -> bool:
 
 # table, row, column, the paper, as in the tables, otherwise
 Cell = tuple[str, Row, str, Summary, Summary | None, Summary | None]
-
-
-def _tables(command: Command) -> list[Table]:
-    tables = [table1.table(command), table2.table(command)]
-    return [*tables, table3.table(command)] if "synthetic" in command.datasets else tables
 
 
 def _cells(as_chosen: Sequence[Table], otherwise: Sequence[Table]) -> Iterator[Cell]:

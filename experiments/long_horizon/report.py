@@ -91,14 +91,7 @@ def _short(cell: str) -> str:
 
 
 def draw(path: Path, protocol: Protocol, results: Sequence[Result], rows: Sequence[Row]) -> None:
-    """Draw the test metrics against the horizon, and forecasts at the longest one beside what came.
-
-    Args:
-        path: File to write.
-        protocol: Says what was trained.
-        results: What came of it.
-        rows: The same, as `quality_rows` returns it.
-    """
+    """Draw the test metrics, ``rows`` of ``results``, against the horizon, and forecasts at the longest one."""
     with style.context(["default", STYLE]):
         figure = Figure(figsize=(12, 6), layout="constrained")
         above, below = figure.subfigures(2, 1)

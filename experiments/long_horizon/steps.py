@@ -31,15 +31,7 @@ M_MMAP_THRESHOLD = -3  # of mallopt: larger blocks come from the system one by o
 
 
 class Step:
-    """One training step of a network after the other, on batches in random order.
-
-    Args:
-        protocol: Says which network, batches and optimizer.
-        model: One of `MODELS`.
-        windows: To train on.
-        task: For the sizes of the network.
-        loss: What is minimised.
-    """
+    """Training steps of one network, one after the other, on batches in random order."""
 
     def __init__(self, protocol: Protocol, model: str, task: ForecastData, windows: WindowDataset, loss: Criterion):
         self.net, self.loss = protocol.network(model, task), loss
@@ -47,7 +39,7 @@ class Step:
         self.batches = _endless(windows, protocol.batch_size)
 
     def __call__(self) -> dict[str, float]:
-        """Do it, and return the seconds of its parts; "loss" is the value and its gradient by the forecast."""
+        """Take a step, and return the seconds of its parts; "loss" is the value and its gradient by the forecast."""
         clock = [time.perf_counter()]
         x, y = next(self.batches)
         clock.append(time.perf_counter())
@@ -72,13 +64,7 @@ def _endless(windows: WindowDataset, batch_size: int) -> Iterator[list[Tensor]]:
 
 
 def measure(protocol: Protocol, original: Path | None, seconds: float) -> Iterator[list[Row]]:
-    """The rows of each horizon and network, as soon as they are known.
-
-    Args:
-        protocol: Says what to train on what.
-        original: A clone of the released DILATE, to be timed too.
-        seconds: About how long to time each network at each horizon.
-    """
+    """The rows of each horizon and network, timed for so many seconds, as soon as they are there."""
     losses = (*LOSSES, RELEASED) if original is not None else LOSSES
     for horizon in protocol.horizons:
         task = protocol.task(horizon)

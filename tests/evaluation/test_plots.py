@@ -394,9 +394,7 @@ def test_a_series_that_is_not_finite_has_no_alignment_but_a_picture(rng, tmp_pat
 @given(rows=st.integers(1, 40), columns=st.integers(1, 40), most=st.integers(1, 45), seed=st.integers(0, 9))
 def test_a_large_alignment_keeps_the_largest_weight_of_each_block(rows, columns, most, seed):
     weights = np.random.default_rng(seed).random((rows, columns))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "MAX_CELLS", most)
-        blocks, (left, right, bottom, top) = plots._pooled(weights)
+    blocks, (left, right, bottom, top) = plots.pooled(weights, most)
     assert max(blocks.shape) <= most
     height, width = (top - bottom) / blocks.shape[0], (right - left) / blocks.shape[1]
     assert (height, width) == (-(-rows // most), -(-columns // most))
@@ -559,20 +557,18 @@ def test_a_window_that_fails_leaves_no_figure_open_and_the_file_written(monkeypa
 
 
 def test_figures_are_freed_once_written(monkeypatch, tmp_path):
-    born = []
-    build = plots._learning_curve_figure
+    written, savefig = [], Figure.savefig
 
-    def build_and_remember(history):
-        figure = build(history)
-        born.append(weakref.ref(figure))
-        return figure
+    def save_and_remember(figure, *args, **options):
+        written.append(weakref.ref(figure))
+        savefig(figure, *args, **options)
 
-    monkeypatch.setattr(plots, "_learning_curve_figure", build_and_remember)
+    monkeypatch.setattr(Figure, "savefig", save_and_remember)
     for _ in range(2):
         plot_learning_curves(history_of(), tmp_path / "c.png")
     gc.collect()
-    assert len(born) == 2
-    assert all(figure() is None for figure in born)
+    assert len(written) == 2
+    assert all(figure() is None for figure in written)
     assert plt.get_fignums() == []
 
 
