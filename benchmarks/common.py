@@ -1,4 +1,4 @@
-"""What the benchmarks share: flags, timing in turns, the machine's name, results as CSV and as a picture."""
+"""Shared by the benchmarks: flags, timing in turns, the machine's name, results as CSV and as a picture."""
 
 import csv
 import platform
@@ -47,7 +47,7 @@ def machine() -> str:
 def in_turns(
     measures: Mapping[str, Callable[[], T]], seconds: float = 0, at_least: int = 1, turn: float = 0
 ) -> dict[str, list[T]]:
-    """What each measure returns, one after the other, in turns, so that all meet the same noise.
+    """Results of measures that take turns, so that all meet the same noise.
 
     Args:
         measures: Name -> what to call.
@@ -112,7 +112,7 @@ def pipes(lines: Sequence[Sequence[str]]) -> str:
 
 
 def show(rows: Iterable[Row], width: int, verdicts: Callable[[Row], Iterable[str]] = lambda row: ()) -> None:
-    """Print rows in columns of some width, and below each row what is to be said of it."""
+    """Print rows in columns of some width, and below each row its verdicts."""
     for row in rows:
         print("  ".join(f"{value!s:>{width}}" for value in row.values()), flush=True)
         for verdict in verdicts(row):

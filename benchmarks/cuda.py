@@ -44,7 +44,7 @@ def machine() -> str:
     )
 
 
-# ----------------------------------------------------------------------- who is compared
+# ----------------------------------------------------------------------- contenders
 
 
 def contenders(kind: str, files: list[Path]) -> dict[str, Loss]:
@@ -86,7 +86,7 @@ def captured(call: Call) -> Call:
     return replay
 
 
-# ----------------------------------------------------------------------- what is measured
+# ----------------------------------------------------------------------- measurements
 
 
 def milliseconds(call: Call) -> float:
@@ -100,7 +100,7 @@ def milliseconds(call: Call) -> float:
 
 
 def megabytes(call: Call) -> float:
-    """What torch has allocated at most during a call, beyond what it had before."""
+    """Torch's allocations at their peak during a call, beyond those before it."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -51,7 +51,7 @@ def measure(args: argparse.Namespace, processes: int, threads: int) -> list[floa
 
 
 def work(args: argparse.Namespace) -> None:
-    """What each process of a contender does: the first one prints the times."""
+    """Run one process of a contender, of which the first prints the times."""
     torch.set_num_threads(args.threads)
     with data_parallel.process_group():
         print(json.dumps([seconds_per_step(*cell, args.steps) for cell in product(args.hidden, args.batch)]))

@@ -44,33 +44,26 @@ def bare_products(observed: int, forecast: int) -> Callable[[], None]:
     def once(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return a, b, torch.empty(a.shape[0], b.shape[1])
 
-    def steps(count: int, *products: tuple[Tensor, Tensor, Tensor]) -> Callable[[], None]:
-        def run() -> None:
-            for _ in range(count):
-                for a, b, result in products:
-                    torch.mm(a, b, out=result)
-
-        return run
-
-    def over_all(count: int, *sizes: tuple[int, int]) -> Callable[[], None]:
-        pairs = [once(torch.randn(m, count * BATCH), torch.randn(count * BATCH, n)) for m, n in sizes]
-        return steps(1, *pairs)
+    def over_all(count: int, *sizes: tuple[int, int]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return [once(torch.randn(m, count * BATCH), torch.randn(count * BATCH, n)) for m, n in sizes]
 
     forward, back = (state, W_h.t(), gates), (gates.clone(), W_h, state.clone())
     weights = (HIDDEN, 3 * HIDDEN), (1, 3 * HIDDEN)
-    parts = [
-        steps(1, once(torch.randn(observed * BATCH, 1), W_i.t())),
-        steps(observed, forward),
-        steps(forecast, (value, W_i.t(), from_value), forward, once(state, fc.t()), once(units, out.t())),
-        steps(forecast, once(value, out), once(units, fc), back, once(gates, W_i)),
-        steps(observed, back),
-        over_all(observed, *weights),
-        over_all(forecast, *weights, (HEAD_UNITS, HIDDEN), (1, HEAD_UNITS)),
+    parts = [  # how often, and which products
+        (1, once(torch.randn(observed * BATCH, 1), W_i.t())),
+        (observed, forward),
+        (forecast, (value, W_i.t(), from_value), forward, once(state, fc.t()), once(units, out.t())),
+        (forecast, once(value, out), once(units, fc), back, once(gates, W_i)),
+        (observed, back),
+        (1, *over_all(observed, *weights)),
+        (1, *over_all(forecast, *weights, (HEAD_UNITS, HIDDEN), (1, HEAD_UNITS))),
     ]
 
     def run() -> None:
-        for part in parts:
-            part()
+        for count, *products in parts:
+            for _ in range(count):
+                for a, b, result in products:
+                    torch.mm(a, b, out=result)
 
     return run
 

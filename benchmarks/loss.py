@@ -7,7 +7,7 @@ Each contender computes the mean over the batch and its gradient by the predicti
 of one kind (the whole DILATE loss, or its shape term alone) are timed in turns in one process; medians. A
 contender whose gradient is wrong is timed all the same, with its error beside it: the released code's gradient is
 `batch size` times too large, and is divided by it before it is compared. Ours alone is also timed without a gradient
-(kind `value`), and at horizons that are too long for others. benchmarks/memory.py says what is measured as memory.
+(kind `value`), and at horizons that are too long for others. benchmarks/memory.py defines the memory of a call.
 Takes about four minutes, on a machine that does nothing else.
 """
 

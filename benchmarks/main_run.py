@@ -7,7 +7,8 @@ Ours is the command as a user types it, without figures: from its first import t
 checkpoints included. Of the released code only the training loops count, without imports and evaluations, once all is
 compiled: the steps of benchmarks.step, on as many threads as torch takes by itself. Its batches come from a process
 that starts anew for every epoch, and that takes a core from torch's threads; so it is timed with batches served as
-ours are, too. It trains for some epochs in each round, and its time is reckoned from those. Rounds of all take turns.
+ours are, too. The released code trains for 25 epochs in each round, from which the time of all is reckoned. Rounds of
+all contenders take turns.
 """
 
 import subprocess

@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory dilate ours 128 96
 
-What is measured is by how much the peak of the resident memory grows in a call, whoever allocates (torch, numpy,
+The measure is the growth of the peak of resident memory in a call, whichever library allocates (torch, numpy,
 compiled code, helper threads), in a fresh process that has loaded and compiled everything by an earlier call, kept
 no array of it, and given what was free back to the system. Arrays of 64 kB and more come from the system one by one
 (M_MMAP_THRESHOLD), so that what was freed earlier hides none of them. The system counts to within some hundred
@@ -24,7 +24,7 @@ from benchmarks.contenders import KINDS, contenders, run
 from loss.kernels import cpu, workers
 
 ROOT = Path(__file__).parent.parent
-RESET = Path("/proc/self/clear_refs")  # "5" makes the peak what is resident now
+RESET = Path("/proc/self/clear_refs")  # "5" sets the peak to the memory resident now
 PR_SET_THP_DISABLE = 41
 
 

@@ -139,13 +139,13 @@ def miss_table(results: list) -> str:
 
 
 def case_list(results: list) -> str:
-    """What the cases are, in words."""
+    """The cases, in words."""
     words = dict.fromkeys((c.name, c.words, f"{len(c.x)} × {len(c.y)}") for c, _, _ in results)
     return pipes([("case", "what it is", "steps"), *words])
 
 
 def fill_in(text: str, blocks: dict[str, str]) -> str:
-    """Replace what is between ``<!-- name -->`` and ``<!-- end -->``."""
+    """Replace the text between ``<!-- name -->`` and ``<!-- end -->``."""
     for name, block in blocks.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         text, count = re.subn(pattern, lambda m, b=block: f"{m[1]}\n{b}\n\n{m[2]}", text, flags=re.DOTALL)

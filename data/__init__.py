@@ -27,7 +27,7 @@ def load(name: str, **options: Any) -> ForecastData:
 
     Args:
         name: "synthetic", "ecg5000", "traffic" or "csv".
-        **options: What that dataset's loader takes: see `load_synthetic`, `load_ecg5000`, `load_traffic` and
+        **options: Arguments of that dataset's loader: see `load_synthetic`, `load_ecg5000`, `load_traffic` and
             `load_csv`.
 
     Raises:

@@ -46,10 +46,10 @@ def load_csv(
 
     Args:
         path: The file, gzipped or not.
-        columns: What the network observes: names or positions (from 0, or from -1 backwards), or "all"
+        columns: Columns that the network observes: names or positions (from 0, or from -1 backwards), or "all"
             columns of numbers; the last column of numbers by default. Columns of text, such as dates, are
             left out unless asked for.
-        targets: What it forecasts: some of `columns`; all of them by default.
+        targets: Columns that it forecasts: some of `columns`; all of them by default.
         input_length: N_input, in rows.
         horizon: N_output, in rows.
         stride: Rows from one window to the next.
@@ -141,7 +141,7 @@ def existing_file(path: str | Path, what: str) -> Path:
 
     Raises:
         FileNotFoundError: Nothing is there.
-        IsADirectoryError: It is a folder.
+        IsADirectoryError: The path is a folder.
     """
     path = Path(path).expanduser()
     if path.is_dir():

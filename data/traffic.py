@@ -33,7 +33,7 @@ def load_traffic(
         stride: Hours from one window to the next.
 
     Raises:
-        FileNotFoundError: There is no such file; the sentence says what was looked for and how to get it.
+        FileNotFoundError: There is no such file; the sentence names the files looked for and how to get them.
         TypeError: A length or the stride is not a whole number.
         ValueError: The file does not hold road occupancies, or is too short.
     """

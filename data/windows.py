@@ -38,7 +38,7 @@ class WindowDataset(Dataset):
     """Pairs of an observed window and the window that follows it.
 
     Item `i` is `(input, target)`. A list, array or LongTensor of indices, or a slice, gives a whole batch at
-    once, without a loop over its samples. What comes out is a copy: changing it never changes the data.
+    once, without a loop over its samples. The result is a copy: changing it never changes the data.
 
     Args:
         inputs: Observed windows, (n, N_input, d_in), any real dtype; kept as float32, without a copy where
@@ -141,11 +141,11 @@ class ForecastData:
     """One forecasting task: its parts, with the sizes that a network for it needs.
 
     Attributes:
-        name: The name that `load` knows it by.
+        name: Its name for `load`.
         train: Pairs to train on.
         valid: Pairs to choose and stop by; None where the dataset has no such part.
         test: Pairs to report on.
-        input_scaling: What was done to the inputs; None where they are in the file's own units.
+        input_scaling: The scaling of the inputs; None where they are in the file's own units.
         target_scaling: The same for the targets: `target_scaling.unscale(forecast)` undoes it.
     """
 
@@ -192,7 +192,7 @@ def split_points(
 
     Raises:
         TypeError: `input_length` or `horizon` is not a whole number.
-        ValueError: One of them is below 1, `split` is not as said, or a part is too short.
+        ValueError: A length is below 1, `split` is not as said, or a part is too short.
     """
     check_count("input_length", input_length)
     check_count("horizon", horizon)
@@ -276,7 +276,7 @@ def batches(dataset: Dataset, batch_size: int, generator: torch.Generator | None
 
     Args:
         dataset: A `WindowDataset`, or any dataset that takes a list of indices.
-        batch_size: Samples per batch; the last batch holds what is left.
+        batch_size: Samples per batch; the last batch holds the rest.
         generator: Draws a new order at every pass; without it the order is the dataset's own.
 
     Returns:

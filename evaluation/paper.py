@@ -1,4 +1,4 @@
-"""The paper's settings, and its tables in raw units: what its networks scored on the test sets.
+"""The paper's settings, and its tables in raw units: the scores of its networks on the test sets.
 
 The printed tables scale their numbers: the caption of Table 1 says MSE and DTW by 100 and TDI by 10. That cannot be
 so for the DTW of ECG5000, which is scaled by 10, and the TDI of Traffic, which is scaled by 100: simple predictors,
@@ -114,7 +114,7 @@ _OTHER_SCALES = {("ecg5000", "dtw"): 10, ("ecg5000", "ramp"): 1, ("traffic", "td
 
 
 def printed_scale(dataset: str, metric: str) -> int:
-    """What the paper's tables multiply a metric by.
+    """The factor by which the paper's tables multiply a metric.
 
     Args:
         dataset: ``"synthetic"``, ``"ecg5000"`` or ``"traffic"``.

@@ -1,7 +1,7 @@
 """DILATE in Darts: a `DilateLoss` is a `loss_fn` as it is, of any deterministic PyTorch model.
 
 Install the loss from the clone with `pip install .` and `pip install "darts[torch]"` (tried: 0.48.1), then run
-`python examples/darts_model.py`. What plain_pytorch.py says on scale and weight holds here too.
+`python examples/darts_model.py`. The notes of plain_pytorch.py on scale and weight hold here too.
 
 - Order: Darts calls `loss_fn(prediction, target)`, both (batch, output_chunk_length, components), as ours expects.
   All components of a series are aligned together; `DilateLoss(per_channel=True)` aligns each on its own.

@@ -1,7 +1,7 @@
 """DILATE in a LightningModule: `training_step` may call any criterion, so that no adapter is needed.
 
 Install the loss from the clone with `pip install .` and `pip install lightning` (tried: 2.6.6), then run
-`python examples/lightning_module.py`. What plain_pytorch.py says on order, scale, weight and padding holds here too.
+`python examples/lightning_module.py`. The notes of plain_pytorch.py on order, scale, weight and padding hold too.
 
 - Hyperparameters: give the module alpha and gamma, and let it make its criterion. A criterion that is an argument
   would be pickled into each checkpoint by `save_hyperparameters()`, which `load_from_checkpoint` then refuses unless

@@ -1,7 +1,7 @@
 """DILATE in neuralforecast, by way of an adapter, for its losses have an interface of their own.
 
 Install the loss from the clone with `pip install .` and `pip install neuralforecast` (tried: 3.3.0), then run
-`python examples/neuralforecast_model.py`. What plain_pytorch.py says on weight holds here too.
+`python examples/neuralforecast_model.py`. The note of plain_pytorch.py on weight holds here too.
 
 - Order: neuralforecast gives the target first, `loss(y, y_hat, ...)`, and the adapter turns them round. Both are
   (windows, horizon, 1), or (windows, horizon, series) in a multivariate model, which so aligns its series together.

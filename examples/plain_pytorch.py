@@ -10,7 +10,7 @@ Install the loss from the clone with `pip install .`, then run `python examples/
 - Padding: `criterion(prediction, target, prediction_lengths, target_lengths)`. A single step has no loss of its own
   that could be masked or weighted: weight whole series, with `reduction="none"`.
 - Validation: the loss may be negative, and its value depends on gamma. Choose models by a metric that you report.
-- Copies: the criterion can be deep-copied and pickled. It has a state only if gamma or Omega is a tensor.
+- Copies: the criterion can be deep-copied and pickled. The criterion has a state only if gamma or Omega is a tensor.
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ def square_waves(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def report(when: str, terms: DilateTerms) -> None:
-    """Print the loss and what it is made of."""
+    """Print the loss and its two terms."""
     print(f"{when}: loss {terms.loss:.4f}, shape {terms.shape:.4f}, temporal {terms.temporal:.4f}")
 
 

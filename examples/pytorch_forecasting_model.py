@@ -1,8 +1,8 @@
 """DILATE in pytorch-forecasting, by way of an adapter, for its losses are metrics that keep a state.
 
 Install the loss from the clone with `pip install .` and `pip install pytorch-forecasting` (tried: 1.8.0, with
-lightning 2.6.6), then run `python examples/pytorch_forecasting_model.py`. What plain_pytorch.py says on weight holds
-here too.
+lightning 2.6.6), then run `python examples/pytorch_forecasting_model.py`. The note of plain_pytorch.py on weight
+holds here too.
 
 - Order: `loss(y_pred, target)`, prediction first, as ours expects; `to_prediction` makes (batch, horizon) of y_pred.
   Several targets go into a `MultiLoss`, which gives each its own loss and so its own alignment.
@@ -95,18 +95,11 @@ def main() -> None:
         learning_rate=1e-3,
         widths=[32, 64],
     )
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_epochs=5,
-        callbacks=[PrintTerms()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-    )
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(max_epochs=5, callbacks=[PrintTerms()], enable_checkpointing=False, **quiet)
     trainer.fit(model, train_batches, test_batches)
 
-    settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
-    forecast = model.predict(test_batches, return_y=True, trainer_kwargs=settings)
+    forecast = model.predict(test_batches, return_y=True, trainer_kwargs=quiet)
     mse = nn.functional.mse_loss(forecast.output, forecast.y[0])
     print(f"test MSE {mse:.4f}, where the mean of the series would have about 1")
 

@@ -51,7 +51,7 @@ Settings = dict[str, float | None]
 
 
 class Clipping(NamedTuple):
-    """Means of the lowest validation losses over all seeds, and the difference in parts of what was gained at all."""
+    """Means of the lowest validation losses over all seeds, and their difference in parts of the whole gain."""
 
     free: float
     clipped: float
@@ -59,7 +59,7 @@ class Clipping(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is missing, print what was compared, and write results/choices.json and results/choices.md."""
+    """Train the missing jobs, print the comparison, and write results/choices.json and results/choices.md."""
     command = Command.parse("choose", __doc__, argv, has_runs=False)
     report = replace(command, report_only=True)  # of the other datasets, which may have been trained before
     chosen, compared, clipping = {}, [], {}
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _choose_for(dataset: str, command: Command) -> tuple[dict[str, Settings], list[Result], dict[str, Clipping]]:
-    """One choice after the other, since each needs those before it: what was chosen, and all that was compared."""
+    """One choice after the other, since each needs the earlier ones: the choices, and all results compared."""
     rates = _finished(command, sweep(dataset, command.epochs))
     chosen = choose(rates)
     clipped = _finished(command, sweep_clipped(chosen, command.epochs))
@@ -123,7 +123,7 @@ def choose(results: Mapping[tuple[str, str, str, float], Result]) -> dict[str, S
 
 
 def lost_by_stopping(losses: Sequence[float], patience: int) -> float:
-    """How much higher the lowest of these losses would be with that patience, in parts of what was gained in all."""
+    """How much higher the lowest of these losses would be with that patience, in parts of the whole gain."""
     best = 0
     for look, loss in enumerate(losses):
         if look - 1 - best >= patience:

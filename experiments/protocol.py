@@ -1,4 +1,4 @@
-"""What all tables share: the paper's settings, those that were chosen on validation data, and the flags."""
+"""Shared by all tables: the paper's settings, the settings chosen on validation data, and the flags."""
 
 import argparse
 import json
@@ -32,7 +32,7 @@ HELD_OUT = {"ecg5000": 100}
 
 
 def choices() -> dict[str, dict[str, float]]:
-    """What `experiments.choose` chose on validation data: ``dataset-model-loss`` -> settings of its jobs."""
+    """The choices of `experiments.choose` on validation data: ``dataset-model-loss`` -> settings of its jobs."""
     return json.loads(CHOICES.read_text()) if CHOICES.exists() else {}
 
 
@@ -109,7 +109,7 @@ class Command:
 
         Raises:
             SystemExit: 1, if a job failed; 2, if the backend is not installed or the file of results is damaged; 130,
-                if interrupted by Ctrl-C. What is finished is kept.
+                if interrupted by Ctrl-C. Finished jobs are kept.
         """
         store, failed = JobStore(self.results), []
         try:

@@ -65,7 +65,7 @@ class Otherwise(Command):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is missing, print both comparisons, and write results/reasons.md and results/reasons.csv."""
+    """Train the missing jobs, print both comparisons, and write results/reasons.md and results/reasons.csv."""
     otherwise = Otherwise.parse("reasons", __doc__, argv)
     as_chosen = replace(Command(**vars(otherwise)), report_only=True, runs=RUNS)
     cells = list(_cells(tables_1_to_3(as_chosen), tables_1_to_3(otherwise)))

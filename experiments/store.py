@@ -27,7 +27,7 @@ class Store:
     Attributes:
         path: The file.
         entry: The entry of a result that holds the settings.
-        name: What a training with such settings is called.
+        name: Gives a training with such settings its name.
     """
 
     path: Path

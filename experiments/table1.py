@@ -16,7 +16,7 @@ LOSSES = {"mse": "MSE", "soft_dtw": "DTW_γ", "dilate": "DILATE"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is missing, print the table, and write results/table1.*."""
+    """Train the missing jobs, print the table, and write results/table1.*."""
     command = Command.parse("table1", __doc__, argv)
     print(table(command).write(command.results))
 

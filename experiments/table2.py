@@ -12,7 +12,7 @@ from experiments.tables import Table
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is missing, print the table, and write results/table2.*."""
+    """Train the missing jobs, print the table, and write results/table2.*."""
     command = Command.parse("table2", __doc__, argv)
     print(table(command).write(command.results))
 

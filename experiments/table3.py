@@ -15,7 +15,7 @@ LOSSES = {"dilate": "DILATE", "tangled_weighted": "DILATE^t-W", "tangled_band": 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is missing, print the table, and write results/table3.*."""
+    """Train the missing jobs, print the table, and write results/table3.*."""
     command = Command.parse("table3", __doc__, argv, ["synthetic"])
     print(table(command).write(command.results))
 

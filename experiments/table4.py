@@ -15,7 +15,7 @@ COLUMNS = {"lstnet": "LSTNet-rec (paper)", "tt_rnn": "TT-RNN (paper)", "dilate":
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is missing, print the table, and write results/table4.*."""
+    """Train the missing jobs, print the table, and write results/table4.*."""
     command = Command.parse("table4", __doc__, argv, ["traffic"])
     settings = {DATASETS["traffic"]: ("traffic", "seq2seq")}
     metrics, paper = TABLE_4["dilate"], lambda _, __, column, metric: TABLE_4[column][metric]

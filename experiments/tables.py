@@ -76,9 +76,9 @@ class Row:
     """One metric in one setting.
 
     Attributes:
-        setting: What the row is about, such as dataset and model, in words.
+        setting: The subject of the row, such as dataset and model, in words.
         metric: Its name.
-        scale: What the printed numbers are multiplied by.
+        scale: The factor of the printed numbers.
         ours: Column -> our runs, in raw units; None where there is none yet.
         paper: Column -> the paper's, where it has that column.
     """
@@ -129,9 +129,9 @@ class Table:
             caption: A sentence above it.
             columns: Loss -> what to call it; any other column than a loss is the paper's alone.
             command: Runs the jobs.
-            settings: What a row is about, in words -> dataset and model.
+            settings: Subject of a row, in words -> dataset and model.
             metrics: A row for each, in each setting.
-            paper: Maps dataset, model, column and metric to what the paper has.
+            paper: Maps dataset, model, column and metric to the paper's numbers.
         """
         losses = [column for column in columns if column in LOSSES]
         cells = [(*of, loss) for of in settings.values() for loss in losses]

@@ -1,4 +1,4 @@
-"""Keep the weights of Table 1's synthetic Seq2Seq networks of seed 0, for everybody to measure.
+"""Keep the weights of Table 1's synthetic Seq2Seq networks of seed 0, so that a clone can measure them.
 
     python -m experiments.weights
     python main.py --evaluate experiments/weights/dilate.pt

@@ -4,6 +4,6 @@
     python -m experiments.long_horizon --data-path ETTh1.csv --steps-only     # what a training step takes
     python -m experiments.long_horizon --data-path ETTh1.csv --quality-only   # what the trained networks are worth
 
-`protocol` says what is trained on what, `steps` times it, `quality` trains it, `report` writes tables and a figure.
+`protocol` has data, networks and losses, `steps` times a step, `quality` trains, `report` writes tables and figure.
 A training that is finished is not done again: interrupt and continue as you like. Results are for one core.
 """

@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what was asked for, print it, and write it to files."""
+    """Run one part or both, print the results, and write them to files."""
     args = parser().parse_args(arguments)
     torch.set_num_threads(args.threads)
     print(machine())

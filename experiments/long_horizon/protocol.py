@@ -1,4 +1,4 @@
-"""What both parts of the experiment share: the data, the networks, and the losses that train them."""
+"""Shared by both parts of the experiment: the data, the networks, and the losses that train them."""
 
 import hashlib
 from argparse import Namespace

@@ -1,4 +1,4 @@
-"""What a training step takes: time part by part, losses in turns in one process, medians; and memory at its peak.
+"""Time and memory of a training step: part by part, losses in turns in one process, medians; memory at its peak.
 
 The peak is that of the whole process beyond what it held before the step: see `benchmarks.memory`. It is taken in a
 fresh process, which has compiled everything and holds data, weights and the state of Adam.
