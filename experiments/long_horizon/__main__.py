@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add, default = made.add_argument, Protocol
+    add = made.add_argument
     add("--data-path", required=True, metavar="FILE", help="ETTh1.csv, or another CSV file whose rows are hours")
     only = made.add_mutually_exclusive_group()
     only.add_argument("--steps-only", action="store_true", help="time and memory of a training step, no training")
@@ -35,18 +36,9 @@ def parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=OUTPUT, metavar="FOLDER", help="default: %(default)s")
 
     add = made.add_argument_group("protocol, default: that of the committed results").add_argument
-    rows, shown = {"type": count, "metavar": "ROWS"}, "default: %(default)s"
-    add("--split", nargs=3, **rows, default=default.split, help=f"train, validation and test; {shown}")
-    add("--input-length", **rows, default=default.input_length, help=shown)
-    add("--horizons", nargs="+", **rows, default=default.horizons, help=f"alpha, gamma chosen at the first; {shown}")
-    add("--stride", **rows, default=default.stride, help=f"from one training window to the next; {shown}")
-    add("--batch-size", type=count, default=default.batch_size, metavar="N", help=shown)
-    add("--epochs", type=count, default=default.epochs, metavar="N", help=f"of each training; {shown}")
-    add("--patience", type=count, default=default.patience, metavar="N", help=f"of candidates, in epochs; {shown}")
-    add("--learning-rate", type=float, default=default.learning_rate, metavar="X", help=f"Adam's; {shown}")
-    add("--alphas", nargs="+", type=float, default=default.alphas, metavar="A", help=f"candidates; {shown}")
-    add("--gammas", nargs="+", type=float, default=default.gammas, metavar="G", help=f"candidates; {shown}")
-    add("--seed", type=int, default=default.seed, metavar="N", help=f"of weights and batches; {shown}")
+    for setting in fields(Protocol):
+        if setting.metadata:
+            add(f"--{setting.name.replace('_', '-')}", default=setting.default, **setting.metadata)
     return made
 
 

@@ -3,14 +3,15 @@
 import hashlib
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.common import count
 from benchmarks.contenders import released_function
 from data import ForecastData, WindowDataset, load
 from data.csv_dataset import existing_file
@@ -24,40 +25,40 @@ MODELS = ("mlp", "seq2seq")
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
+def _flag(default: object, meaning: str, **options: object) -> Any:
+    """A setting that has a flag of its own, with this help."""
+    return field(default=default, metadata={**options, "help": f"{meaning} (default: %(default)s)"})
+
+
+ROWS, NUMBER = {"type": count, "metavar": "ROWS"}, {"type": count, "metavar": "N"}
+CANDIDATES = {"nargs": "+", "type": float, "metavar": "X"}
+
+
 @dataclass(frozen=True)
 class Protocol:
     """The settings; the defaults are the ones of the committed results.
 
     The split is the literature's for ETTh1 (Zhou et al., Informer, AAAI 2021): 12, 4 and 4 months of 30 days, the
-    rest of the file unused, inputs of validation and test reaching back into the part before.
-
-    Attributes:
-        data_path: A CSV file whose rows are hours; all of its columns of numbers are observed and forecast.
-        split: Rows of train, validation and test.
-        input_length: N_input, in rows; at least a day, to which forecasts are compared.
-        horizons: N_output, in rows; alpha and gamma are chosen at the first one.
-        batch_size: Windows per training step.
-        stride: Rows from one training window to the next; prime to 24, so that windows begin at all hours of a day.
-        epochs: Of each training, which ends with the weights that had the smallest loss on validation.
-        patience: Epochs without a smaller one, after which the training of a candidate for alpha and gamma stops.
-        learning_rate: Adam's.
-        alphas: Candidates for DILATE's weight of shape against time.
-        gammas: Candidates for its smoothing, in squared standard deviations.
-        seed: Of the initial weights and of the batches.
+    rest of the file unused, inputs of validation and test reaching back into the part before. The stride is prime to
+    24, so that training windows begin at all hours of a day.
     """
 
-    data_path: str
-    split: tuple[int, int, int] = (8640, 2880, 2880)
-    input_length: int = 336
-    horizons: tuple[int, ...] = (96, 192, 336, 720)
-    batch_size: int = 32
-    stride: int = 5
-    epochs: int = 30
-    patience: int = 3
-    learning_rate: float = 1e-3
-    alphas: tuple[float, ...] = (0.1, 0.02, 0.005, 0.001)
-    gammas: tuple[float, ...] = (1.0, 10.0, 100.0)
-    seed: int = 0
+    data_path: str  # a CSV file whose rows are hours; all of its columns of numbers are observed and forecast
+    split: tuple[int, int, int] = _flag((8640, 2880, 2880), "of train, validation and test", nargs=3, **ROWS)
+    input_length: int = _flag(336, "N_input; at least a day, to which forecasts are compared", **ROWS)
+    horizons: tuple[int, ...] = _flag(
+        (96, 192, 336, 720), "N_output; alpha and gamma are chosen at the first", nargs="+", **ROWS
+    )
+    batch_size: int = _flag(32, "windows per training step", **NUMBER)
+    stride: int = _flag(5, "from one training window to the next", **ROWS)
+    epochs: int = _flag(30, "of each training, which ends with the weights of the least loss on validation", **NUMBER)
+    patience: int = _flag(3, "epochs without a lower loss, after which the training of a candidate stops", **NUMBER)
+    learning_rate: float = _flag(1e-3, "Adam's", type=float, metavar="X")
+    alphas: tuple[float, ...] = _flag((0.1, 0.02, 0.005, 0.001), "candidates for DILATE's alpha", **CANDIDATES)
+    gammas: tuple[float, ...] = _flag(
+        (1.0, 10.0, 100.0), "candidates for DILATE's gamma, in squared standard deviations", **CANDIDATES
+    )
+    seed: int = _flag(0, "of the initial weights and of the batches", type=int, metavar="N")
 
     def __post_init__(self) -> None:
         check_count("input_length", self.input_length, at_least=DAY)

@@ -22,9 +22,10 @@ from data import ForecastData, WindowDataset
 from evaluation.metrics import dtw_tdi
 from experiments.store import Result, Settings, Store
 from loss import DilateLoss
-from training import best_record, predict, train_model
+from training import TrainSettings, best_record, predict, train_model
+from training.losses import LOSSES
 
-from .protocol import DAY, MODELS, Criterion, Protocol, criterion, thinned
+from .protocol import DAY, MODELS, Criterion, Protocol, thinned
 
 EVERY = DAY + 1  # windows so far apart begin at all hours of a day
 BATCH = 100  # windows that are forecast at once
@@ -112,23 +113,19 @@ def train(protocol: Protocol, job: Job) -> Result:
         its terms too) and on test, and an example.
     """
     task = protocol.task(job.horizon)
-    net, loss = protocol.network(job.model, task), criterion(job.loss, job.alpha, job.gamma)
+    net, loss = protocol.network(job.model, task), LOSSES[job.loss](job)
     valid = thinned(task.valid, EVERY)
-    history = train_model(
-        net,
-        loss,
-        protocol.training_windows(task),
-        None,
-        valid_set=valid,
-        patience=job.patience,
+    settings = TrainSettings(
         learning_rate=protocol.learning_rate,
         epochs=protocol.epochs,
         batch_size=protocol.batch_size,
-        print_every=0,
         eval_every=1,
+        print_every=0,
+        patience=job.patience,
         seed=protocol.seed,
-        progress=str(job),
     )
+    windows = protocol.training_windows(task)
+    history = train_model(net, loss, windows, settings=settings, valid_set=valid, progress=str(job))
     forecast, target = predict(net, task.test, BATCH)
     return {
         "valid_curve": [record["valid_loss"] for record in history],
@@ -177,7 +174,7 @@ def example(task: ForecastData, forecast: Tensor) -> list[float]:
 
 
 def last_day(protocol: Protocol, horizon: int) -> dict[str, float]:
-    """The test metrics of the forecast that every day will be like the last one observed: what is easily had."""
+    """The test metrics of a baseline: the forecast that every day will be like the last one observed."""
     task = protocol.task(horizon)
     hours = torch.arange(horizon) % DAY - DAY
     return measured(task.test.inputs[:, hours], task.test.targets, EVERY)
