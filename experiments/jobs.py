@@ -25,31 +25,25 @@ from tqdm import tqdm
 from data import ForecastData, load
 from evaluation.metrics import evaluate_forecasts, hausdorff, ramp_score
 from experiments.store import Result, Settings, Store
-from loss import DilateLoss, SoftDTWLoss, TangledDilateLoss
+from loss import DilateLoss
 from models import build_model
-from training import atomic_write, best_record, predict, train_model
+from training import TrainSettings, atomic_write, best_record, predict, train_model
+from training.losses import LOSSES
 
-__all__ = ["BACKENDS", "LOSSES", "Job", "JobStore", "run", "run_all"]
+__all__ = ["BACKENDS", "Job", "JobStore", "run", "run_all"]
 
-LOSSES = {
-    "mse": lambda job: nn.MSELoss(),
-    "soft_dtw": lambda job: SoftDTWLoss(job.gamma),
-    "dilate": lambda job: DilateLoss(job.alpha, job.gamma),
-    "tangled_weighted": lambda job: TangledDilateLoss(job.alpha, job.gamma),
-    "tangled_band": lambda job: TangledDilateLoss(job.alpha, job.gamma, omega=None, band=job.band),
-}
 # Ray hands its results over when all are there; the others one by one.
 BACKENDS = {"loky": "generator_unordered", "dask": "generator_unordered", "ray": "list"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that one training depends on. Settings that it does not have are None.
+    """All settings that one training depends on; None stands for a setting that the training does not have.
 
     Attributes:
         dataset: A name that `data.load` knows.
         model: A name that `models.build_model` knows.
-        loss: One of `LOSSES`.
+        loss: One of `training.losses.LOSSES`.
         seed: Of initial weights and batches; the data are the same for all seeds.
         learning_rate: Adam's step size.
         epochs: Passes over the training set, at most.
@@ -80,13 +74,13 @@ class Job:
 
     @property
     def settings(self) -> Settings:
-        """Those that it has."""
+        """The settings that are not None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def name(self) -> str:
-        """Readable, and another one for other settings."""
-        # Without those that are None: a setting added later must not rename the jobs that do not have it.
+        """File name: readable prefix and a digest of all settings."""
+        # Without settings that are None: a setting added later must not rename the jobs that do not have it.
         return _name(self.settings)
 
 
@@ -126,22 +120,18 @@ def run(job: Job, store: JobStore, data_path: str | None = None) -> Result:
     torch.set_num_threads(1)
     data = _data(job.dataset, data_path, job.held_out)
     net, checkpoint = _network(job, data), store.checkpoint(job)
-    history = train_model(
-        net,
-        LOSSES[job.loss](job),
-        data.train,
-        None,
-        valid_set=data.valid,
-        patience=job.patience,
+    settings = TrainSettings(
         learning_rate=job.learning_rate,
         clip_norm=job.clip_norm,
         epochs=job.epochs,
         batch_size=job.batch_size,
-        print_every=0,
         eval_every=job.eval_every,
+        print_every=0,
+        patience=job.patience,
         seed=job.seed,
-        checkpoint=checkpoint,
     )
+    criterion = LOSSES[job.loss](job)
+    history = train_model(net, criterion, data.train, settings=settings, valid_set=data.valid, checkpoint=checkpoint)
     result = {
         "job": job.settings,
         "test": _scores(net, data.test),

@@ -12,10 +12,10 @@ from scipy.stats import ttest_ind_from_stats
 
 from benchmarks.common import pipes
 from evaluation.paper import RUNS, Stat, printed_scale
-from experiments.jobs import LOSSES
 from experiments.protocol import METRICS, Command
 from experiments.store import Result
 from training import atomic_write
+from training.losses import LOSSES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

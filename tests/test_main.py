@@ -20,13 +20,16 @@ from torch import nn
 
 import main as program
 from evaluation.paper import TABLE_1, paper_row
-from main import main, results_table
+from main import main
 from models import GRUS
 from tests.helpers import ROOT, records, results, untimed, weights, write_waves
-from training.experiment import prepare, resolve_device
+from training import experiment as experiment_module
+from training.experiment import at_a_time, prepare, resolve_device
+from training.interruption import LostProcessError
+from training.losses import LOSSES as CRITERIA
 from training.run_folder import RunFolder, new_folder
 from training.settings import parse_args, settings_of
-from training.side_by_side import LostProcessError
+from training.table import results_table
 
 LOSSES = ["mse", "soft_dtw", "dilate"]
 SECONDS = 600  # a test waits at most so long for another process, on a busy machine too
@@ -199,9 +202,8 @@ def test_a_run_interrupted_between_evaluations_resumes_to_the_numbers_of_a_whole
 ):
     flags = [*small, "--epochs", 5]
     run(*flags, "--output", "whole")
-    criteria = dict(program.CRITERIA)
-    stopping = {**criteria, "soft_dtw": lambda args: _stopping(criteria["soft_dtw"](args), steps)}
-    monkeypatch.setattr(program, "CRITERIA", stopping)
+    criteria = {loss: CRITERIA[loss] for loss in LOSSES}
+    monkeypatch.setitem(CRITERIA, "soft_dtw", lambda args: _stopping(criteria["soft_dtw"](args), steps))
     with pytest.raises(SystemExit) as stopped:
         run(*flags, "--output", "broken")
     assert stopped.value.code == 130
@@ -209,8 +211,8 @@ def test_a_run_interrupted_between_evaluations_resumes_to_the_numbers_of_a_whole
     assert results("broken").keys() == {"mse"}
 
     trained = []
-    resumed = {name: _counting(make, name, trained) for name, make in criteria.items()}
-    monkeypatch.setattr(program, "CRITERIA", resumed)
+    for name, make in criteria.items():
+        monkeypatch.setitem(CRITERIA, name, _counting(make, name, trained))
     run("--resume", "broken")
     assert_same_run("whole", "broken")
     assert set(trained) == {"soft_dtw", "dilate"}
@@ -242,7 +244,7 @@ def _counting(make, name, trained):
 def test_sigterm_ends_a_run_like_ctrl_c_and_leaves_the_handler_as_it_was(small, monkeypatch, capsys):
     before = signal.getsignal(signal.SIGTERM)
     kill = StopsAtStep(9, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setitem(program.CRITERIA, "mse", lambda args: kill)
+    monkeypatch.setitem(CRITERIA, "mse", lambda args: kill)
     with pytest.raises(SystemExit) as stopped:
         run(*small, "--output", "my run")
     assert stopped.value.code == 143
@@ -406,10 +408,12 @@ def test_a_run_from_before_there_was_a_flag_goes_on_as_it_began(small, model):
     old = [*flags, "--gru", "torch"] if model == "seq2seq" else flags
     run(*old, "--output", "whole", "--epochs", 5)
     run(*old, "--output", "run")
-    config = json.loads(Path("run/config.json").read_text())
+    config, checkpoint = json.loads(Path("run/config.json").read_text()), Path("run/checkpoints/mse.pt")
+    state = torch.load(checkpoint, weights_only=True)
     for setting in ("gru", "clip_norm", "cuda_graph"):
-        del config["settings"][setting]
+        del config["settings"][setting], state["settings"][setting]
     Path("run/config.json").write_text(json.dumps(config))
+    torch.save(state, checkpoint)
     run("--resume", "run", "--epochs", 5)
     assert untimed(records("run"))[-1] == untimed(records("whole"))[-1]
     kept = json.loads(Path("run/config.json").read_text())["settings"]
@@ -492,22 +496,17 @@ def test_a_diverging_training_ends_those_beside_it_with_one_sentence(small, caps
 
 
 def test_all_networks_are_trained_at_a_time_where_there_are_cores(small, monkeypatch):
-    def at_a_time(*flags):
-        return program._at_a_time(prepare(parse_args([*small, *flags])))
+    def jobs(*flags):
+        return at_a_time(prepare(parse_args([*small, *flags])))
 
-    monkeypatch.setattr(program, "cores", lambda: 2)
-    assert (at_a_time(), at_a_time("--losses", "mse"), at_a_time("--jobs", "2"), at_a_time("--jobs", "9")) == (
-        3,
-        1,
-        2,
-        3,
-    )
-    monkeypatch.setattr(program, "cores", lambda: 1)
-    assert at_a_time() == 1
-    monkeypatch.setattr(program.data_parallel, "processes", lambda: 2)
-    assert at_a_time() == 1
+    monkeypatch.setattr(experiment_module, "cores", lambda: 2)
+    assert [jobs(), jobs("--losses", "mse"), jobs("--jobs", "2"), jobs("--jobs", "9")] == [3, 1, 2, 3]
+    monkeypatch.setattr(experiment_module, "cores", lambda: 1)
+    assert jobs() == 1
+    monkeypatch.setattr(program.data_parallel, "world_size", lambda: 2)
+    assert jobs() == 1
     with pytest.raises(ValueError, match="--jobs 2 cannot be given with torchrun, whose processes train one network"):
-        at_a_time("--jobs", "2")
+        jobs("--jobs", "2")
 
 
 def test_kernels_are_compiled_before_several_processes_need_them(small, monkeypatch):
@@ -522,8 +521,8 @@ def test_kernels_are_compiled_before_several_processes_need_them(small, monkeypa
         raise LostProcessError
         yield
 
-    warm_up = program.warm_up
-    monkeypatch.setattr(program, "warm_up", spy)
+    warm_up = experiment_module.warm_up
+    monkeypatch.setattr(experiment_module, "warm_up", spy)
     monkeypatch.setattr(program, "train_side_by_side", start)
     with pytest.raises(SystemExit):
         run(*small, "--jobs", 3)
@@ -774,7 +773,7 @@ def test_a_full_disk_outside_of_the_folder_is_one_sentence(small, capsys, monkey
     def fill():
         raise OSError(28, "No space left on device", name)
 
-    monkeypatch.setitem(program.CRITERIA, "mse", lambda args: StopsAtStep(9, fill))
+    monkeypatch.setitem(CRITERIA, "mse", lambda args: StopsAtStep(9, fill))
     sentence = refusal(capsys, *small, "--losses", "mse", "--output", "run")
     file = name or "a file outside of the run's folder, such as numba's cache"
     assert f"Cannot read or write {file}: No space left on device; this continues: " in sentence
@@ -938,7 +937,7 @@ def test_evaluate_refuses_weights_of_another_network(small, capsys):
 
 
 def test_a_diverging_training_is_one_sentence(small, capsys, monkeypatch):
-    monkeypatch.setitem(program.CRITERIA, "mse", lambda args: lambda p, t: (p * math.inf).sum())
+    monkeypatch.setitem(CRITERIA, "mse", lambda args: lambda p, t: (p * math.inf).sum())
     assert "The training loss became" in refusal(capsys, *small, "--losses", "mse")
 
 

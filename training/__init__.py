@@ -1,4 +1,4 @@
-"""Training: the loop, its checkpoints, and what main.py adds: flags, experiment, run folder, processes."""
+"""Training: the loop and its checkpoints; for main.py flags, experiment, run folder, processes and table."""
 
 from .checkpoint import (
     CheckpointError,
@@ -12,6 +12,7 @@ from .checkpoint import (
 from .loop import (
     Criterion,
     DivergenceError,
+    TrainSettings,
     best_record,
     check_can_record,
     eval_model,
@@ -25,6 +26,7 @@ __all__ = [
     "Criterion",
     "DivergenceError",
     "Record",
+    "TrainSettings",
     "atomic_write",
     "best_record",
     "check_can_record",

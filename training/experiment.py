@@ -4,44 +4,35 @@ import argparse
 import inspect
 import os
 import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from numba.core import event
 from torch import nn
+from tqdm import tqdm
 
 from data import DATASETS, ForecastData, load
-from evaluation.paper import (
-    PAPER_ALPHA,
-    PAPER_GAMMA,
-    PAPER_HIDDEN_SIZE,
-    PAPER_LAYERS,
-    PAPER_WINDOWS,
-    PaperRow,
-    paper_row,
-)
-from loss import DilateLoss, SoftDTWLoss
+from evaluation.metrics import evaluate_forecasts
 from models import build_model
 
 from . import data_parallel
 from .checkpoint import load_checkpoint, load_weights
-from .loop import check_can_record
+from .loop import check_can_record, warm_up
+from .losses import LOSSES
 
 __all__ = [
-    "CRITERIA",
     "Experiment",
+    "announced_compilation",
+    "at_a_time",
+    "compile_kernels",
+    "cores",
     "flag",
-    "paper_comparison",
     "prepare",
     "ran_out_of_memory",
     "resolve_device",
 ]
-
-CRITERIA = {
-    "mse": lambda args: nn.MSELoss(),
-    "soft_dtw": lambda args: SoftDTWLoss(args.gamma),
-    "dilate": lambda args: DilateLoss(args.alpha, args.gamma),
-}
 
 LOADER_FLAGS = {
     "path": "data_path",
@@ -87,18 +78,18 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError(f"--device {name} is not there: torch finds {torch.cuda.device_count()} CUDA devices.")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError("--device mps is not there: torch finds no Apple GPU.")
-    if data_parallel.processes() > 1 and name != "cpu":
+    if data_parallel.world_size() > 1 and name != "cpu":
         return torch.device("cuda", _own_gpu(name))
     return torch.device(name)
 
 
 def _own_gpu(name: str) -> int:
-    count, found = data_parallel.local_processes(), torch.cuda.device_count()
+    count, found = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
     if name != "cuda":
         raise ValueError(f"--device {name} is one device, and {count} processes cannot share it: give cuda or cpu.")
     if found < count:
         raise ValueError(f"--device cuda: {count} processes need a GPU each, and torch finds {found}.")
-    return data_parallel.local_rank()
+    return int(os.environ["LOCAL_RANK"])
 
 
 def set_up_torch(args: argparse.Namespace, device: torch.device) -> None:
@@ -196,21 +187,45 @@ def _output_columns(args: argparse.Namespace) -> list[int] | None:
     return [observed.index(column) for column in args.csv_targets]
 
 
-def paper_comparison(experiment: Experiment, loss: str) -> PaperRow | None:
-    """The paper's numbers for this network, data and loss, if the setting is the paper's."""
-    args, data = experiment.args, experiment.data
-    ours = {
-        "network": (args.hidden_size, args.layers),
-        "windows": (data.input_length, data.horizon, args.stride or 1),
-        "gamma": args.gamma if loss != "mse" else None,
-        "alpha": args.alpha if loss == "dilate" else None,
-    }
-    papers = {
-        "network": (PAPER_HIDDEN_SIZE, PAPER_LAYERS),
-        "windows": (*PAPER_WINDOWS.get(args.dataset, ()), 1),
-        "gamma": PAPER_GAMMA if loss != "mse" else None,
-        "alpha": PAPER_ALPHA.get(args.dataset) if loss == "dilate" else None,
-    }
-    if ours != papers:
-        return None
-    return paper_row(args.dataset, args.model, loss)
+# --------------------------------------------------------------------------------- processes and compilation
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def at_a_time(experiment: Experiment) -> int:
+    """How many networks to train side by side."""
+    args, shared = experiment.args, data_parallel.world_size() > 1
+    if args.jobs is not None and shared:
+        raise ValueError(f"--jobs {args.jobs} cannot be given with torchrun, whose processes train one network.")
+    all_at_once = experiment.device.type == "cpu" and cores() > 1 and not shared
+    return min(args.jobs or (len(args.losses) if all_at_once else 1), len(args.losses))
+
+
+def compile_kernels(experiment: Experiment) -> None:
+    """Let rank 0 compile the kernels, which all other processes of the run then find on disk."""
+    args = experiment.args
+    if data_parallel.rank() == 0 and experiment.device.type == "cpu":  # those of a GPU are not kept on disk
+        batch = experiment.data.train[: args.batch_size]
+        for loss in args.losses:
+            evaluate_forecasts(warm_up(experiment.network(), LOSSES[loss](args), batch), batch[1])
+    data_parallel.barrier()
+
+
+class _Compilation(event.Listener):
+    said = False
+
+    def on_start(self, event: event.Event) -> None:
+        if not self.said:
+            self.said = True
+            tqdm.write("compiling the kernels, once: this takes up to a minute")
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+def announced_compilation() -> AbstractContextManager:
+    """Print once that kernels are compiled, as soon as numba begins with one that it has not kept on disk."""
+    return event.install_listener("numba:compile", _Compilation())

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from time import perf_counter
 from typing import NamedTuple
@@ -21,6 +22,8 @@ from .checkpoint import Record, check_plain, restore, save_checkpoint
 
 __all__ = [
     "DivergenceError",
+    "EpochBar",
+    "TrainSettings",
     "best_record",
     "check_can_record",
     "eval_model",
@@ -49,30 +52,74 @@ def _flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
+@dataclass(frozen=True)
+class TrainSettings:
+    """The numbers of a training; the defaults are the released code's.
+
+    Attributes:
+        learning_rate: Adam's step size.
+        clip_norm: Length to which longer gradients are shortened before each step (the Euclidean norm over all
+            parameters); no limit, if None.
+        epochs: Passes over the training set, those before the checkpoint included.
+        batch_size: Series per step, of all processes together; the last batch of an epoch holds what is left.
+        eval_every: Epochs between two evaluations; 0 evaluates after the last epoch only.
+        print_every: Epochs between two printed lines; 0 prints nothing.
+        patience: Evaluations in a row without a lower ``valid_loss`` after which the training stops; never, if None.
+            A stopped training goes on from its checkpoint if this is raised.
+        seed: Seeds the order of the batches, at least 0.
+        cuda_graph: Record network and loss once, forward and back, and let the GPU play that for every whole batch;
+            the numbers are the same. Neither may wait for the GPU, as ``.item()`` does.
+
+    Raises:
+        TypeError: If a count is not a whole number.
+        ValueError: If a number is out of its range.
+    """
+
+    learning_rate: float = 1e-3
+    clip_norm: float | None = None
+    epochs: int = 500
+    batch_size: int = 100
+    eval_every: int = 50
+    print_every: int = 50
+    patience: int | None = None
+    seed: int = 0
+    cuda_graph: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "clip_norm"):
+            value = getattr(self, name)
+            if not (value is None and name == "clip_norm") and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a positive number, got {value}.")
+        for name in ("epochs", "batch_size") if self.patience is None else ("epochs", "batch_size", "patience"):
+            check_count(name, getattr(self, name))
+        for name in ("eval_every", "print_every", "seed"):
+            check_count(name, getattr(self, name), at_least=0)
+
+    @property
+    def protocol(self) -> dict[str, int | float | None]:
+        """The settings that a continued training must agree in."""
+        return {name: getattr(self, name) for name in ("learning_rate", "batch_size", "seed", "clip_norm")}
+
+
 def train_model(
     net: nn.Module,
     criterion: Criterion,
     train_set: Dataset,
-    test_set: Dataset | None,
+    test_set: Dataset | None = None,
+    settings: TrainSettings | None = None,
     *,
     valid_set: Dataset | None = None,
-    patience: int | None = None,
-    learning_rate: float = 1e-3,
-    clip_norm: float | None = None,
-    cuda_graph: bool = False,
-    epochs: int = 500,
-    batch_size: int = 100,
-    print_every: int = 50,
-    eval_every: int = 50,
-    device: torch.device | str | None = None,
-    seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
-    settings: Mapping[str, object] | None = None,
-    on_eval: Callable[[Record], None] | None = None,
+    metadata: Mapping[str, object] | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
+    on_eval: Callable[[Record], None] | None = None,
+    write: Callable[[str], None] = tqdm.write,
     progress: bool | str = False,
+    **changes: object,
 ) -> list[Record]:
     """Train a network with Adam, in place, and evaluate it on the way (the released code's protocol).
+
+    ``train_model(net, DilateLoss(), task.train, task.test, epochs=50)`` is enough in a notebook.
 
     Epochs count from 0, as in the released code: with 500 epochs and ``eval_every=50`` the network is
     evaluated after epochs 0, 50, ..., 450 and after the last one, 499. Every epoch shuffles the training set
@@ -82,8 +129,8 @@ def train_model(
 
     In a process group of torch.distributed (see `data_parallel`) all processes train one network: each takes its
     share of every batch, and the gradients are those of the mean over the whole batch. So the numbers are those of
-    one process, up to rounding; but for dropout, where each process draws its own. The first process alone prints,
-    writes and calls ``on_eval``; all must see the same files.
+    one process, up to rounding; but for dropout, where each process draws its own. Rank 0 alone prints, writes and
+    calls ``on_eval``; all must see the same files.
 
     With a validation set the network ends with the weights of the evaluation at which the criterion itself was
     lowest on that set, and with ``patience`` the training stops early (the paper's protocol, which does not say by
@@ -96,25 +143,15 @@ def train_model(
             ``components(prediction, target) -> (loss, shape, temporal)``, these terms are printed.
         train_set: Dataset that serves ``dataset[indices]`` as a batch ``(input, target, ...)``.
         test_set: The same, for the evaluations; None leaves their scores out.
-        valid_set: The same, to choose the weights by.
-        patience: Evaluations in a row without a lower ``valid_loss`` after which the training stops; never, if not
-            given. A stopped training goes on from its checkpoint if this is raised.
-        learning_rate: Adam's step size.
-        clip_norm: Length to which longer gradients are shortened before each step (the Euclidean norm over all
-            parameters); no limit, if not given.
-        cuda_graph: Record network and loss once, forward and back, and let the GPU play that for every whole batch;
-            the numbers are the same. Neither may wait for the GPU, as ``.item()`` does.
-        epochs: Passes over the training set, those before the checkpoint included.
-        batch_size: Series per step, of all processes together; the last batch of an epoch holds what is left.
-        print_every: Epochs between two printed lines; 0 prints nothing.
-        eval_every: Epochs between two evaluations; 0 evaluates after the last epoch only.
-        device: Where to train; where the parameters are, if not given.
-        seed: Seeds the order of the batches, at least 0.
+        settings: The numbers of the training.
+        valid_set: Like ``train_set``, to choose the weights by.
         checkpoint: File to continue from, if it exists, and to write at every evaluation.
-        settings: Plain values (numbers, strings, None, lists and dicts of them) to keep in the checkpoint.
-        on_eval: Called with each new record, once its checkpoint is written.
+        metadata: Plain values (numbers, strings, None, lists and dicts of them) to keep in the checkpoint.
         on_epoch: Called after each epoch with its number and its mean training loss.
+        on_eval: Called with each new record, once its checkpoint is written.
+        write: Prints a line.
         progress: Show a progress bar on stderr, if that is a terminal; a string labels it.
+        **changes: Fields of `TrainSettings` that replace those of ``settings``.
 
     Returns:
         A record per evaluation, earlier sessions included: ``epoch``, ``train_loss`` (mean over that epoch's
@@ -124,10 +161,10 @@ def train_model(
         weights the network has.
 
     Raises:
-        TypeError: If a count is not a whole number, or a setting not a plain value.
+        TypeError: If there is no such setting, a count is not a whole number, or ``metadata`` holds no plain values.
         ValueError: If a number is out of its range, the training set is empty, forecasts have another shape than
-            targets, the validation set holds nan, the checkpoint is beyond ``epochs``, ``patience`` comes without
-            a validation set, the criterion has parameters to learn (the network alone is trained), or ``cuda_graph``
+            targets, the validation set holds nan, the checkpoint is beyond ``epochs``, ``patience`` comes without a
+            validation set, the criterion has parameters to learn (the network alone is trained), or ``cuda_graph``
             comes without a GPU or with several processes.
         CheckpointError: If the checkpoint is unreadable, or of another network, learning rate, batch size, seed,
             or limit of the gradients, or was written without a validation set and cannot go on with one.
@@ -135,72 +172,85 @@ def train_model(
             number.
         OSError: If the checkpoint cannot be read or written.
     """
-    _check_numbers(learning_rate, clip_norm, epochs, batch_size, print_every, eval_every, seed)
-    _check_patience(patience, valid_set)
-    _check_criterion(criterion, net)
-    if not len(train_set):
-        raise ValueError("train_set must hold at least one series, got 0.")
-    if valid_set is not None:
-        _check_no_nan(valid_set, batch_size)
-    check_plain("settings", settings)
-    if device is not None:
-        net.to(device)
-    if cuda_graph:
-        check_can_record("cuda_graph", next(net.parameters()).device)
+    settings = replace(settings or TrainSettings(), **changes)
+    _check_arguments(net, criterion, train_set, valid_set, settings)
+    check_plain("metadata", metadata)
+    epochs, batch_size = settings.epochs, settings.batch_size
     # In one call for all parameters, which gives the numbers of one after the other.
-    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate, foreach=True)
-    protocol = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed, "clip_norm": clip_norm}
-    start, history, best = restore(checkpoint, net, optimizer, protocol, valid_set is not None)
+    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate, foreach=True)
+    start, history, best = restore(checkpoint, net, optimizer, settings.protocol, valid_set is not None)
     if start > epochs:
         raise ValueError(f"epochs must be at least {start}, which {checkpoint} already has, got {epochs}.")
     seconds = history[-1]["seconds"] if history else 0.0
-    measured = _Measured(data_parallel.parallel(net), criterion)
-    if cuda_graph:
-        measured = _recorded(measured, next(iter(batches(train_set, batch_size))))
-    step = _Step(net, measured, optimizer, clip_norm)
-    with _flushed_denormals(), _kept_random_state(net), _bar(progress, start, epochs) as bar:
+    net_with_loss = NetWithLoss(data_parallel.parallel(net), criterion)
+    if settings.cuda_graph:
+        net_with_loss = _graphed(net_with_loss, next(iter(batches(train_set, batch_size))))
+    step = _Step(net, net_with_loss, optimizer, settings.clip_norm)
+    shown = bool(progress) and data_parallel.rank() == 0
+    bar = EpochBar(progress if isinstance(progress, str) else None, epochs, start, shown)
+    with _flushed_denormals(), _kept_random_state(net), bar:
         for epoch in range(start, epochs):
-            if _out_of_patience(history, patience):
+            if _out_of_patience(history, settings.patience):
                 break
-            batch_order = _seed_epoch(seed, epoch)
-            loader = batches(data_parallel.Shares(train_set), batch_size, batch_order)
+            batch_order = _seed_epoch(settings.seed, epoch)
+            loader = batches(data_parallel.ShardedDataset(train_set), batch_size, batch_order)
             if epoch == start:
                 loader = _with_warm_up(net, criterion, loader)
-                _seed_epoch(seed, epoch)  # dropout has drawn numbers
+                _seed_epoch(settings.seed, epoch)  # dropout has drawn numbers
             begun = perf_counter()
             summary = _train_epoch(step, loader)
             seconds += perf_counter() - begun
             _check_finite(summary, epoch)
-            _advance(bar, summary)
+            bar.advance(epoch, summary.mean)
             if on_epoch is not None:
                 on_epoch(epoch, summary.mean)
             last = epoch == epochs - 1
-            if print_every and _due(epoch, print_every, last):
-                tqdm.write(_training_line(epoch, summary, criterion))
-            if not _due(epoch, eval_every, last):
+            if settings.print_every and _due(epoch, settings.print_every, last):
+                write(_training_line(epoch, summary, criterion))
+            if not _due(epoch, settings.eval_every, last):
                 continue
             scores = {} if valid_set is None else {"valid_loss": _mean_loss(net, criterion, valid_set, batch_size)}
             if test_set is not None:
                 scores |= eval_model(net, test_set, batch_size)
             record = {"epoch": epoch, "train_loss": summary.mean, **scores, "seconds": seconds}
             # Also what depends on the record, such as stopping early, must be the same in all processes.
-            history.append(data_parallel.agreed(lambda record=record: record))
+            history.append(data_parallel.broadcast_from_rank0(lambda record=record: record))
             if valid_set is not None and best_record(history) is history[-1]:
                 best = {name: value.clone() for name, value in net.state_dict().items()}
-            if checkpoint is not None and data_parallel.is_first():
-                save_checkpoint(checkpoint, net, optimizer, epoch, history, protocol, settings, best)
-            if print_every and scores:
-                tqdm.write(_evaluation_line(scores))
-            if on_eval is not None and data_parallel.is_first():
+            if checkpoint is not None and data_parallel.rank() == 0:
+                save_checkpoint(checkpoint, net, optimizer, epoch, history, settings.protocol, metadata, best)
+            if settings.print_every and scores:
+                write(_evaluation_line(scores))
+            if on_eval is not None and data_parallel.rank() == 0:
                 on_eval(history[-1])
             data_parallel.barrier()  # from here on the files are there for all
     if best is not None:
         if np.isnan(best_record(history)["valid_loss"]):
-            raise DivergenceError(
-                "The loss on valid_set was nan at every evaluation, so no weights could be chosen by it."
-            )
+            raise DivergenceError("The loss on valid_set was nan at every evaluation, so it chooses no weights.")
         net.load_state_dict(best)
     return history
+
+
+class EpochBar(tqdm):
+    """A progress bar over epochs on stderr, where that is a terminal.
+
+    Args:
+        label: Stands before the bar.
+        epochs: Number of epochs after which the bar is full.
+        start: Epochs of earlier sessions.
+        shown: False hides the bar everywhere.
+    """
+
+    def __init__(self, label: str | None, epochs: int, start: int = 0, shown: bool = True) -> None:
+        super().__init__(desc=label, total=epochs, initial=start, unit="epoch", disable=None if shown else True)
+
+    def advance(self, epoch: int, loss: float) -> None:
+        """Show that an epoch, counted from 0, is finished, and its training loss."""
+        if not self.disable:
+            if not self.n:
+                self.initial = self.n = epoch  # a training that is continued
+            self.set_postfix_str(f"loss {loss:.4g}", refresh=False)
+            self.update()
 
 
 def warm_up(net: nn.Module, criterion: Criterion, batch: Sequence[Tensor]) -> Tensor:
@@ -218,7 +268,7 @@ def warm_up(net: nn.Module, criterion: Criterion, batch: Sequence[Tensor]) -> Te
     """
     like, buffers = next(net.parameters()), [buffer.clone() for buffer in net.buffers()]
     net.train()
-    loss, prediction = _Measured(net, criterion)(batch[0].to(like), batch[1].to(like))
+    loss, prediction = NetWithLoss(net, criterion)(batch[0].to(like), batch[1].to(like))
     torch.autograd.grad(loss, [p for p in net.parameters() if p.requires_grad], allow_unused=True)
     with torch.no_grad():
         for buffer, before in zip(net.buffers(), buffers, strict=True):
@@ -230,7 +280,7 @@ def check_can_record(name: str, device: torch.device) -> None:
     """Find out whether a training can be recorded as a CUDA graph.
 
     Args:
-        name: What the user calls it, for the message.
+        name: Name of the setting, for the message.
         device: Where the network is.
 
     Raises:
@@ -238,8 +288,8 @@ def check_can_record(name: str, device: torch.device) -> None:
     """
     if device.type != "cuda":
         raise ValueError(f"{name} needs a CUDA device, got {device}.")
-    if data_parallel.processes() > 1:
-        raise ValueError(f"{name} needs a single process, got {data_parallel.processes()}.")
+    if data_parallel.world_size() > 1:
+        raise ValueError(f"{name} needs a single process, got {data_parallel.world_size()}.")
 
 
 def best_record(history: list[Record]) -> Record:
@@ -301,26 +351,26 @@ def predict(net: nn.Module, dataset: Dataset, batch_size: int = 100) -> tuple[Te
         predictions, targets = [], []
         for number, batch in enumerate(batches(dataset, batch_size)):
             # Whole batches go round the processes, so that every number is that of one process, to the last bit.
-            if number % data_parallel.processes() == data_parallel.rank():
+            if number % data_parallel.world_size() == data_parallel.rank():
                 predictions.append(net(batch[0].to(like)).cpu())
                 _check_shapes(predictions[-1], batch[1])
             targets.append(batch[1])
     finally:
         net.train(was_training)
-    return torch.cat(data_parallel.dealt(predictions)), torch.cat(targets)
+    return torch.cat(data_parallel.gather_round_robin(predictions)), torch.cat(targets)
 
 
 class _EpochSummary(NamedTuple):
     mean: float  # over the epoch's series
-    # Of the last batch, which is what the released code prints, or of this process's share of it:
+    # Of the last batch, which the released code prints, or of this process's share of it:
     last: float
     prediction: Tensor  # before the step
     target: Tensor
     count: int  # of series
 
 
-class _Measured(nn.Module):
-    """A network and its loss in one module, for a CUDA graph is made of a module."""
+class NetWithLoss(nn.Module):
+    """A network and its loss in one module, of which a CUDA graph can be made."""
 
     def __init__(self, net: nn.Module, criterion: Criterion) -> None:
         super().__init__()
@@ -333,27 +383,28 @@ class _Measured(nn.Module):
         return self.criterion(prediction, target), prediction.detach()
 
 
-def _recorded(measured: _Measured, batch: Sequence[Tensor]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The same as a CUDA graph, for batches of the shape of this one."""
-    like = next(measured.parameters())
+def _graphed(eager: NetWithLoss, batch: Sequence[Tensor]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Network and loss as a CUDA graph for batches of the shape of this one, and as they are for others."""
+    like = next(eager.parameters())
     sample = batch[0].to(like), batch[1].to(like)
-    changed = _Measured(measured.net, measured.criterion).train()  # by the recording
-    graph = torch.cuda.make_graphed_callables(changed, sample, allow_unused_input=True)
-    return lambda *batch: (graph if batch[0].shape == sample[0].shape else measured)(*batch)
+    # make_graphed_callables replaces forward in place, so it gets a copy.
+    copy = NetWithLoss(eager.net, eager.criterion).train()
+    graph = torch.cuda.make_graphed_callables(copy, sample, allow_unused_input=True)
+    return lambda *batch: (graph if batch[0].shape == sample[0].shape else eager)(*batch)
 
 
 class _Step(NamedTuple):
     """One step of the training, and what it takes."""
 
     net: nn.Module
-    measured: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    net_with_loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     optimizer: torch.optim.Optimizer
     clip_norm: float | None
 
     def __call__(self, inputs: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         """Go down the gradient of ``weight`` times the loss, and return loss and prediction."""
         self.optimizer.zero_grad()
-        loss, prediction = self.measured(inputs, target)
+        loss, prediction = self.net_with_loss(inputs, target)
         (loss * weight).backward()
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.clip_norm)
@@ -368,10 +419,10 @@ def _train_epoch(step: _Step, loader: Iterable) -> _EpochSummary:
     for batch, count, whole in loader:
         inputs, target = batch[0].to(like), batch[1].to(like)
         # DDP takes the mean over the processes: with this weight, it is the mean over the series of the whole batch.
-        loss, prediction = step(inputs, target, data_parallel.processes() * count / whole)
+        loss, prediction = step(inputs, target, data_parallel.world_size() * count / whole)
         loss_sum += loss * count
         seen += count
-    loss_sum, seen = data_parallel.total([float(loss_sum), seen])
+    loss_sum, seen = data_parallel.all_reduce_sum([float(loss_sum), seen])
     return _EpochSummary(loss_sum / seen, float(loss), prediction, target, count)
 
 
@@ -409,49 +460,26 @@ def _kept_random_state(net: nn.Module) -> Iterator[None]:
         yield
 
 
-def _check_numbers(
-    learning_rate: float,
-    clip_norm: float | None,
-    epochs: int,
-    batch_size: int,
-    print_every: int,
-    eval_every: int,
-    seed: int,
+def _check_arguments(
+    net: nn.Module, criterion: Criterion, train_set: Dataset, valid_set: Dataset | None, settings: TrainSettings
 ) -> None:
-    limits = {} if clip_norm is None else {"clip_norm": clip_norm}
-    for name, value in {"learning_rate": learning_rate, **limits}.items():
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be a positive number, got {value}.")
-    check_count("epochs", epochs)
-    check_count("batch_size", batch_size)
-    for name, value in {"print_every": print_every, "eval_every": eval_every, "seed": seed}.items():
-        check_count(name, value, at_least=0)
-
-
-def _check_criterion(criterion: Criterion, net: nn.Module) -> None:
-    if not isinstance(criterion, nn.Module):
-        return
+    if not len(train_set):
+        raise ValueError("train_set must hold at least one series, got 0.")
+    if settings.patience is not None and valid_set is None:
+        raise ValueError(f"patience needs a valid_set to look at, got patience={settings.patience} without one.")
+    if settings.cuda_graph:
+        check_can_record("cuda_graph", next(net.parameters()).device)
     trained = {id(parameter) for parameter in net.parameters()}
-    for name, tensor in [*criterion.named_parameters(), *criterion.named_buffers()]:
+    own = [*criterion.named_parameters(), *criterion.named_buffers()] if isinstance(criterion, nn.Module) else []
+    for name, tensor in own:
         if tensor.requires_grad and id(tensor) not in trained:
             raise ValueError(
                 f"criterion must have nothing to learn, for the network alone learns, but its {name} requires grad."
             )
-
-
-def _check_patience(patience: int | None, valid_set: Dataset | None) -> None:
-    if patience is None:
-        return
-    check_count("patience", patience)
-    if valid_set is None:
-        raise ValueError(f"patience needs a valid_set to look at, got patience={patience} without one.")
-
-
-def _check_no_nan(valid_set: Dataset, batch_size: int) -> None:
-    for batch in batches(valid_set, batch_size):
+    for batch in [] if valid_set is None else batches(valid_set, settings.batch_size):
         for name, values in zip(("inputs", "targets"), batch, strict=False):
             if values.isnan().any():
-                raise ValueError(f"valid_set must not hold nan in its {name}, or no weights could be chosen by it.")
+                raise ValueError(f"valid_set must not hold nan in its {name}, or it could choose no weights.")
 
 
 def _check_shapes(prediction: Tensor, target: Tensor) -> None:
@@ -474,20 +502,8 @@ def _check_finite(summary: _EpochSummary, epoch: int) -> None:
         )
 
 
-def _advance(bar: tqdm, summary: _EpochSummary) -> None:
-    bar.set_postfix_str(f"loss {summary.mean:.4g}", refresh=False)
-    bar.update()
-
-
 def _due(epoch: int, every: int, last: bool) -> bool:
     return last or (every > 0 and epoch % every == 0)
-
-
-def _bar(progress: bool | str, start: int, epochs: int) -> tqdm:
-    label = progress if isinstance(progress, str) else None
-    # disable=None is tqdm's way to say: only where stderr is a terminal.
-    disable = None if progress and data_parallel.is_first() else True
-    return tqdm(desc=label, initial=start, total=epochs, unit="epoch", disable=disable)
 
 
 def _training_line(epoch: int, summary: _EpochSummary, criterion: Criterion) -> str:
@@ -495,7 +511,7 @@ def _training_line(epoch: int, summary: _EpochSummary, criterion: Criterion) -> 
     if hasattr(criterion, "components"):
         with torch.no_grad():
             terms[1:] = map(float, criterion.components(summary.prediction, summary.target)[1:])
-    *sums, count = data_parallel.total([*(term * summary.count for term in terms), summary.count])
+    *sums, count = data_parallel.all_reduce_sum([*(term * summary.count for term in terms), summary.count])
     loss, shape, temporal = (value / count for value in sums)
     return f"epoch  {epoch}  loss  {loss:.6g}  loss shape  {shape:.6g}  loss temporal  {temporal:.6g}"
 

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from .checkpoint import Record, atomic_write, errors_name
 
-__all__ = ["METRICS", "RunFolder", "Settings", "new_folder"]
+__all__ = ["METRICS", "RunFolder", "Settings", "flattened", "new_folder"]
 
 Settings = dict[str, object]
 
@@ -139,6 +139,11 @@ class RunFolder:
     def _write(path: Path, text: str) -> None:
         with atomic_write(path) as file:
             file.write(text.encode())
+
+
+def flattened(histories: Mapping[str, Sequence[Record]]) -> list[Record]:
+    """The records of all losses in one list, each with its loss."""
+    return [{"loss": loss, **record} for loss, history in histories.items() for record in history]
 
 
 def _json_line(record: Record) -> str:

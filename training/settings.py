@@ -13,12 +13,13 @@ from evaluation.paper import PAPER_ALPHA, PAPER_GAMMA, PAPER_HIDDEN_SIZE, PAPER_
 from models import GRUS, MODELS
 
 from . import data_parallel
-from .checkpoint import load_checkpoint
-from .experiment import CRITERIA, flag, ran_out_of_memory
-from .run_folder import RunFolder, Settings
+from .checkpoint import Record, load_checkpoint
+from .experiment import flag, ran_out_of_memory
+from .losses import LOSSES_OF_TABLE_1
+from .run_folder import RunFolder, Settings, flattened, new_folder
 from .streams import say
 
-__all__ = ["complaints", "fail", "get_args_parser", "parse_args", "settings_of"]
+__all__ = ["complaints", "fail", "get_args_parser", "opened_folder", "parse_args", "settings_of"]
 
 NOT_STORED = ("resume", "evaluate", "output", "jobs")
 MOVED = ("data_path", "device")  # what may be elsewhere on another machine
@@ -42,7 +43,7 @@ EXAMPLES = """examples:
 
 def fail(message: object) -> NoReturn:
     """End the program with one sentence on stderr and exit code 2."""
-    data_parallel.let_the_first_speak()
+    data_parallel.wait_for_rank0_message()
     say(f"main.py: error: {message}")
     raise SystemExit(2)
 
@@ -103,7 +104,7 @@ def _add_data_flags(add: Callable) -> None:
 
 
 def _add_network_flags(add: Callable) -> None:
-    models, losses = list(MODELS), list(CRITERIA)
+    models, losses = list(MODELS), list(LOSSES_OF_TABLE_1)
     count = {"type": _count(), "metavar": "N"}
     alpha = "DILATE's weight of shape against time, 0 to 1; paper and default: .5, traffic .8"
     gamma = f"smoothing, in squared units of the data; {PAPER}"
@@ -287,6 +288,42 @@ def _adopt(args: argparse.Namespace, stored: Mapping, given: set[str], mode: str
 def settings_of(args: argparse.Namespace) -> Settings:
     """What a run stores of its settings: plain values only."""
     return {name: value for name, value in vars(args).items() if name not in NOT_STORED}
+
+
+@contextmanager
+def opened_folder(args: argparse.Namespace) -> Iterator[RunFolder]:
+    """The run's folder, a new one or that of an earlier run, with the settings and the metrics so far in it."""
+    if args.resume:
+        folder = RunFolder(Path(args.resume))
+    elif args.output:
+        folder = RunFolder(Path(args.output))
+        folder.create()
+    else:
+        folder = new_folder(f"{args.dataset}-{args.model}")
+    with folder.locked():
+        histories = _earlier_histories(args, folder)
+        folder.write_settings(settings_of(args))
+        folder.write_metrics(flattened(histories))
+        yield folder
+
+
+def _earlier_histories(args: argparse.Namespace, folder: RunFolder) -> dict[str, list[Record]]:
+    """Records of the losses that were trained before; the checkpoints, not metrics.jsonl, are the truth."""
+    histories = {}
+    for loss in args.losses:
+        path = folder.checkpoint(loss)
+        if not path.exists():
+            continue
+        checkpoint = load_checkpoint(path)
+        histories[loss] = checkpoint.get("history", [])
+        done = checkpoint.get("epoch", -1) + 1
+        if done > args.epochs:
+            raise ValueError(f"--epochs must be at least {done}, which {path} already has, got {args.epochs}.")
+        now = {"loss": loss, **settings_of(args)}
+        for name, before in checkpoint.get("settings", {}).items():
+            if name in now and name not in ("losses", *CHANGED_BY_RESUME) and now[name] != before:
+                raise ValueError(f"{path} was trained with {name} {before!r} and cannot go on with {now[name]!r}.")
+    return histories
 
 
 @contextmanager

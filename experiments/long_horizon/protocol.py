@@ -16,8 +16,8 @@ from benchmarks.contenders import released_function
 from data import ForecastData, WindowDataset, load
 from data.csv_dataset import existing_file
 from data.windows import check_count
-from loss import DilateLoss
 from models import build_model
+from training.losses import LOSSES
 
 DAY = 24  # rows
 MODELS = ("mlp", "seq2seq")
@@ -130,10 +130,8 @@ def criterion(loss: str, alpha: float | None, gamma: float | None, original: Pat
         gamma: Its smoothing, in squared units of the data.
         original: A clone of the released DILATE, which takes one variable at a time.
     """
-    if loss == "mse":
-        return nn.MSELoss()
     if loss != "released per variable":
-        return DilateLoss(alpha, gamma, per_channel=loss == "dilate per variable")
+        return LOSSES[loss](Namespace(alpha=alpha, gamma=gamma))
     dilate_loss = released_function(original)
 
     def mean_over_variables(prediction: Tensor, target: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from evaluation.paper import FIG_5A, TABLE_1, TABLE_2, TABLE_3, TABLE_4, printed
 from experiments import choose, claims, fig5, jobs, protocol, reasons, table1, table2, table3, table4, weights
 from experiments.jobs import Job, JobStore, run, run_all
 from experiments.tables import Row, Summary, Table, best, summary
-from training import load_checkpoint, predict, train_model
+from training import load_checkpoint, losses, predict, train_model
 from training.loop import _out_of_patience
 
 QUICK = Job("synthetic", "mlp", "mse", 0, learning_rate=1e-2, epochs=3, eval_every=1, patience=3)
@@ -92,15 +92,17 @@ def test_a_job_leaves_all_metrics_of_its_best_weights(store):
 
 def test_the_criteria_have_the_settings_of_the_job():
     job = dataclasses.replace(QUICK, gamma=0.1, alpha=0.8, band=3)
-    criteria = {loss: make(job) for loss, make in jobs.LOSSES.items()}
+    criteria = {loss: make(job) for loss, make in losses.LOSSES.items()}
     settings = {loss: (c.gamma, getattr(c, "alpha", None), c.band) for loss, c in criteria.items() if loss != "mse"}
     assert settings == {
         "soft_dtw": (0.1, None, None),
         "dilate": (0.1, 0.8, None),
+        "dilate per variable": (0.1, 0.8, None),
         "tangled_weighted": (0.1, 0.8, None),
         "tangled_band": (0.1, 0.8, 3),
     }
     assert criteria["tangled_band"].omega is None
+    assert criteria["dilate per variable"].per_channel
 
 
 def test_an_interrupted_job_ends_as_an_uninterrupted_one(store, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ KILLED = f"""
 import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
 from torch import nn
-from training import data_parallel, experiment
+from training import data_parallel, losses
 from training.settings import parse_args
 from main import main
 
@@ -42,7 +42,7 @@ class KilledInEpoch2(nn.MSELoss):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(prediction, target)
 
-experiment.CRITERIA["mse"] = lambda args: KilledInEpoch2()
+losses.LOSSES["mse"] = lambda args: KilledInEpoch2()
 with data_parallel.process_group():
     main(parse_args())
 """
@@ -198,9 +198,9 @@ class Process:
 
     def __init__(self, monkeypatch, rank, processes):
         monkeypatch.setattr(data_parallel, "rank", lambda: rank)
-        monkeypatch.setattr(data_parallel, "processes", lambda: processes)
-        monkeypatch.setattr(data_parallel, "local_rank", lambda: rank)
-        monkeypatch.setattr(data_parallel, "local_processes", lambda: processes)
+        monkeypatch.setattr(data_parallel, "world_size", lambda: processes)
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
@@ -210,7 +210,7 @@ def test_the_shares_of_a_batch_are_the_batch(monkeypatch, processes):
     for rank in range(processes):
         Process(monkeypatch, rank, processes)
         order = torch.Generator().manual_seed(3)
-        served.append(list(batches(data_parallel.Shares(windows), 4, order)))
+        served.append(list(batches(data_parallel.ShardedDataset(windows), 4, order)))
     whole = [batch[0] for batch in batches(windows, 4, torch.Generator().manual_seed(3))]
     for inputs, *shares in zip(whole, *served, strict=True):
         assert [size for _, _, size in shares] == [len(inputs)] * processes

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from training import side_by_side
-from training.side_by_side import LostProcessError, train_side_by_side
+from training.interruption import LostProcessError
+from training.side_by_side import train_side_by_side
 
 SECONDS = 600  # a test waits at most so long for another process, on a busy machine too
 
@@ -34,32 +35,33 @@ def alive(pid):
 # --- trainings: they run in other processes, which import this file
 
 
-def prints(name, on_epoch):
+def prints(name, on_epoch, write):
     on_epoch(0, 0.5)
-    print(f"this is\n{name}")
+    write("this is")
+    write(name)
     on_epoch(1, 0.25)
 
 
-def continues(name, on_epoch):
+def continues(name, on_epoch, write):
     on_epoch(7, 0.5)
     on_epoch(8, 0.5)
 
 
-def meets(folder, name, on_epoch):
+def meets(folder, name, on_epoch, write):
     """Ends once there are two of its kind."""
     (folder / name).touch()
     until(lambda: len(list(folder.iterdir())) >= 2)
 
 
-def counts(folder, name, on_epoch):
+def counts(folder, name, on_epoch, write):
     """Prints how many there are at its time."""
     (folder / name).touch()
     time.sleep(0.1)
-    print(len(list(folder.iterdir())))
+    write(len(list(folder.iterdir())))
     (folder / name).unlink()
 
 
-def fails_or_waits(folder, how, name, on_epoch):
+def fails_or_waits(folder, how, name, on_epoch, write):
     """The first one waits until it is ended, and cleans up; the second one comes to its end in some way."""
     if name == "first":
         file = folder / "first"
@@ -72,7 +74,7 @@ def fails_or_waits(folder, how, name, on_epoch):
     how()
 
 
-def does_not_listen(folder, name, on_epoch):
+def does_not_listen(folder, name, on_epoch, write):
     """The first one loses every SIGTERM; the second one ends."""
     if name == "first":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -140,7 +142,7 @@ def test_the_bar_of_a_continued_training_begins_where_that_does(monkeypatch, cap
     [
         (fail, FileNotFoundError, "data.csv"),
         (fill, OSError, "No space left on device: 'mse.pt'"),
-        (die, LostProcessError, "trained second is gone, with exit code -9"),
+        (die, LostProcessError, "The process that trained second is gone"),
     ],
 )
 def test_a_training_that_goes_wrong_ends_the_others(tmp_path, how, error, text):

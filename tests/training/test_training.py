@@ -180,7 +180,7 @@ def test_whole_batches_alone_go_to_the_cuda_graph(parts, monkeypatch):
 def test_a_cuda_graph_needs_a_gpu_and_a_single_process(parts, monkeypatch):
     with pytest.raises(ValueError, match="cuda_graph needs a CUDA device, got cpu"):
         train(fresh_net(), parts, cuda_graph=True)
-    monkeypatch.setattr(loop.data_parallel, "processes", lambda: 2)
+    monkeypatch.setattr(loop.data_parallel, "world_size", lambda: 2)
     with pytest.raises(ValueError, match="cuda_graph needs a single process, got 2"):
         check_can_record("cuda_graph", torch.device("cuda"))
 
@@ -506,7 +506,7 @@ def test_patience_needs_a_validation_set_from_the_start(parts, tmp_path):
 
 def test_a_checkpoint_holds_plain_values_and_tensors_only(parts, tmp_path):
     settings = {"loss": "mse", "alpha": 0.5, "losses": ["mse"], "path": None}
-    history = train(fresh_net(), parts, checkpoint=tmp_path / "deep" / "c.pt", settings=settings)
+    history = train(fresh_net(), parts, checkpoint=tmp_path / "deep" / "c.pt", metadata=settings)
     state = torch.load(tmp_path / "deep" / "c.pt", weights_only=True)
     assert state["epoch"] == 4
     assert state["history"] == history
@@ -599,8 +599,8 @@ def test_settings_that_no_checkpoint_brings_back_are_refused_before_the_training
     path, settings = tmp_path / "c.pt", {"alpha": 0.5, "odd": value}
     message = assert_one_sentence(
         TypeError,
-        "settings must hold plain values",
-        partial(train, fresh_net(), parts, checkpoint=path, settings=settings),
+        "metadata must hold plain values",
+        partial(train, fresh_net(), parts, checkpoint=path, metadata=settings),
     )
     assert message.endswith(f"but 'odd' is a {type(value).__name__}.")
     assert not path.exists()
@@ -608,7 +608,7 @@ def test_settings_that_no_checkpoint_brings_back_are_refused_before_the_training
 
 @pytest.mark.parametrize("value", [0.5, None, "a", [1, "b"], {"a": [None]}, (1, 2), True, torch.ones(2)])
 def test_plain_settings_come_back(parts, tmp_path, value):
-    train(fresh_net(), parts, epochs=1, checkpoint=tmp_path / "c.pt", settings={"value": value})
+    train(fresh_net(), parts, epochs=1, checkpoint=tmp_path / "c.pt", metadata={"value": value})
     assert str(load_checkpoint(tmp_path / "c.pt")["settings"]["value"]) == str(value)
 
 

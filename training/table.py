@@ -1,0 +1,87 @@
+"""The lines that a run prints: what it trains, and its table of metrics beside the paper's (Table 1)."""
+
+from collections.abc import Mapping
+
+from evaluation.paper import (
+    PAPER_ALPHA,
+    PAPER_GAMMA,
+    PAPER_HIDDEN_SIZE,
+    PAPER_LAYERS,
+    PAPER_WINDOWS,
+    PaperRow,
+    paper_row,
+)
+
+from . import data_parallel
+from .experiment import Experiment
+from .run_folder import METRICS
+
+__all__ = ["introduction", "results_table"]
+
+
+def introduction(experiment: Experiment) -> str:
+    """Data, network and losses of a run."""
+    args, data = experiment.args, experiment.data
+    parameters = sum(parameter.numel() for parameter in experiment.network().parameters())
+    count = data_parallel.world_size()
+    where = f"{experiment.device}" if count == 1 else f"{experiment.device.type} in {count} processes"
+    return (
+        f"{data.name}: {len(data.train)} training and {len(data.test)} test series, "
+        f"{data.input_length} -> {data.horizon} steps\n"
+        f"{args.model}: {parameters:,} parameters on {where}\n"
+        f"losses: {', '.join(args.losses)} (alpha {args.alpha:g}, gamma {args.gamma:g})"
+    )
+
+
+def results_table(experiment: Experiment, results: Mapping[str, Mapping[str, float]]) -> str:
+    """The final metrics, loss by loss, beside the paper's where the setting is the paper's.
+
+    Args:
+        experiment: What was run.
+        results: Training loss -> ``mse``, ``dtw`` and ``tdi``, and ``epoch`` if known.
+    """
+    papers = {loss: _paper_comparison(experiment, loss) for loss in results}
+    rows = [["loss", *map(str.upper, METRICS)]]
+    rows += [[loss, *(f"{record[metric]:#.4g}" for metric in METRICS)] for loss, record in results.items()]
+    if any(papers.values()):
+        rows[0] += [f"paper's {metric.upper()}" for metric in METRICS]
+        for row, paper in zip(rows[1:], papers.values(), strict=True):
+            row += _paper_cells(paper)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join([_caption(experiment, results, any(papers.values())), *lines])
+
+
+def _caption(experiment: Experiment, results: Mapping[str, Mapping[str, float]], with_paper: bool) -> str:
+    units = "scaled units" if experiment.data.target_scaling is not None else "raw units"
+    epochs = {record["epoch"] + 1 for record in results.values() if "epoch" in record}
+    after = f" after {max(epochs)} epoch{'s' if max(epochs) > 1 else ''}" if epochs else ""
+    paper = "; paper: Table 1, mean ± std of 10 runs" if with_paper else ""
+    return f"{experiment.data.name}, {experiment.args.model}{after}, means over the test set in {units}{paper}"
+
+
+def _paper_cells(paper: PaperRow | None) -> list[str]:
+    if paper is None:
+        return [""] * len(METRICS)
+    pairs = zip(paper[::2], paper[1::2], strict=True)
+    return [f"{mean:#.3g} ± {std:.3g}" for mean, std in pairs]
+
+
+def _paper_comparison(experiment: Experiment, loss: str) -> PaperRow | None:
+    """The paper's numbers for this network, data and loss, if the setting is the paper's."""
+    args, data = experiment.args, experiment.data
+    ours = {
+        "network": (args.hidden_size, args.layers),
+        "windows": (data.input_length, data.horizon, args.stride or 1),
+        "gamma": args.gamma if loss != "mse" else None,
+        "alpha": args.alpha if loss == "dilate" else None,
+    }
+    papers = {
+        "network": (PAPER_HIDDEN_SIZE, PAPER_LAYERS),
+        "windows": (*PAPER_WINDOWS.get(args.dataset, ()), 1),
+        "gamma": PAPER_GAMMA if loss != "mse" else None,
+        "alpha": PAPER_ALPHA.get(args.dataset) if loss == "dilate" else None,
+    }
+    if ours != papers:
+        return None
+    return paper_row(args.dataset, args.model, loss)
