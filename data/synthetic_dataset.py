@@ -104,7 +104,7 @@ class SyntheticDataset(WindowDataset):
         breakpoints: (n,), the index of each step in its whole series, input included.
 
     Raises:
-        ValueError: The arrays do not have those shapes.
+        ValueError: An array has another shape.
     """
 
     def __init__(self, X_input: np.ndarray, X_target: np.ndarray, breakpoints: np.ndarray) -> None:
@@ -130,7 +130,7 @@ def load_synthetic(
 ) -> ForecastData:
     """Draw the synthetic task: n series each to train, to validate and to test.
 
-    Training and test series are those of the released code for the same seed; the validation series, which it
+    Training and test series are the released code's for the same seed; the validation series, which it
     does not have, are drawn after them. Python's global random state is neither read nor changed.
 
     Args:

@@ -41,8 +41,8 @@ class Job:
     """All settings that one training depends on; None stands for a setting that the training does not have.
 
     Attributes:
-        dataset: A name that `data.load` knows.
-        model: A name that `models.build_model` knows.
+        dataset: A name of `data.DATASETS`.
+        model: A name of `models.MODELS`.
         loss: One of `training.losses.LOSSES`.
         seed: Of initial weights and batches; the data are the same for all seeds.
         learning_rate: Adam's step size.
@@ -114,7 +114,7 @@ def run(job: Job, store: JobStore, data_path: str | None = None) -> Result:
 
     Returns:
         ``job``, its settings; ``test`` and ``valid``, the mean metrics of its best weights on these sets;
-        ``best_epoch`` and ``epochs``, the number of those trained; ``history``, with a list per column; ``seconds``,
+        ``best_epoch``; ``epochs``, the number of trained epochs; ``history``, with a list per column; ``seconds``,
         of training without evaluation; ``versions``.
     """
     torch.set_num_threads(1)
@@ -156,7 +156,7 @@ def run_all(
     workers: int = 1,
     backend: str = "loky",
 ) -> list[Job]:
-    """Run those jobs that have no result yet, side by side, with a progress bar where stderr is a terminal.
+    """Run the jobs that have no result yet, side by side, with a progress bar where stderr is a terminal.
 
     Args:
         jobs: What to run, in this order.

@@ -60,7 +60,7 @@ def build_model(
         hidden_size: Units per layer.
         layers: GRU layers of encoder and decoder, or hidden layers of the MLP.
         output_columns: Which input columns are the forecast variables (see `Net_GRU`).
-        gru: Who computes the GRUs, one of `GRUS`; the numbers are the same up to rounding.
+        gru: Implementation of the GRUs, one of `GRUS`; the numbers are the same up to rounding.
 
     Returns:
         A network from ``(B, input_length, input_size)`` to ``(B, horizon, output_size)``.

@@ -78,7 +78,7 @@ def _sigmoid(x: Vector) -> Vector:
 
 @partial(row_loop, runs_on=False)
 def _unit(rows, offsets, numbers):
-    """The step of a unit: its gates and its new state."""
+    """Step of one unit: its gates and its new state."""
     from_input, from_state, bias, gate, state, new_state = rows
     to_r, to_z, to_n, to_q = offsets  # r stands first, so to_r also leads to the unit's state
     r = _sigmoid(from_input.load(to_r) + from_state.load(to_r) + bias.load(to_r))
@@ -325,7 +325,7 @@ def _differentiable(in_torch: Callable[..., Sequence[Tensor]]) -> Callable[[Call
 def _gradients_in_torch(
     in_torch: Callable[..., Sequence[Tensor]], ctx, tensors: Sequence[Tensor], by_outputs: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
-    """What ``backward`` returns, made by autograd from a forward pass in operations of torch."""
+    """The gradients that ``backward`` returns, made by autograd from a forward pass in operations of torch."""
     create_graph, wanted = torch.is_grad_enabled(), ctx.needs_input_grad
     with torch.enable_grad():
         # A view of each, so that the way back ends there even where one was made of another.

@@ -21,7 +21,7 @@ class EncoderRNN(nn.Module):
         hidden_size: Units per layer.
         num_grulstm_layers: Stacked GRU layers.
         batch_size: Default batch size of `init_hidden`; `forward` takes any batch.
-        gru: Who computes it, one of `GRUS`.
+        gru: Implementation of the GRU, one of `GRUS`.
 
     Raises:
         ValueError: If ``gru`` is none of them.
@@ -81,7 +81,7 @@ class DecoderRNN(nn.Module):
         num_grulstm_layers: Stacked GRU layers.
         fc_units: Units of the head's hidden layer (released code: 16).
         output_size: Number of forecast variables.
-        gru: Who computes it, one of `GRUS`.
+        gru: Implementation of the GRU, one of `GRUS`.
 
     Raises:
         ValueError: If ``gru`` is none of them.

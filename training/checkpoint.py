@@ -52,7 +52,7 @@ def save_checkpoint(
         history: Records of `train_model`.
         protocol: What a continued training must agree with: learning rate, batch size, seed.
         settings: More plain values to keep.
-        best: The weights to use, if they are not the last ones; the file then has them as ``net``, and those to
+        best: The weights to use, if they are not the last ones; the file then has them as ``net``, and the weights to
             continue from as ``last``.
 
     Raises:
@@ -127,7 +127,7 @@ def load_weights(net: nn.Module, checkpoint: Mapping, path: str | os.PathLike[st
     Args:
         net: The network.
         checkpoint: As read by `load_checkpoint`.
-        path: The file that it came from, for the message.
+        path: The file of the checkpoint, for the message.
 
     Raises:
         CheckpointError: If names or shapes of the parameters differ; the network is then unchanged.
@@ -159,7 +159,7 @@ def restore(
         validated: Whether the training has a validation set to choose its weights by.
 
     Returns:
-        First epoch to train, the records of those before, and, if validated, the best weights so far.
+        First epoch to train, the records of the epochs before, and, if validated, the best weights so far.
 
     Raises:
         CheckpointError: As `train_model` says.

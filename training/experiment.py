@@ -1,4 +1,4 @@
-"""What main.py compares: settings, with the data, the network, the loss and the device that they stand for."""
+"""The experiment of main.py: settings, with the data, the network and the device that they stand for."""
 
 import argparse
 import inspect
@@ -207,7 +207,7 @@ def at_a_time(experiment: Experiment) -> int:
 def compile_kernels(experiment: Experiment) -> None:
     """Let rank 0 compile the kernels, which all other processes of the run then find on disk."""
     args = experiment.args
-    if data_parallel.rank() == 0 and experiment.device.type == "cpu":  # those of a GPU are not kept on disk
+    if data_parallel.rank() == 0 and experiment.device.type == "cpu":  # the kernels of a GPU are not kept on disk
         batch = experiment.data.train[: args.batch_size]
         for loss in args.losses:
             evaluate_forecasts(warm_up(experiment.network(), LOSSES[loss](args), batch), batch[1])
@@ -227,5 +227,5 @@ class _Compilation(event.Listener):
 
 
 def announced_compilation() -> AbstractContextManager:
-    """Print once that kernels are compiled, as soon as numba begins with one that it has not kept on disk."""
+    """Print once that kernels are compiled, as soon as numba begins with a kernel that is not in its cache."""
     return event.install_listener("numba:compile", _Compilation())

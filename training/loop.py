@@ -60,7 +60,7 @@ class TrainSettings:
         learning_rate: Adam's step size.
         clip_norm: Length to which longer gradients are shortened before each step (the Euclidean norm over all
             parameters); no limit, if None.
-        epochs: Passes over the training set, those before the checkpoint included.
+        epochs: Passes over the training set, with the passes before the checkpoint.
         batch_size: Series per step, of all processes together; the last batch of an epoch holds what is left.
         eval_every: Epochs between two evaluations; 0 evaluates after the last epoch only.
         print_every: Epochs between two printed lines; 0 prints nothing.
@@ -151,7 +151,7 @@ def train_model(
         on_eval: Called with each new record, once its checkpoint is written.
         write: Prints a line.
         progress: Show a progress bar on stderr, if that is a terminal; a string labels it.
-        **changes: Fields of `TrainSettings` that replace those of ``settings``.
+        **changes: Fields of `TrainSettings`, in place of the same fields of ``settings``.
 
     Returns:
         A record per evaluation, earlier sessions included: ``epoch``, ``train_loss`` (mean over that epoch's
@@ -394,7 +394,7 @@ def _graphed(eager: NetWithLoss, batch: Sequence[Tensor]) -> Callable[[Tensor, T
 
 
 class _Step(NamedTuple):
-    """One step of the training, and what it takes."""
+    """One step of the training, with network, loss and optimizer."""
 
     net: nn.Module
     net_with_loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -179,7 +179,7 @@ def _count(at_least: int = 1, at_most: int = 2**31 - 1) -> Callable[[str], int]:
 
 
 def _positive(text: str) -> float:
-    # Smaller ones are denormal, and count as 0 while a network is trained.
+    # Smaller numbers are denormal, and count as 0 while a network is trained.
     least = sys.float_info.min
     if _number(text, "must be a positive number", lambda value: 0 < value < math.inf) < least:
         raise argparse.ArgumentTypeError(f"must be at least {least:.3g}, got {text!r}")
@@ -208,7 +208,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; an earlier run that is continued or evaluated brings its own settings.
 
     Args:
-        argv: Flags; those of the process if not given.
+        argv: Flags; the command line of the process if not given.
 
     Returns:
         One attribute per setting, complete and checked.
@@ -286,7 +286,7 @@ def _adopt(args: argparse.Namespace, stored: Mapping, given: set[str], mode: str
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """What a run stores of its settings: plain values only."""
+    """The settings that a run stores: plain values only."""
     return {name: value for name, value in vars(args).items() if name not in NOT_STORED}
 
 

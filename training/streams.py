@@ -1,4 +1,4 @@
-"""Stdout and stderr that never end a run with a traceback: closed ones, full ones, and those of another alphabet."""
+"""Stdout and stderr that never end a run with a traceback: closed, full, or of another alphabet."""
 
 import io
 import os

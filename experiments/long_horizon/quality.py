@@ -1,4 +1,4 @@
-"""What the trained networks are worth: MSE, MAE, and DTW and TDI of each variable, on the test part of ETTh1.
+"""Quality of the trained networks: MSE, MAE, and DTW and TDI of each variable, on the test part of ETTh1.
 
 alpha and gamma are chosen for each network at the first horizon, where DILATE trains it with all pairs of candidates.
 The pair with the smallest product of the paper's three metrics, MSE, DTW and TDI, on validation wins, and serves at
@@ -87,7 +87,7 @@ def number_of_results(protocol: Protocol) -> int:
 
 
 def line(result: Result) -> str:
-    """What is printed of a result."""
+    """The line printed for a result."""
     settings, scores = result["settings"], {**result["valid"], **result["test"]}
     numbers = "  ".join(f"{metric} {scores[metric]:.4g}" for metric in (*METRICS, *TERMS) if metric in scores)
     return f"{result['role']:9}  {_name(settings):46}  best epoch {result['best_epoch']:2}  {numbers}"
