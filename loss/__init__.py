@@ -1,13 +1,10 @@
 """DILATE and soft-DTW as PyTorch losses; installed on its own it is the package ``dilate_loss``."""
 
-from . import vmap
 from .ctc_loss import CTCLoss, ctc_alignment, ctc_loss, ctc_loss_of_one_sequence
-from .dilate_loss import DilateLoss, DilateTerms, TangledDilateLoss, dilate_loss
+from .dilate_loss import DilateLoss, DilateTerms, SoftDTWLoss, TangledDilateLoss, dilate_loss
 from .omega import AsymmetricOmega, squared_omega
 from .path_soft_dtw import PathDTWBatch, soft_path
-from .soft_dtw import SoftDTWBatch, SoftDTWLoss, pairwise_distances, soft_dtw
-
-vmap.register()
+from .soft_dtw import SoftDTWBatch, pairwise_distances, soft_dtw
 
 __all__ = [
     "AsymmetricOmega",

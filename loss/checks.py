@@ -42,12 +42,13 @@ def check_gamma(gamma: float | Tensor, like: Tensor | None = None) -> Tensor:
     if isinstance(gamma, Tensor):
         gamma = _check_scalar(gamma).reshape(()).to(device=device, dtype=torch.float64)
         return torch.where((gamma > 0) & (gamma < math.inf), gamma, math.nan)
-    if not _is_number(gamma):
-        raise TypeError(f"gamma must be a positive number or a tensor with one, but it is {gamma!r}.")
-    value = _as_float(gamma)
-    if not 0 < value < math.inf:
-        raise ValueError(f"gamma must be a positive finite number, but it is {value!r}.")
-    return torch.full((), value, dtype=torch.float64, device=device)
+    if type(gamma) is not float:
+        if not _is_number(gamma):
+            raise TypeError(f"gamma must be a positive number or a tensor with one, but it is {gamma!r}.")
+        gamma = _as_float(gamma)
+    if not 0 < gamma < math.inf:
+        raise ValueError(f"gamma must be a positive finite number, but it is {gamma!r}.")
+    return torch.full((), gamma, dtype=torch.float64, device=device)
 
 
 def _check_scalar(gamma: Tensor) -> Tensor:
@@ -140,50 +141,29 @@ def check_tensor(name: str, tensor: Tensor, allowed: str, dimensions: tuple[int,
 
 def check_alike(names: tuple[str, str], x: Tensor, y: Tensor, axes: dict[int, str]) -> None:
     """Demand as many dimensions, the same sizes along ``axes`` (axis -> what it is), one device, one precision."""
-    problem = _difference(x, y, axes)
-    if problem:
-        both, shapes = " and ".join(names), f"their shapes are {tuple(x.shape)} and {tuple(y.shape)}"
-        what, shown = problem
-        raise ValueError(f"{both} must {what}, but {shown or shapes}.")
-
-
-def _difference(x: Tensor, y: Tensor, axes: dict[int, str]) -> tuple[str, str | None] | None:
-    """What two tensors should have in common and do not, and what they have instead if it is not their shapes."""
+    both, shapes = " and ".join(names), f"their shapes are {tuple(x.shape)} and {tuple(y.shape)}"
     if x.dim() != y.dim():
-        return "have the same number of dimensions", None
+        raise ValueError(f"{both} must have the same number of dimensions, but {shapes}.")
     for axis, what in axes.items():
         if x.shape[axis] != y.shape[axis]:
-            return f"have the same {what}", None
+            raise ValueError(f"{both} must have the same {what}, but {shapes}.")
     for attribute in ("device", "dtype"):
         ours, theirs = getattr(x, attribute), getattr(y, attribute)
         if ours != theirs:
-            return f"share one {attribute}", f"they have {ours} and {theirs}"
-    return None
+            raise ValueError(f"{both} must share one {attribute}, but they have {ours} and {theirs}.")
 
 
-def check_series(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return prediction (B, N, d) and target (B, M, d) in one precision; (B, N) is read as (B, N, 1)."""
-    allowed = "(batch, horizon) or (batch, horizon, variables)"
-    prediction = check_tensor("prediction", prediction, allowed, (2, 3))
-    target = check_tensor("target", target, allowed, (2, 3))
-    if prediction.dim() == target.dim() == 2:
-        prediction, target = prediction.unsqueeze(-1), target.unsqueeze(-1)
-    axes = {0: "batch size", 2: "number of variables"}
-    check_alike(("prediction", "target"), prediction, target, axes)
-    return prediction, target
-
-
-def demand(condition: Tensor, error: Callable[[], ValueError], in_short: str) -> None:
+def raise_unless(condition: Tensor, make_error: Callable[[], ValueError], compiled_message: str) -> None:
     """Raise where a condition on values fails; a compiled graph does so when it runs, with the short sentence."""
     if torch.compiler.is_compiling():
-        torch._assert_async(condition.all(), in_short)
+        torch._assert_async(condition.all(), compiled_message)
         return
     if torch._C._functorch.is_functorch_wrapped_tensor(condition):  # vmap: all that is mapped over, at once
         while torch._C._functorch.is_functorch_wrapped_tensor(condition):
             condition = torch._C._functorch.get_unwrapped(condition)
-        error = partial(ValueError, in_short)
+        make_error = partial(ValueError, compiled_message)
     if has_values(condition) and not condition.all():
-        raise error()
+        raise make_error()
 
 
 def has_values(tensor: Tensor) -> bool:
@@ -193,15 +173,13 @@ def has_values(tensor: Tensor) -> bool:
 
 def check_lengths(
     name: str,
-    lengths: Tensor | Sequence[int] | None,
+    lengths: Tensor | Sequence[int],
     batch: int,
     longest: int,
     device: torch.device,
     shortest: int = 1,
 ) -> Tensor:
-    """Return true lengths, one for each pair, as a (batch,) int64 tensor on ``device``; an empty one for None."""
-    if lengths is None:
-        return torch.empty(0, dtype=torch.int64, device=device)
+    """Return true lengths, one for each pair, as a (batch,) int64 tensor on ``device``."""
     lengths = whole_numbers(name, lengths)
     if lengths.shape != (batch,):
         raise ValueError(f"{name} must have shape ({batch},), one for each pair, but its shape is "
@@ -212,7 +190,7 @@ def check_lengths(
                           f"{lengths.min().item()} to {lengths.max().item()}.")  # fmt: skip
 
     inside = (lengths >= shortest) & (lengths <= longest)
-    demand(inside, error, f"{name} must lie between {shortest} and {longest}.")
+    raise_unless(inside, error, f"{name} must lie between {shortest} and {longest}.")
     return lengths.to(device=device, dtype=torch.int64)
 
 

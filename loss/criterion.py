@@ -5,9 +5,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from .checks import check_alpha, check_band, check_flag, check_new_gamma, check_reduction
-from .divergence import debiased
 from .pairs import Lengths, Pairs, check_pairs
-from .series import sweep_series, takes_weights
 
 _CHECKS = {
     "alpha": check_alpha,
@@ -18,16 +16,14 @@ _CHECKS = {
     "divergence": partial(check_flag, "divergence"),
 }
 _MAY_BE_TENSORS = ("gamma", "omega")
-_UNSAID = ("None", "False", "'squared'")  # settings that a printed loss does not mention
+HIDDEN_IN_REPR = ("None", "False", "'squared'")  # settings that a printed loss does not mention
 
 
-def reduce(values: Tensor, reduction: str) -> Tensor:
-    """Mean, sum or nothing over the batch (B,)."""
-    return values.mean() if reduction == "mean" else values.sum() if reduction == "sum" else values
+REDUCE = {"mean": Tensor.mean, "sum": Tensor.sum, "none": lambda values: values}  # over the batch (B,)
 
 
 class AlignmentLoss(nn.Module):
-    """A loss over all alignments of two series; a subclass says which, and how much each of its terms counts.
+    """A loss over all alignments of two series; a subclass says which.
 
     gamma is a number or a tensor with one number: a parameter is seen by optimizers, any other tensor becomes a
     buffer, and both may require grad (the derivative is minus the entropy of the alignments). Nothing keeps a learned
@@ -65,12 +61,8 @@ class AlignmentLoss(nn.Module):
         """Return Omega as a user gives it."""
         return omega
 
-    def _weights(self) -> tuple[float, ...]:
-        """How much each term of the sweep counts in the loss."""
-        return (1.0,)
-
-    def _arguments(self, pairs: Pairs) -> tuple[object, ...]:
-        """What :func:`loss.series.sweep_series` takes after the pairs."""
+    def _terms(self, pairs: Pairs) -> tuple[Tensor, ...]:
+        """The loss of each pair, (B,), and what it is made of, if it has parts."""
         raise NotImplementedError
 
     def forward(
@@ -90,43 +82,39 @@ class AlignmentLoss(nn.Module):
             target_lengths: the same for the target.
         """
         pairs = check_pairs(prediction, target, prediction_lengths, target_lengths, self.band)
-        if self.reduction != "none" and not self.divergence:
-            parts = self._by_variable(pairs)
-            arguments = self._arguments(parts)
-            if takes_weights(parts, *arguments[1:2]):
-                return self._reduced(pairs, parts, arguments)
-        return reduce(self._weighted(self._per_pair(pairs)), self.reduction)
-
-    def _by_variable(self, pairs: Pairs) -> Pairs:
-        return pairs.by_variable() if self.per_channel and pairs.x.shape[2] > 1 else pairs
-
-    def _reduced(self, pairs: Pairs, parts: Pairs, arguments: tuple[object, ...]) -> Tensor:
-        """The reduced loss by a sweep that weights its terms itself."""
-        of_mean = parts.x.shape[0] if self.reduction == "mean" else parts.x.shape[0] // pairs.x.shape[0]
-        shape, temporal = (*self._weights(), 0.0)[:2]
-        return sweep_series(parts, *arguments, weights=(shape / of_mean, temporal / of_mean))[0]
+        return REDUCE[self.reduction](self._per_pair(pairs)[0])
 
     def _per_pair(self, pairs: Pairs) -> tuple[Tensor, ...]:
-        """The terms of each pair, each (B,)."""
-        parts, d = self._by_variable(pairs), pairs.x.shape[2]
-        terms = self._debiased(parts) if self.divergence else self._sweep(parts)
-        return terms if parts.x.shape[2] == d else tuple(term.reshape(-1, d).mean(1) for term in terms)
+        """The loss of each pair and its terms, with the settings ``per_channel`` and ``divergence`` observed."""
+        d = pairs.x.shape[2]
+        apart = self.per_channel and d > 1
+        parts = pairs.by_variable() if apart else pairs
+        terms = self._debiased(parts) if self.divergence else self._terms(parts)
+        return tuple(term.reshape(-1, d).mean(1) for term in terms) if apart else terms
 
     def _debiased(self, pairs: Pairs) -> tuple[Tensor, ...]:
-        return debiased(self._sweep, pairs)
+        """The soft-DTW divergence (Blondel, Mensch & Vert, AISTATS 2021) of each term.
 
-    def _sweep(self, pairs: Pairs) -> tuple[Tensor, ...]:
-        return sweep_series(pairs, *self._arguments(pairs))[: len(self._weights())]
+        Soft-DTW of a series with itself is not zero but about ``-gamma`` times the logarithm of how many alignments
+        are as good as the straight one. The divergence subtracts that share::
 
-    def _weighted(self, terms: tuple[Tensor, ...]) -> Tensor:
-        weighted = [weight * term for weight, term in zip(self._weights(), terms, strict=True)]
-        return weighted[0] if len(weighted) == 1 else weighted[0] + weighted[1]
+            D(x, y) = S(x, y) - S(x, x) / 2 - S(y, y) / 2
+
+        What holds. ``D(x, x) = 0``, by construction, and ``x = y`` is a stationary point, because S is symmetric.
+        ``D >= 0`` follows (Cauchy-Schwarz) where the alignment kernel ``exp(-S / gamma)`` is positive definite, and D
+        tends to the hard DTW, which is not negative, as gamma goes to 0. With the squared Euclidean cost, however,
+        that kernel is not positive definite: series of a few steps that differ by less than ``sqrt(gamma)`` can have
+        a D slightly below zero (-0.008 for the six steps in tests/loss/test_variants.py, at gamma 1). Where a loss
+        must not be negative, take ``max(0, D)``, which is what DilateLoss does.
+        """
+        of_both, of_x, of_y = map(self._terms, (pairs, pairs.of_predictions(), pairs.of_targets()))
+        return tuple(xy - (xx + yy) / 2 for xy, xx, yy in zip(of_both, of_x, of_y, strict=True))
 
     def extra_repr(self) -> str:
         """Show the settings, those that are switched off left out."""
         names = ("alpha", "gamma", "reduction", "omega", "band", "per_channel", "divergence")
         shown = {name: self._shown(name) for name in names if hasattr(self, name)}
-        return ", ".join(f"{name}={value}" for name, value in shown.items() if value not in _UNSAID)
+        return ", ".join(f"{name}={value}" for name, value in shown.items() if value not in HIDDEN_IN_REPR)
 
     def _shown(self, name: str) -> str:
         value = getattr(self, name)

@@ -22,8 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .checks import check_flag, check_lengths, check_reduction, check_tensor, demand, whole_numbers
-from .criterion import reduce
+from .checks import check_flag, check_lengths, check_reduction, check_tensor, raise_unless, whole_numbers
+from .criterion import REDUCE
 from .kernels import compiled_transforms
 from .kernels.ctc import sweep_ctc
 from .kernels.operators import below_autograd, is_recorded
@@ -98,7 +98,7 @@ def _check_labels(targets: Tensor, m: Tensor, blank: int, classes: int) -> None:
         return ValueError(f"targets must be classes from 0 to {classes - 1} other than the blank, {blank}, but "
                           f"{targets[wrong][0].item()} is among them.")  # fmt: skip
 
-    demand(~wrong, error, f"targets must be classes from 0 to {classes - 1} other than the blank, {blank}.")
+    raise_unless(~wrong, error, f"targets must be classes from 0 to {classes - 1} other than the blank, {blank}.")
 
 
 def _check_targets(targets: WholeNumbers, B: int, device: torch.device) -> Tensor:
@@ -114,7 +114,7 @@ def _check_sum(m: Tensor, targets: Tensor) -> None:
         return ValueError(f"target_lengths must sum to the length of concatenated targets, {len(targets)}, but they "
                           f"sum to {m.sum().item()}.")  # fmt: skip
 
-    demand(m.sum() == len(targets), error, "target_lengths must sum to the length of concatenated targets.")
+    raise_unless(m.sum() == len(targets), error, "target_lengths must sum to the length of concatenated targets.")
 
 
 def _check(
@@ -253,7 +253,7 @@ def ctc_loss(
         values = nn.functional.ctc_loss(log_probs, targets, n, m, blank, "none", zero_infinity)
     if reduction == "mean":
         values = values / m.clamp(min=1)
-    return reduce(values if batched else values.squeeze(0), reduction)
+    return REDUCE[reduction](values if batched else values.squeeze(0))
 
 
 def ctc_alignment(

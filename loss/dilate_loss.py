@@ -8,20 +8,36 @@ The page to read beside the paper::
     L_DILATE      = alpha * L_shape + (1 - alpha) * L_temporal          Eq. 1                DilateLoss
     L_DILATE^t    = DTW_gamma(alpha * Delta + (1 - alpha) * Omega)      Eq. 5                TangledDilateLoss
 
-Both terms come out of one sweep over each pair of series (:mod:`loss.series`), so that the code of Eq. 2 and Eq. 4
-for given cost matrices, :func:`soft_dtw` and :func:`soft_path`, is not called here.
+Both recursions run over the same rows of the lattice: soft-DTW on dual numbers ``Delta + eps * Omega``, one sweep
+forward for the two terms, and one backward for the gradients of both.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import kernels, path_soft_dtw, soft_dtw
 from .checks import check_alpha, check_gamma
-from .criterion import AlignmentLoss, reduce
-from .omega import Omega, check_omega, penalty
-from .pairs import Lengths, Pairs, check_pairs
-from .series import sweep_series
+from .criterion import REDUCE, AlignmentLoss
+from .kernels import lattice, reference
+from .kernels.jit import inlined, jit
+from .kernels.lattice import CHUNK, MaybeTensor, Wants, allocate, at_V, cells_of, fill
+from .kernels.operators import (
+    Sweep,
+    below_autograd,
+    is_exported,
+    is_recorded,
+    operator,
+    register_sweep,
+    sweep_on_cuda,
+)
+from .kernels.simd import SLACK, flush_denormals, restore_denormals
+from .omega import Omega, Penalty, check_omega, crop, omega_matrix, penalty
+from .pairs import Lengths, Pairs, check_pairs, reachable, without_padding
+from .path_soft_dtw import SoftPath
+from .soft_dtw import soft_dtw_of, soft_dtw_sweep
 
 
 class DilateTerms(NamedTuple):
@@ -30,6 +46,345 @@ class DilateTerms(NamedTuple):
     loss: Tensor
     shape: Tensor
     temporal: Tensor
+
+
+# ----------------------------------------------------------------------- both recursions over the same rows
+
+
+@inlined
+def add_row_to_series(tile, results, d, p, n):
+    """(input) E and E_dot of n cells of row d, (output) the sums for the derivatives of both terms by the series."""
+    plan, work, lo = tile.plan, tile.work, tile.plan.lo[d]
+    for c in range(plan.C):
+        at_x, at_y = (c * plan.N + lo) * tile.size + p, (c * plan.M + plan.M - 1 - d + lo) * tile.size + p
+        if results.d_x.size > 0:
+            arrays = (work.x, work.y, work.E, work.by_x, work.E_dot, work.by_x_dot)
+            soft_dtw.add_to_series(arrays, (at_x, at_y, p, at_x), (), n)
+        if results.d_y.size > 0:
+            arrays = (work.x, work.y, work.E, work.by_y, work.E_dot, work.by_y_dot)
+            soft_dtw.add_to_series(arrays, (at_x, at_y, p, at_y), (), n)
+
+
+@jit
+def prepare(tile, problem):
+    """V_dot, E_dot and Omega as they are before the first row."""
+    plan, work, row = tile.plan, tile.work, tile.plan.longest * tile.size + SLACK
+    fill((work.E_dot,), (0,), (0.0,), row)
+    fill((work.omega,), (0,), (0.0,), max(row, 2 * (problem.omega.size // 2 + 1) * tile.size))
+    path_soft_dtw.load_omega(tile, problem)
+    fill((work.V_dot, work.E_dot_normalised), (0,), (0.0,), 3 * plan.stride)
+    fill((work.by_x_dot,), (0,), (0.0,), plan.C * plan.N * tile.size)
+    fill((work.by_y_dot,), (0,), (0.0,), plan.C * plan.M * tile.size)
+
+
+@jit
+def forward(tile, problem, results, origin, end):
+    """Eq. 2 and Eq. 4: V, q, V_dot, q_dot of the rows from ``origin`` to ``end``, and the values that end there."""
+    for d in range(origin, end + 1):
+        if problem.D.size > 0:
+            soft_dtw.gather_costs(tile, problem, d)
+        if problem.omega_matrix.size > 0:
+            path_soft_dtw.gather_omega(tile, problem, d)
+        soft_dtw.before_row(tile, origin, d)
+        path_soft_dtw.before_row(tile, origin, d)
+        cells = cells_of(tile, d)[1]
+        for p in range(0, cells, CHUNK):
+            n = min(CHUNK, cells - p)
+            soft_dtw.cost_row(tile, d, p, n)  # Delta
+            soft_dtw.forward_row(tile, origin, d, p, n)  # V, q
+            path_soft_dtw.forward_row(tile, problem, origin, d, p, n)  # V_dot, q_dot
+        soft_dtw.after_row(tile, origin, d)
+        path_soft_dtw.after_row(tile, origin, d)
+        if d >= tile.first_end:
+            soft_dtw.read_values(tile, problem, d, results.value)
+            path_soft_dtw.read_values(tile, problem, d, results.value, results.value_dot)
+    if end == tile.end:
+        work, (at, n) = tile.work, soft_dtw.after_last_row(tile, origin)
+        fill((work.q_left, work.q_diagonal, work.q_up, work.q_dot_left, work.q_dot_up), (at,), (0.0,), n)
+
+
+@jit
+def backward(tile, problem, results, origin, end):
+    """E and E_dot of the rows from ``end`` down to ``origin``, and the derivatives that are wanted."""
+    work = tile.work
+    for d in range(end, origin - 1, -1):
+        lo, cells = cells_of(tile, d)
+        fill((work.E_normalised, work.E_dot_normalised), (at_V(tile, d, lo - 1),), (0.0,), tile.size)
+        chunk = CHUNK if d < tile.first_end else max(cells, 1)
+        for p in range(0, cells, chunk):
+            n = min(chunk, cells - p)
+            if d < tile.end:
+                path_soft_dtw.backward_row(tile, origin, d, p, n)  # E, E_dot
+            if d >= tile.first_end:
+                soft_dtw.start_paths(tile, problem, origin, d)
+            if p + n == cells:  # the row loop has written behind the row, and sums over series must not notice
+                fill((work.E, work.E_dot), (cells,), (0.0,), SLACK)
+            add_row_to_series(tile, results, d, p, n)
+        fill((work.E_normalised, work.E_dot_normalised), (at_V(tile, d, tile.plan.hi[d] + 1),), (0.0,), tile.size)
+        if results.d_D.size > 0:
+            lattice.scatter_row(work.E, tile, d, results.d_D[0])
+            lattice.scatter_row(work.E_dot, tile, d, results.d_D[1])
+        if results.d_gamma.size > 0:
+            path_soft_dtw.add_entropies(tile, origin, d, results.d_gamma)
+
+
+@jit
+def sweep(problem, results, plan, work, share, shares):
+    """Every ``shares``-th tile of the batch, segment by segment, as :func:`.soft_dtw.sweep` does it."""
+    state = flush_denormals()
+    for first in range(share * plan.tile, problem.n.size, shares * plan.tile):
+        tile = lattice.tile_of(problem, plan, work, first)
+        prepare(tile, problem)
+        V, V_dot, saved, size, rows, end = work.V, work.V_dot, work.saved, 3 * plan.stride, plan.rows, tile.end
+        last = end // rows * rows
+        for origin in range(0, last + 1, rows):
+            if plan.backward and origin < last:
+                lattice.copy(V, 0, saved, origin // rows * 2 * size, size)
+                lattice.copy(V_dot, 0, saved, (origin // rows * 2 + 1) * size, size)
+            forward(tile, problem, results, origin, min(origin + rows - 1, end))
+        for origin in range(last if plan.backward else -1, -1, -rows):
+            if origin < last:
+                lattice.copy(saved, origin // rows * 2 * size, V, 0, size)
+                lattice.copy(saved, (origin // rows * 2 + 1) * size, V_dot, 0, size)
+                forward(tile, problem, results, origin, min(origin + rows + 1, end))
+            backward(tile, problem, results, origin, min(origin + rows - 1, end))
+        if results.d_x.size > 0:
+            lattice.store_series(work.by_x, tile, 0, 1, 1.0, results.value, results.d_x[0])
+            lattice.store_series(work.by_x_dot, tile, 0, 1, 1.0, results.value, results.d_x[1])
+        if results.d_y.size > 0:
+            lattice.store_series(work.by_y, tile, plan.M - 1, -1, -1.0, results.value, results.d_y[0])
+            lattice.store_series(work.by_y_dot, tile, plan.M - 1, -1, -1.0, results.value, results.d_y[1])
+        lattice.nan_where_invalid(tile, results)
+    restore_denormals(state)
+
+
+# ----------------------------------------------------------------------- the operator, and Eq. 1
+
+
+sweep_on_cpu = partial(lattice.run, sweep)
+
+
+@operator(cpu=sweep_on_cpu, cuda=sweep_on_cuda)
+def dilate_sweep(
+    x: MaybeTensor,
+    y: MaybeTensor,
+    D: MaybeTensor,
+    gamma: Tensor,
+    n: MaybeTensor,
+    m: MaybeTensor,
+    omega: Tensor,
+    omega_scale: MaybeTensor,
+    band: int,
+    wants: Wants,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Eq. 2 and Eq. 4 of two series, or of given costs, and their derivatives.
+
+    The arguments are those of :func:`.soft_dtw.soft_dtw_sweep`, and Omega in float64: ``omega`` (N + M - 1,) holds
+    Omega at h - j + M - 1; or it is (1 or B, N, M), and any matrix may stand there; ``omega_scale`` (B,) is a factor
+    of Omega for each pair, None for one.
+
+    Returns:
+        ``value`` and ``value_dot`` (B,), then the derivatives, those of ``value`` before those of ``value_dot``: by x
+        (2, B, N, C), by y (2, B, M, C), by D (2, B, N, M) and by gamma (2, B), float64.
+    """
+    return allocate(x, y, D, gamma, 2, wants)
+
+
+register_sweep(dilate_sweep)
+
+
+class Settings(NamedTuple):
+    """The arguments of :class:`Dilate` that are no tensors."""
+
+    alpha: float
+    band: int
+    want_x: bool
+    want_y: bool
+    want_gamma: bool
+
+
+class Dilate(Sweep):
+    """Eq. 1, Eq. 2 and Eq. 4 of each pair of series, with the derivatives of the terms made in the forward pass.
+
+    Eq. 1 is added up here, where autograd does not look: a node of its graph takes longer than a small sweep. Without
+    Omega there is Eq. 2 alone, which the loss then is.
+    """
+
+    @staticmethod
+    def forward(x, y, gamma, omega, omega_scale, n, m, settings):
+        """Run the sweep; no ``*arguments``, for torch.compile counts the parameters.
+
+        The arguments are those of :func:`dilate_sweep`, and alpha.
+
+        Returns:
+            Loss, shape term and temporal term, each (B,), without Omega the last two empty; the derivatives of shape
+            and temporal term by x (1 or 2, B, N, C), by y (1 or 2, B, M, C), and by gamma (1 or 2, B).
+        """
+        alpha, band, want_x, want_y, want_gamma = settings
+        wants = want_x, want_y, False, want_gamma
+        with below_autograd():
+            if omega is None:
+                shape, none, d_x, d_y, _, d_gamma = soft_dtw_sweep(x, y, None, gamma, n, m, band, wants)
+                return shape, none, none.clone(), d_x, d_y, d_gamma
+            results = dilate_sweep(x, y, None, gamma, n, m, omega, omega_scale, band, wants)
+            shape, temporal, d_x, d_y, _, d_gamma = results
+            return torch.lerp(temporal, shape, alpha), shape, temporal, d_x, d_y, d_gamma  # Eq. 1
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Keep the derivatives, and what is needed to make them again."""
+        ctx.settings = inputs[7]
+        ctx.save_for_backward(*inputs[:7], *output[3:])
+        ctx.mark_non_differentiable(*output[3:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, g, g_shape, g_temporal, *_):
+        """Scale the derivatives; with ``create_graph=True`` make them again as a function with a derivative."""
+        gradients, settings = (g, g_shape, g_temporal), ctx.settings
+        inputs, derivatives = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+        if all(gradient is None for gradient in gradients):
+            return (None,) * 8
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            terms, derivatives = derivatives[0].shape[0], DilateDerivatives.apply(*inputs, settings)
+            derivatives = [derivatives[k : k + terms] for k in range(0, len(derivatives), terms)]
+        d_x, d_y, d_gamma = (
+            _combine(gradients, d, settings.alpha) if wanted else None
+            for wanted, d in zip(ctx.needs_input_grad[:3], derivatives, strict=True)
+        )
+        d_gamma, d_omega = None if d_gamma is None else d_gamma.sum(), None
+        if ctx.needs_input_grad[3]:
+            weight = _add(None if g is None else (1 - settings.alpha) * g, g_temporal)
+            d_omega = None if weight is None else _derivative_by_omega(inputs, settings.band, weight)
+        return d_x, d_y, d_gamma, d_omega, None, None, None, None
+
+
+class DilateDerivatives(Sweep):
+    """The derivatives that :class:`Dilate` makes, as a function with a derivative of its own.
+
+    They come by x, y and gamma, each of the shape term first. The second derivative of the shape term is right; that
+    of the temporal term, which would be a third one of soft-DTW, is refused.
+    """
+
+    @staticmethod
+    def forward(x, y, gamma, omega, omega_scale, n, m, settings):
+        """Run the sweep."""
+        derivatives = Dilate.forward(x, y, gamma, omega, omega_scale, n, m, settings)[3:]
+        return tuple(term.clone() for d in derivatives for term in d)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Keep the inputs."""
+        ctx.settings = inputs[7]
+        ctx.save_for_backward(*inputs[:7])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, *z):
+        """The Hessian of Eq. 2 along the incoming gradients z: gradient of ``<z_x, dV / dx> + <z_y, dV / dy>``."""
+        x, y, gamma, omega, _, n, m = ctx.saved_tensors
+        terms = 1 if omega is None else 2
+        z_x, z_y = z[0], z[terms]
+        if ctx.needs_input_grad[3]:
+            raise NotImplementedError("A loss with an Omega that is learned can be differentiated once only.")
+        if any(of is not None for k, of in enumerate(z) if k not in (0, terms)):
+            raise NotImplementedError(
+                "In reverse mode only the shape term can be differentiated twice, and only by the series: "
+                "torch.func.hessian and loss.kernels.reference differentiate the other one, too."
+            )
+        if z_x is None and z_y is None:
+            return (None,) * 8
+        D, difference = _costs(x, y, n, m)
+        direction = _add(None if z_x is None else z_x.unsqueeze(2), None if z_y is None else -z_y.unsqueeze(1))
+        Z = (2 * (difference * direction).sum(-1)).double()
+        wants = (False, False, True, ctx.needs_input_grad[2])
+        *_, E, d_gamma = dilate_sweep(None, None, D, gamma, n, m, Z, None, ctx.settings.band, wants)
+        by_difference = 2 * (E[1].unsqueeze(-1) * difference + E[0].unsqueeze(-1) * direction)
+        return by_difference.sum(2), -by_difference.sum(1), d_gamma[1].sum() if wants[3] else None, *(None,) * 5
+
+
+def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+def _combine(
+    gradients: tuple[Tensor | None, ...], derivatives: Tensor | tuple[Tensor, ...], alpha: float
+) -> Tensor | None:
+    """The gradient of loss, shape and temporal term together, leaving out what has no incoming gradient."""
+    g, *of_terms = gradients
+    parts = list(zip(of_terms, derivatives, strict=False))
+    if g is not None:
+        of_loss = derivatives[0] if len(derivatives) == 1 else torch.lerp(derivatives[1], derivatives[0], alpha)
+        parts.append((g, of_loss))
+    total = None
+    for weight, d in parts:
+        if weight is not None:
+            weight = weight.reshape(-1, *(1,) * (d.dim() - 1))
+            total = weight * d if total is None else torch.addcmul(total, weight, d)
+    return total
+
+
+def _costs(x: Tensor, y: Tensor, n: Tensor | None, m: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Delta (B, N, M), which the sweep made row by row, and the differences (B, N, M, d) that it is made of."""
+    difference = without_padding(x, n).unsqueeze(2) - without_padding(y, m).unsqueeze(1)
+    return difference.square().sum(-1), difference
+
+
+def _derivative_by_omega(inputs: tuple[Tensor | None, ...], band: int, weight: Tensor) -> Tensor:
+    """``d L_temporal / d Omega = A*_gamma``, times its weights and summed over the batch, as (1, N, M)."""
+    x, y, gamma, omega, omega_scale, n, m = inputs
+    path = SoftPath.apply(_costs(x, y, n, m)[0], gamma, n, m, band)
+    weight = weight if omega_scale is None else weight * omega_scale
+    return (weight.reshape(-1, 1, 1) * path).sum(0, keepdim=True).to(omega.dtype)
+
+
+def dilate_terms(pairs: Pairs, gamma: Tensor, omega: Penalty | None, alpha: float) -> DilateTerms:
+    """Eq. 1, Eq. 2 and Eq. 4 of each pair.
+
+    Args:
+        pairs: the series, their true lengths and their band.
+        gamma: 0-d float64 tensor, the smoothing.
+        omega: Omega; None for Eq. 2 alone, which the loss then is.
+        alpha: weight of the shape term.
+
+    Returns:
+        Loss, shape and temporal term, each (B,); without Omega the last two are of no use.
+    """
+    (x, y, (n, m, band)), (values, scale) = pairs, (None, None) if omega is None else omega
+    if band >= 0:
+        N, M = new = reachable(*(old := (x.shape[1], y.shape[1])), band)
+        x, y, values = x[:, :N], y[:, :M], None if values is None else crop(values, old, new)
+    learned = torch.is_grad_enabled() and values is not None and values.requires_grad
+    if not kernels.has_kernels(x.device) or (learned and is_exported()):
+        return _terms_in_torch(Pairs(x, y, pairs.lattice), gamma, values, scale, alpha)
+    if torch.compiler.is_compiling():  # it takes no tensor twice: a series beside itself comes as a view
+        y, m = y.view_as(y), None if m is None else m.view_as(m)
+    wants = [torch.is_grad_enabled() and t.requires_grad for t in (x, y, gamma)]
+    recorded = is_recorded()
+    if recorded and not torch.compiler.is_compiling():  # it may be called with series that require grad
+        wants[:2] = True, True
+    arguments = (x, y, gamma, values, scale, n, m, Settings(alpha, band, *wants))
+    if recorded and not learned:  # the operator itself, whose gradient goes with it
+        return DilateTerms(*Dilate.forward(*arguments)[:3])
+    run = Dilate.apply if learned or any(wants) else Dilate.forward
+    return DilateTerms(*run(*arguments)[:3])
+
+
+def _terms_in_torch(
+    pairs: Pairs, gamma: Tensor, omega: Tensor | None, omega_scale: Tensor | None, alpha: float
+) -> DilateTerms:
+    """The same by the readable reference."""
+    n, m, band = pairs.lattice
+    D, _ = _costs(*map(reference.widened, pairs[:2]), n, m)
+    Omega = torch.zeros_like(D)
+    if omega is not None:
+        Omega = omega_matrix(Penalty(omega, omega_scale), *D.shape[1:]).to(D.dtype)
+    shape, temporal = reference.dilate(D, Omega, gamma, band, n, m)
+    loss = shape if omega is None else alpha * shape + (1 - alpha) * temporal  # Eq. 1
+    return DilateTerms(*(term.to(pairs.x.dtype) for term in (loss, shape, temporal)))
+
+
+# ----------------------------------------------------------------------- the losses
 
 
 def dilate_loss(
@@ -59,9 +414,8 @@ def dilate_loss(
         TypeError, ValueError: for arguments that are none of these.
     """
     alpha, pairs = check_alpha(alpha), check_pairs(outputs, targets)
-    shape, temporal = sweep_series(pairs, check_gamma(gamma, outputs), penalty("squared", pairs))  # Eq. 2, Eq. 4
-    loss = alpha * shape + (1 - alpha) * temporal  # Eq. 1
-    return loss.mean(), shape.mean(), temporal.mean()
+    terms = dilate_terms(pairs, check_gamma(gamma, outputs), penalty("squared", pairs), alpha)
+    return tuple(term.mean() for term in terms)
 
 
 class DilateLoss(AlignmentLoss):
@@ -69,8 +423,7 @@ class DilateLoss(AlignmentLoss):
 
     Shapes: prediction (B, N, d) or (B, N), target (B, M, d) or (B, M), float32 or float64 (half precision is
     computed in float32); the result is a scalar, or (B,) with ``reduction="none"``. The gradient is that of the
-    value returned. The shape term, and so the loss, may be negative: see ``divergence`` and the README's questions
-    and answers.
+    value returned. The shape term, and so the loss, may be negative: see ``divergence`` and docs/faq.md.
 
     Args:
         alpha: weight of the shape term, from 0 to 1; 0.5 in the paper, 0.8 for its Traffic data.
@@ -85,7 +438,7 @@ class DilateLoss(AlignmentLoss):
             are aligned together, by the squared Euclidean distance of their vectors.
         divergence: make the loss zero where prediction equals target, and nowhere negative. With
             ``D[f] = f(x, y) - (f(x, x) + f(y, y)) / 2`` the shape term is ``max(0, D[Eq. 2])``, the soft-DTW
-            divergence (:mod:`loss.divergence` tells why it needs the maximum), and the temporal term
+            divergence (why it needs the maximum is said in :class:`.criterion.AlignmentLoss`), and the temporal term
             ``max(0, D[Eq. 4])``, time distortion beyond what smoothing alone does to either series. Proof: both
             maxima are at least 0, and D is 0 for ``x = y``. The reverse fails: within about ``sqrt(gamma)`` of its
             target a prediction may have loss 0 too. It costs three sweeps instead of one.
@@ -111,14 +464,13 @@ class DilateLoss(AlignmentLoss):
     def _check_omega(self, omega: Omega) -> Omega:
         return check_omega(omega, self.divergence)
 
-    def _weights(self) -> tuple[float, float]:
-        return self.alpha, 1 - self.alpha  # Eq. 1
+    def _terms(self, pairs: Pairs) -> DilateTerms:
+        return dilate_terms(pairs, check_gamma(self.gamma, pairs.x), penalty(self.omega, pairs), self.alpha)
 
-    def _arguments(self, pairs: Pairs) -> tuple[object, ...]:
-        return check_gamma(self.gamma, pairs.x), penalty(self.omega, pairs)  # Eq. 2, Eq. 4
-
-    def _debiased(self, pairs: Pairs) -> tuple[Tensor, ...]:
-        return tuple(term.relu() for term in super()._debiased(pairs))
+    def _debiased(self, pairs: Pairs) -> DilateTerms:
+        _, shape, temporal = super()._debiased(pairs)
+        shape, temporal = shape.relu(), temporal.relu()
+        return DilateTerms(self.alpha * shape + (1 - self.alpha) * temporal, shape, temporal)  # Eq. 1
 
     def components(
         self,
@@ -129,9 +481,43 @@ class DilateLoss(AlignmentLoss):
     ) -> DilateTerms:
         """Return the loss with its shape and its temporal term, all reduced; the arguments are those of a call."""
         pairs = check_pairs(prediction, target, prediction_lengths, target_lengths, self.band)
-        shape, temporal = self._per_pair(pairs)
-        terms = self._weighted((shape, temporal)), shape, temporal
-        return DilateTerms(*(reduce(term, self.reduction) for term in terms))
+        return DilateTerms(*map(REDUCE[self.reduction], self._per_pair(pairs)))
+
+
+class SoftDTWLoss(AlignmentLoss):
+    """Soft-DTW between predicted and true series, as a training criterion (Eq. 2).
+
+    Shapes: prediction (B, N, d) or (B, N), target (B, M, d) or (B, M), float32 or float64 (half precision is
+    computed in float32); the result is a scalar, or (B,) with ``reduction="none"``. The loss may be negative: see
+    ``divergence`` and docs/faq.md.
+
+    Args:
+        gamma: smoothing, in squared units of the data, > 0; the paper uses 0.01. A tensor or a parameter with one
+            number may require grad: see :class:`loss.criterion.AlignmentLoss`.
+        reduction: "mean", "sum" or "none", over the batch.
+        band: Sakoe-Chiba band: step h is aligned with step j only where ``|h - j| <= band``; None for no band.
+        per_channel: align each variable on its own and take the mean over the variables. By default all variables
+            are aligned together, by the squared Euclidean distance of their vectors.
+        divergence: the soft-DTW divergence: zero where prediction equals target, and negative at most slightly, near
+            there (:class:`.criterion.AlignmentLoss`). It costs three sweeps instead of one.
+
+    Raises:
+        ValueError, TypeError: for bad settings here, and for bad series or lengths when called.
+    """
+
+    def __init__(
+        self,
+        gamma: float | Tensor = 0.01,
+        reduction: str = "mean",
+        *,
+        band: int | None = None,
+        per_channel: bool = False,
+        divergence: bool = False,
+    ):
+        super().__init__(gamma, reduction, band, per_channel, divergence)
+
+    def _terms(self, pairs: Pairs) -> tuple[Tensor]:
+        return dilate_terms(pairs, check_gamma(self.gamma, pairs.x), None, 1.0)[:1]  # Eq. 2
 
 
 class TangledDilateLoss(AlignmentLoss):
@@ -139,7 +525,9 @@ class TangledDilateLoss(AlignmentLoss):
 
     The paper's two versions: *weighted* (DILATE^t-W), with an Omega that grows with ``|h - j|``, and *band*
     (DILATE^t-BC), ``TangledDilateLoss(omega=None, band=T)``: Omega is 0 where ``|h - j| <= T``, else infinite. Both
-    at once are possible. Shapes and the sign of the value are as for :class:`SoftDTWLoss`.
+    at once are possible. Shapes and the sign of the value are as for :class:`SoftDTWLoss`. The cost matrices
+    (B, N, M) and the differences (B, N, M, d) are made in float64, which takes more time and memory than the other
+    losses do.
 
     Args:
         alpha: weight of Delta in the cost, from 0 to 1; what the paper used is not said there.
@@ -148,10 +536,10 @@ class TangledDilateLoss(AlignmentLoss):
         omega: as for :class:`DilateLoss`, or None for the band alone. A parameter is learned here too.
         band: Sakoe-Chiba band, T in the paper.
         per_channel: align each variable on its own and take the mean over the variables.
-        divergence: subtract half of the loss of each series with itself (:mod:`loss.divergence`), so that it is zero
-            where prediction equals target. With ``omega="squared"`` this is the soft-DTW divergence of series that
-            carry the scaled time as one more variable, since the cost is their squared distance. It may be slightly
-            negative, as all soft-DTW divergences of that cost.
+        divergence: subtract half of the loss of each series with itself (see :class:`.criterion.AlignmentLoss`), so
+            that the loss is zero where prediction equals target. With ``omega="squared"`` this is the soft-DTW
+            divergence of series that carry the scaled time as one more variable, since the cost is their squared
+            distance. It may be slightly negative, as all soft-DTW divergences of that cost.
 
     Raises:
         ValueError, TypeError: for bad settings here, and for bad series or lengths when called.
@@ -176,6 +564,11 @@ class TangledDilateLoss(AlignmentLoss):
     def _check_omega(self, omega: Omega | None) -> Omega | None:
         return None if omega is None else check_omega(omega, self.divergence)
 
-    def _arguments(self, pairs: Pairs) -> tuple[object, ...]:
-        omega = None if self.omega is None else penalty(self.omega, pairs)
-        return check_gamma(self.gamma, pairs.x), omega, self.alpha  # Eq. 5
+    def _terms(self, pairs: Pairs) -> tuple[Tensor]:
+        n, m, _ = pairs.lattice
+        x, y = (reference.widened(s) for s in pairs[:2])  # a float32 cost would cost the gradient its last digits
+        D = self.alpha * _costs(x, y, n, m)[0]
+        if self.omega is not None:
+            Omega = omega_matrix(penalty(self.omega, pairs), *D.shape[1:])
+            D = D + (1 - self.alpha) * Omega.to(D.dtype)
+        return (soft_dtw_of(D, check_gamma(self.gamma, pairs.x), pairs.lattice).to(pairs.x.dtype),)  # Eq. 5

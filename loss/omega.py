@@ -76,7 +76,7 @@ class Penalty(NamedTuple):
     """Omega in the form that the sweeps take."""
 
     values: Tensor  # (N + M - 1,), Omega at h - j + M - 1, or (1, N, M); float64
-    scale: Tensor  # (B,) float64, its factor for each pair; (0,) where that is one
+    scale: Tensor | None  # (B,) float64, its factor for each pair; None where that is one
 
 
 def check_omega(omega: Omega, divergence: bool) -> Omega:
@@ -105,12 +105,13 @@ def penalty(omega: Omega, pairs: Pairs) -> Penalty:
     N, M = pairs.x.shape[1], pairs.y.shape[1]
     device = pairs.x.device
     omega = NAMED[omega] if isinstance(omega, str) else omega
-    no_scale = torch.empty(0, dtype=torch.float64, device=device)
     if isinstance(omega, AsymmetricOmega):
         n, m, _ = pairs.lattice
-        if not n.numel() and not m.numel():
-            return Penalty(_by_lag(omega, N, M, device), no_scale)
-        cells = (n if n.numel() else N) * (m if m.numel() else M)
+        if n is None and m is None:
+            if device.type == "cpu" and type(N) is type(M) is int and not torch.compiler.is_compiling():
+                return Penalty(torch.from_numpy(_by_lag_on_cpu(omega, N, M)), None)
+            return Penalty(omega.by_lag(N, M, device) * (N * M) ** (-omega.power / 2), None)
+        cells = (N if n is None else n) * (M if m is None else m)
         return Penalty(omega.by_lag(N, M, device), cells.double() ** (-omega.power / 2))
     if omega.shape != (N, M):
         raise ValueError(
@@ -119,19 +120,15 @@ def penalty(omega: Omega, pairs: Pairs) -> Penalty:
         )
     if omega.device != device:
         raise ValueError(f"omega is on {omega.device}, but the series are on {device}: move the loss with .to().")
-    return Penalty(omega.double().unsqueeze(0), no_scale)
-
-
-def _by_lag(omega: AsymmetricOmega, N: int, M: int, device: torch.device) -> Tensor:
-    """``omega.by_lag`` divided by ``k**power``; a cached array takes 2 us a call, torch's operations take 22."""
-    if device.type == "cpu" and type(N) is type(M) is int and not torch.compiler.is_compiling():
-        return torch.from_numpy(_by_lag_on_cpu(omega, N, M))
-    return omega.by_lag(N, M, device) * (N * M) ** (-omega.power / 2)
+    return Penalty(omega.double().unsqueeze(0), None)
 
 
 @lru_cache(maxsize=64)
 def _by_lag_on_cpu(omega: AsymmetricOmega, N: int, M: int) -> np.ndarray:
-    # NumPy from the start: torch's transforms, modes and defaults have no influence on what is cached.
+    """``omega.by_lag`` divided by ``k**power``: a cached array takes 2 us a call, torch's operations take 22.
+
+    NumPy from the start, so that torch's transforms, modes and defaults have no influence on what is cached.
+    """
     return omega.at(np.arange(1 - M, N, dtype=np.float64)) * (N * M) ** (-omega.power / 2)
 
 
@@ -148,4 +145,4 @@ def omega_matrix(omega: Penalty, N: int, M: int) -> Tensor:
     if values.dim() == 1:
         offsets = torch.arange(N, device=values.device)[:, None] - torch.arange(M, device=values.device) + M - 1
         values = values[offsets].unsqueeze(0)
-    return values * omega.scale.reshape(-1, 1, 1) if omega.scale.numel() else values
+    return values if omega.scale is None else values * omega.scale.reshape(-1, 1, 1)

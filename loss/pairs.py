@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_lengths, check_series, demand
+from .checks import check_alike, check_lengths, check_tensor, raise_unless
 
 Lengths = Tensor | Sequence[int] | None
 
@@ -14,13 +14,9 @@ Lengths = Tensor | Sequence[int] | None
 class Lattice(NamedTuple):
     """The cells (h, j) with h < n, j < m and |h - j| <= band of each pair; ``band`` is -1 where there is none."""
 
-    n: Tensor  # (B,) int64; (0,) where all pairs have the full length
-    m: Tensor
+    n: Tensor | None  # (B,) int64; None where all pairs have the full length
+    m: Tensor | None
     band: int
-
-    def reachable(self, N: int, M: int) -> tuple[int, int]:
-        """How much of N x M cells a path can visit: padding far outside of the band is worth no sweep."""
-        return (N, M) if self.band < 0 else (min(N, M + self.band), min(M, N + self.band))
 
 
 class Pairs(NamedTuple):
@@ -42,8 +38,13 @@ class Pairs(NamedTuple):
         """(B, N, d) -> (B * d, N, 1): each variable is a pair of its own."""
         x, y = (s.transpose(1, 2).reshape(-1, s.shape[1], 1) for s in (self.x, self.y))
         n, m, band = self.lattice
-        d = self.x.shape[2]
-        return Pairs(x, y, Lattice(n.repeat_interleave(d), m.repeat_interleave(d), band))
+        n, m = (None if k is None else k.repeat_interleave(self.x.shape[2]) for k in (n, m))
+        return Pairs(x, y, Lattice(n, m, band))
+
+
+def reachable(N: int, M: int, band: int) -> tuple[int, int]:
+    """How much of N x M cells a path can visit: padding far outside of the band is worth no sweep."""
+    return (N, M) if band < 0 else (min(N, M + band), min(M, N + band))
 
 
 def check_lattice(
@@ -55,18 +56,21 @@ def check_lattice(
 ) -> Lattice:
     """Check the lengths, and that the band leaves every pair of the (B, N, M) lattices a path."""
     B, N, M = shape
-    n = check_lengths("prediction_lengths", prediction_lengths, B, N, device)
-    m = check_lengths("target_lengths", target_lengths, B, M, device)
+    n = m = None
+    if prediction_lengths is not None:
+        n = check_lengths("prediction_lengths", prediction_lengths, B, N, device)
+    if target_lengths is not None:
+        m = check_lengths("target_lengths", target_lengths, B, M, device)
     if band is None:
         return Lattice(n, m, -1)
-    if n.numel() or m.numel():
-        longer = (n if n.numel() else N) - (m if m.numel() else M)
+    if n is not None or m is not None:
+        longer = (N if n is None else n) - (M if m is None else m)
 
         def error() -> ValueError:
             worst = longer.abs().argmax()
-            return _infeasible(band, *(k[worst].item() if k.numel() else K for k, K in ((n, N), (m, M))))
+            return _infeasible(band, *(K if k is None else k[worst].item() for k, K in ((n, N), (m, M))))
 
-        demand(longer.abs() <= band, error, f"band is {band}, but the lengths of a pair differ by more.")
+        raise_unless(longer.abs() <= band, error, f"band is {band}, but the lengths of a pair differ by more.")
     elif abs(N - M) > band:
         raise _infeasible(band, N, M)
     return Lattice(n, m, band)
@@ -86,15 +90,21 @@ def check_pairs(
     target_lengths: Lengths = None,
     band: int | None = None,
 ) -> Pairs:
-    """Check series and lengths as a user gives them."""
-    x, y = check_series(prediction, target)
+    """Check series and lengths as a user gives them; (B, N) is read as (B, N, 1)."""
+    allowed = "(batch, horizon) or (batch, horizon, variables)"
+    x, y = check_tensor("prediction", prediction, allowed, (2, 3)), check_tensor("target", target, allowed, (2, 3))
+    if x.dim() == y.dim() == 2:
+        x, y = x.unsqueeze(-1), y.unsqueeze(-1)
+    check_alike(("prediction", "target"), x, y, {0: "batch size", 2: "number of variables"})
+    if prediction_lengths is target_lengths is band is None:
+        return Pairs(x, y, Lattice(None, None, -1))
     shape = (x.shape[0], x.shape[1], y.shape[1])
     return Pairs(x, y, check_lattice(shape, x.device, prediction_lengths, target_lengths, band))
 
 
-def without_padding(series: Tensor, lengths: Tensor) -> Tensor:
+def without_padding(series: Tensor, lengths: Tensor | None) -> Tensor:
     """(B, N, d) with zeros beyond the true lengths, and no gradient there."""
-    if not lengths.numel():
+    if lengths is None:
         return series
     inside = torch.arange(series.shape[1], device=series.device) < lengths.unsqueeze(1)
     return torch.where(inside.unsqueeze(-1), series, 0.0)

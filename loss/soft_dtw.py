@@ -1,14 +1,36 @@
-"""Delta and Eq. 2: soft-DTW, the shape term of DILATE (Cuturi & Blondel 2017)."""
+"""Delta and Eq. 2: soft-DTW, the shape term of DILATE (Cuturi & Blondel 2017, Algorithms 1 and 2).
 
+Forward, with the letters of Mensch & Blondel (2018), over the predecessors p of a cell: left ``(i, j-1)``, diagonal
+``(i-1, j-1)`` and up ``(i-1, j)``::
+
+    V   = Delta + m - gamma * log(sum_p exp((m - V_p) / gamma)),   m = min_p V_p       V[N-1, M-1] is Eq. 2
+    q_p = exp((m - V_p) / gamma) / sum_r exp((m - V_r) / gamma)
+
+and backward, over the successors of a cell::
+
+    E   = sum q_succ * E_succ                                                          E is d Eq. 2 / d Delta
+
+V and E are float64 whatever the input is: q depends on differences of V divided by gamma, and with costs of 1e6 a
+float32 V leaves no digit of them. V is in units of ``gamma * log(2)``, so that the softmin takes powers and
+logarithms of two. The formulas of a cell are in :mod:`.kernels.cells`, the rows in :mod:`.kernels.lattice`.
+"""
+
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import kernels
 from .checks import check_alike, check_band, check_gamma, check_tensor
-from .criterion import AlignmentLoss
-from .kernels import reference
-from .kernels.operators import is_exported
-from .pairs import Lattice, Lengths, Pairs, check_lattice
+from .kernels import lattice, reference, simd
+from .kernels.cells import OneCell, formulas
+from .kernels.jit import inlined, jit
+from .kernels.lattice import CHUNK, LN2, UNREACHABLE, MaybeTensor, Wants, allocate, at_q, at_V, cells_of, fill
+from .kernels.operators import Sweep, is_recorded, operator, register_sweep, sweep_on_cuda
+from .kernels.simd import SLACK, flush_denormals, restore_denormals, row_loop
+from .pairs import Lattice, Lengths, check_lattice, reachable
+
+cell = formulas(simd)
+correction_of_one_cell, entropies = inlined(formulas(OneCell).correction), inlined(formulas(OneCell).entropies)
 
 
 def pairwise_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -35,40 +57,305 @@ def pairwise_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
     return (x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1)
 
 
-def check_costs(
-    D: Tensor, prediction_lengths: Lengths = None, target_lengths: Lengths = None, band: int | None = None
-) -> tuple[Tensor, Lattice]:
-    """Return costs (B, N, M) and their lattice."""
-    D = check_tensor("D", D, "(batch, N, M)", (3,))
-    return D, check_lattice(tuple(D.shape), D.device, prediction_lengths, target_lengths, check_band(band))
+# ----------------------------------------------------------------------- forward: a row of Delta, of V and q
 
 
-def sweep_costs(
-    D: Tensor, gamma: Tensor, omega: Tensor | None, lattice: Lattice, want_path: bool, want_gamma: bool = False
-) -> list[Tensor]:
-    """Run the sweeps on costs (B, N, M); the results are those of :func:`loss.kernels.matrix`."""
-    N, M = lattice.reachable(*D.shape[1:])
-    cropped = (slice(None), slice(N), slice(M))
-    dual = omega is not None
-    omega = torch.zeros(0, dtype=torch.float64, device=D.device) if omega is None else omega[cropped].double()
-    results = list(kernels.matrix(D[cropped], gamma, omega, *lattice, dual, want_path, want_gamma))
-    if D.shape[1:] != (N, M) and want_path:
-        results[2] = torch.nn.functional.pad(results[2], (0, D.shape[2] - M, 0, D.shape[1] - N))
-    return results
+@row_loop
+def square_differences(rows, at, numbers):
+    """(output) Delta = Delta of other variables + scale * (x - y)**2; float64 keeps the digits of offset series."""
+    x, y, others, Delta = rows
+    difference = x.load(at[0]).double() - y.load(at[1]).double()
+    Delta.store(at[2], others.load(at[2]) + difference * difference * numbers[0])
 
 
-class SoftDTW(torch.autograd.Function):
+@row_loop
+def value_cells(rows, at, numbers):
+    """(input) Delta and V of the predecessors, (output) V and q: Eq. 2."""
+    V, Delta, q_left, q_diagonal, q_up = rows
+    here, left, diagonal, up, at_Delta, at_q = at
+    softmin, of_left, of_up, of_diagonal = cell.softmin(V.load(left), V.load(up), V.load(diagonal), q_left.number)
+    q_left.store(at_q, of_left)
+    q_diagonal.store(at_q, of_diagonal)
+    q_up.store(at_q, of_up)
+    V.store(here, Delta.load(at_Delta) + softmin)
+
+
+@inlined
+def cost_row(tile, d, p, n):
+    """Delta of n cells of row d from the p-th on, of two series; given costs are gathered instead."""
+    plan, work, lo = tile.plan, tile.work, tile.plan.lo[d]
+    others = work.zeros
+    for c in range(plan.C):
+        at_x, at_y = (c * plan.N + lo) * tile.size + p, (c * plan.M + plan.M - 1 - d + lo) * tile.size + p
+        square_differences((work.x, work.y, others, work.Delta), (at_x, at_y, p), (1.0 / (tile.gamma * LN2),), n)
+        others = work.Delta
+
+
+@jit
+def gather_costs(tile, problem, d):
+    """Delta of row d from given costs."""
+    lattice.gather_row(problem.D, tile, problem, d, tile.work.Delta)
+    for p in range(cells_of(tile, d)[1]):
+        tile.work.Delta[p] *= 1.0 / (tile.gamma * LN2)
+
+
+@inlined
+def before_row(tile, origin, d):
+    """Unreachable cells in front of row d, which no path passes."""
+    work, lo = tile.work, tile.plan.lo[d]
+    fill((work.V,), (at_V(tile, d, lo - 1),), (UNREACHABLE,), tile.size)
+    fill((work.q_left, work.q_diagonal, work.q_up), (at_q(tile, origin, d, lo - 1),), (0.0,), tile.size)
+
+
+@inlined
+def forward_row(tile, origin, d, p, n):
+    """Eq. 2: (input) Delta and the two rows of V before row d, (output) V and q of n cells from the p-th on."""
+    work, lo = tile.work, tile.plan.lo[d]
+    here, left, diagonal = at_V(tile, d, lo) + p, at_V(tile, d + 2, lo) + p, at_V(tile, d + 1, lo - 1) + p
+    arrays = (work.V, work.Delta, work.q_left, work.q_diagonal, work.q_up)
+    value_cells(arrays, (here, left, diagonal, left - tile.size, p, at_q(tile, origin, d, lo) + p), (), n)
+
+
+@inlined
+def after_row(tile, origin, d):
+    """Unreachable cells behind row d; its row loop has written there."""
+    work, hi = tile.work, tile.plan.hi[d]
+    fill((work.V,), (at_V(tile, d, hi + 1),), (UNREACHABLE,), tile.size)
+    fill((work.q_left, work.q_diagonal, work.q_up), (at_q(tile, origin, d, hi + 1),), (0.0,), tile.size)
+
+
+@inlined
+def after_last_row(tile, origin):
+    """Where the weights of the row after the last one are, and how many: zeros, for the last row but one."""
+    end, before = tile.end, max(tile.end - 1, 0)
+    wide = (tile.plan.hi[before] - tile.plan.lo[before] + 3) * tile.size
+    return at_q(tile, origin, end + 1, tile.plan.lo[end + 1] - 1), wide
+
+
+@jit
+def read_values(tile, problem, d, value):
+    """(output) Eq. 2 of the pairs whose last cell lies on row d; NaN where no path leads there."""
+    for b in range(tile.first, tile.first + tile.size):
+        if lattice.last_row(problem, b) == d:
+            V = tile.work.V[at_V(tile, d, problem.n[b] - 1) + b - tile.first]
+            value[b] = V * tile.gamma * LN2 if abs(V) < 0.5 * UNREACHABLE else np.nan
+
+
+# ----------------------------------------------------------------------- backward: a row of E
+
+
+@row_loop
+def adjoint_cells(rows, at, numbers):
+    """(input) q and E of the successors, (output) E: as it is, and divided by the sum of the cell's own weights."""
+    q_left, q_diagonal, q_up, E_normalised, E = rows
+    here, in_row, right, below, beyond, at_left, at_up, at_diagonal, own = at
+    q = q_left.load(at_left), q_up.load(at_up), q_diagonal.load(at_diagonal)
+    total = cell.adjoint(*q, *(E_normalised.load(successor) for successor in (right, below, beyond)))
+    correction = cell.correction(q_left.load(own), q_up.load(own), q_diagonal.load(own))
+    E.store(in_row, total)
+    E_normalised.store(here, total * correction)
+
+
+@row_loop
+def add_to_series(rows, at, numbers):
+    """Chain E through Delta = (x - y)**2: (output) sums += E * (x - y), for each pair of E and sums given."""
+    x, y, *terms = rows
+    at_x, at_y, here, to = at
+    difference = x.load(at_x).double() - y.load(at_y).double()
+    for E, sums in zip(terms[::2], terms[1::2], strict=True):
+        sums.store(to, sums.load(to) + E.load(here) * difference)
+
+
+@inlined
+def successors(tile, origin, d, p):
+    """Where E, then the weights, of the cells right of, below and diagonally beyond the p-th cell of row d are."""
+    lo = tile.plan.lo[d]
+    return (
+        at_V(tile, d + 1, lo) + p,
+        at_V(tile, d + 1, lo + 1) + p,
+        at_V(tile, d + 2, lo + 1) + p,
+        at_q(tile, origin, d + 1, lo) + p,
+        at_q(tile, origin, d + 1, lo + 1) + p,
+        at_q(tile, origin, d + 2, lo + 1) + p,
+    )
+
+
+@inlined
+def backward_row(tile, origin, d, p, n):
+    """(input) q and E of the two rows after row d, (output) E of n cells from the p-th on."""
+    work, lo = tile.work, tile.plan.lo[d]
+    at = (at_V(tile, d, lo) + p, p, *successors(tile, origin, d, p), at_q(tile, origin, d, lo) + p)
+    adjoint_cells((work.q_left, work.q_diagonal, work.q_up, work.E_normalised, work.E), at, (), n)
+
+
+@jit
+def start_paths(tile, problem, origin, d):
+    """E is one at the last cell of each pair whose last cell lies on row d."""
+    work, lo = tile.work, tile.plan.lo[d]
+    for b in range(tile.first, tile.first + tile.size):
+        if lattice.last_row(problem, b) == d:
+            p = (problem.n[b] - 1 - lo) * tile.size + b - tile.first
+            q = at_q(tile, origin, d, lo) + p
+            work.E[p] = 1.0
+            correction = correction_of_one_cell(work.q_left[q], work.q_up[q], work.q_diagonal[q])
+            work.E_normalised[at_V(tile, d, lo) + p] = correction
+
+
+@inlined
+def add_row_to_series(tile, results, d, p, n):
+    """(input) E of n cells of row d from the p-th on, (output) the sums for the derivatives by the series."""
+    plan, work, lo = tile.plan, tile.work, tile.plan.lo[d]
+    for c in range(plan.C):
+        at_x, at_y = (c * plan.N + lo) * tile.size + p, (c * plan.M + plan.M - 1 - d + lo) * tile.size + p
+        if results.d_x.size > 0:
+            add_to_series((work.x, work.y, work.E, work.by_x), (at_x, at_y, p, at_x), (), n)
+        if results.d_y.size > 0:
+            add_to_series((work.x, work.y, work.E, work.by_y), (at_x, at_y, p, at_y), (), n)
+
+
+@jit
+def add_entropies(tile, origin, d, d_gamma):
+    """(output) d Eq. 2 / d gamma: minus the entropy of the steps to each cell, weighted by E."""
+    lo, cells = cells_of(tile, d)
+    work, at = tile.work, at_q(tile, origin, d, lo)
+    for p in range(cells):
+        q = np.float64(work.q_left[at + p]), np.float64(work.q_up[at + p]), np.float64(work.q_diagonal[at + p])
+        d_gamma[tile.first + p % tile.size] -= work.E[p] * entropies(*q, 0.0, 0.0)[0]
+
+
+# ----------------------------------------------------------------------- both passes over the rows
+
+
+@jit
+def forward(tile, problem, results, origin, end):
+    """Eq. 2 (Algorithm 1): V and q of the rows from ``origin`` to ``end``, and the values that end there."""
+    for d in range(origin, end + 1):
+        if problem.D.size > 0:
+            gather_costs(tile, problem, d)
+        before_row(tile, origin, d)
+        cells = cells_of(tile, d)[1]
+        for p in range(0, cells, CHUNK):
+            n = min(CHUNK, cells - p)
+            cost_row(tile, d, p, n)  # Delta
+            forward_row(tile, origin, d, p, n)  # V, q
+        after_row(tile, origin, d)
+        if d >= tile.first_end:
+            read_values(tile, problem, d, results.value)
+    if end == tile.end:
+        work, (at, n) = tile.work, after_last_row(tile, origin)
+        fill((work.q_left, work.q_diagonal, work.q_up), (at,), (0.0,), n)
+
+
+@jit
+def backward(tile, problem, results, origin, end):
+    """Algorithm 2: E of the rows from ``end`` down to ``origin``, and the derivatives that are wanted."""
+    work = tile.work
+    for d in range(end, origin - 1, -1):
+        lo, cells = cells_of(tile, d)
+        fill((work.E_normalised,), (at_V(tile, d, lo - 1),), (0.0,), tile.size)
+        chunk = CHUNK if d < tile.first_end else max(cells, 1)
+        for p in range(0, cells, chunk):
+            n = min(chunk, cells - p)
+            if d < tile.end:
+                backward_row(tile, origin, d, p, n)  # E
+            if d >= tile.first_end:
+                start_paths(tile, problem, origin, d)
+            if p + n == cells:  # the row loop has written behind the row, and sums over series must not notice
+                fill((work.E,), (cells,), (0.0,), SLACK)
+            add_row_to_series(tile, results, d, p, n)
+        fill((work.E_normalised,), (at_V(tile, d, tile.plan.hi[d] + 1),), (0.0,), tile.size)
+        if results.d_D.size > 0:
+            lattice.scatter_row(work.E, tile, d, results.d_D[0])
+        if results.d_gamma.size > 0:
+            add_entropies(tile, origin, d, results.d_gamma[0])
+
+
+@jit
+def sweep(problem, results, plan, work, share, shares):
+    """Every ``shares``-th tile of the batch: forward segment by segment, then backward.
+
+    On the way back each segment but the last is swept forward again, with the two rows after it.
+    """
+    # Far from the likely paths E falls below the smallest normal number, where a CPU is fifty times slower.
+    state = flush_denormals()
+    for first in range(share * plan.tile, problem.n.size, shares * plan.tile):
+        tile = lattice.tile_of(problem, plan, work, first)
+        V, saved, size, rows, end = work.V, work.saved, 3 * plan.stride, plan.rows, tile.end
+        last = end // rows * rows
+        for origin in range(0, last + 1, rows):
+            if plan.backward and origin < last:
+                lattice.copy(V, 0, saved, origin // rows * size, size)
+            forward(tile, problem, results, origin, min(origin + rows - 1, end))
+        for origin in range(last if plan.backward else -1, -1, -rows):
+            if origin < last:
+                lattice.copy(saved, origin // rows * size, V, 0, size)
+                forward(tile, problem, results, origin, min(origin + rows + 1, end))
+            backward(tile, problem, results, origin, min(origin + rows - 1, end))
+        if results.d_x.size > 0:
+            lattice.store_series(work.by_x, tile, 0, 1, 1.0, results.value, results.d_x[0])
+        if results.d_y.size > 0:
+            lattice.store_series(work.by_y, tile, plan.M - 1, -1, -1.0, results.value, results.d_y[0])
+        lattice.nan_where_invalid(tile, results)
+    restore_denormals(state)
+
+
+# ----------------------------------------------------------------------- the operator and its Function
+
+
+def sweep_on_cpu(x, y, D, gamma, n, m, band, wants, **how):
+    """The operator on the CPU; ``how`` is for :func:`.lattice.run`."""
+    return lattice.run(sweep, x, y, D, gamma, n, m, None, None, band, wants, **how)
+
+
+def _sweep_on_cuda(x, y, D, gamma, n, m, band, wants):
+    return sweep_on_cuda(x, y, D, gamma, n, m, None, None, band, wants)
+
+
+@operator(cpu=sweep_on_cpu, cuda=_sweep_on_cuda)
+def soft_dtw_sweep(
+    x: MaybeTensor,
+    y: MaybeTensor,
+    D: MaybeTensor,
+    gamma: Tensor,
+    n: MaybeTensor,
+    m: MaybeTensor,
+    band: int,
+    wants: Wants,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Eq. 2 of two series, or of given costs, and its derivatives.
+
+    Args:
+        x: (B, N, C) predictions, float32 or float64; None where costs are given.
+        y: (B, M, C) targets of the same type; None where costs are given.
+        D: (B, N, M) costs, float32 or float64; None where series are given.
+        gamma: 0-d float64, the smoothing.
+        n: (B,) int64, true lengths of the predictions; None where all are N.
+        m: (B,) int64, true lengths of the targets; None where all are M.
+        band: cells with ``|i - j| > band`` are left out; -1 for none.
+        wants: whether to differentiate by x, by y, by D and by gamma.
+
+    Returns:
+        ``value`` (B,), an empty tensor, and the derivatives of ``value`` by x (1, B, N, C), by y (1, B, M, C), by D
+        (1, B, N, M) and by gamma (1, B), float64; those that are not wanted are empty.
+    """
+    return allocate(x, y, D, gamma, 1, wants)
+
+
+register_sweep(soft_dtw_sweep)
+
+
+class SoftDTW(Sweep):
     """Eq. 2 of each cost matrix, ``DTW_gamma = -gamma log sum_A exp(-<A, Delta> / gamma)``.
 
     Its derivative is the soft alignment A*_gamma, itself differentiable, so that it can be differentiated twice.
     """
 
-    generate_vmap_rule = True
+    derivative: type[Sweep]  # SoftPath of :mod:`.path_soft_dtw`, which imports this module
 
     @staticmethod
     def forward(D, gamma, n, m, band):
         """(B, N, M), () -> (B,)."""
-        return sweep_costs(D, gamma, None, Lattice(n, m, band), want_path=False)[0]
+        return soft_dtw_sweep(None, None, crop(D, band), gamma, n, m, band, (False,) * 4)[0]
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -79,15 +366,45 @@ class SoftDTW(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         """``d DTW_gamma / d Delta = A*_gamma``; the derivative by gamma is minus the entropy of the paths."""
-        from .path_soft_dtw import SoftPath
-
         D, gamma, n, m = ctx.saved_tensors
         want_D, want_gamma = ctx.needs_input_grad[:2]
-        d_D = grad.reshape(-1, 1, 1) * SoftPath.apply(D, gamma, n, m, ctx.band) if want_D else None
-        if not want_gamma:
-            return d_D, None, None, None, None
-        by_gamma = sweep_costs(D, gamma, None, Lattice(n, m, ctx.band), want_path=False, want_gamma=True)[3]
-        return d_D, (grad * by_gamma[0]).sum(), None, None, None
+        d_D = grad.reshape(-1, 1, 1) * SoftDTW.derivative.apply(D, gamma, n, m, ctx.band) if want_D else None
+        d_gamma = None
+        if want_gamma:
+            wants = (False, False, False, True)
+            by_gamma = soft_dtw_sweep(None, None, crop(D, ctx.band), gamma, n, m, ctx.band, wants)[-1]
+            d_gamma = (grad * by_gamma[0]).sum()
+        return d_D, d_gamma, None, None, None
+
+
+def crop(D: Tensor, band: int) -> Tensor:
+    """The costs without the padding, far outside of the band, that no path can reach."""
+    N, M = reachable(*D.shape[1:], band)
+    return D[:, :N, :M]
+
+
+def uncrop(E: Tensor, N: int, M: int) -> Tensor:
+    """E (..., N, M) with zeros where :func:`crop` has cut off."""
+    return nn.functional.pad(E, (0, M - E.shape[-1], 0, N - E.shape[-2])) if E.shape[-2:] != (N, M) else E
+
+
+def check_costs(
+    D: Tensor, prediction_lengths: Lengths = None, target_lengths: Lengths = None, band: int | None = None
+) -> tuple[Tensor, Lattice]:
+    """Return costs (B, N, M) and their lattice."""
+    D = check_tensor("D", D, "(batch, N, M)", (3,))
+    return D, check_lattice(tuple(D.shape), D.device, prediction_lengths, target_lengths, check_band(band))
+
+
+def soft_dtw_of(D: Tensor, gamma: Tensor, pairs: Lattice) -> Tensor:
+    """Eq. 2 of costs that are checked, by the kernels or, where there are none, by the readable reference."""
+    n, m, band = pairs
+    if not kernels.has_kernels(D.device):
+        return reference.soft_dtw(D, gamma, band, n, m)
+    if is_recorded():  # the operator itself, whose gradient goes with it; costs may require grad when it is called
+        wants = (False, False, torch.is_grad_enabled(), torch.is_grad_enabled() and gamma.requires_grad)
+        return soft_dtw_sweep(None, None, crop(D, band), gamma, n, m, band, wants)[0]
+    return SoftDTW.apply(D, gamma, n, m, band)
 
 
 def soft_dtw(
@@ -113,11 +430,8 @@ def soft_dtw(
     Raises:
         TypeError, ValueError: for arguments that are none of these.
     """
-    D, lattice = check_costs(D, prediction_lengths, target_lengths, band)
-    gamma = check_gamma(gamma, D)
-    if not kernels.has_kernels(D.device) or (is_exported() and D.requires_grad):
-        return reference.soft_dtw(D, gamma, lattice.band, lattice.n, lattice.m)
-    return SoftDTW.apply(D, gamma, *lattice)
+    D, pairs = check_costs(D, prediction_lengths, target_lengths, band)
+    return soft_dtw_of(D, check_gamma(gamma, D), pairs)
 
 
 class SoftDTWBatch(SoftDTW):
@@ -130,39 +444,3 @@ class SoftDTWBatch(SoftDTW):
     def apply(cls, D: Tensor, gamma: float | Tensor = 1.0) -> Tensor:
         """(B, N, M) costs -> the mean of Eq. 2, a scalar."""
         return soft_dtw(D, gamma).mean()
-
-
-class SoftDTWLoss(AlignmentLoss):
-    """Soft-DTW between predicted and true series, as a training criterion (Eq. 2).
-
-    Shapes: prediction (B, N, d) or (B, N), target (B, M, d) or (B, M), float32 or float64 (half precision is
-    computed in float32); the result is a scalar, or (B,) with ``reduction="none"``. The loss may be negative: see
-    ``divergence`` and the README's questions and answers.
-
-    Args:
-        gamma: smoothing, in squared units of the data, > 0; the paper uses 0.01. A tensor or a parameter with one
-            number may require grad: see :class:`loss.criterion.AlignmentLoss`.
-        reduction: "mean", "sum" or "none", over the batch.
-        band: Sakoe-Chiba band: step h is aligned with step j only where ``|h - j| <= band``; None for no band.
-        per_channel: align each variable on its own and take the mean over the variables. By default all variables
-            are aligned together, by the squared Euclidean distance of their vectors.
-        divergence: the soft-DTW divergence: zero where prediction equals target, and negative at most slightly, near
-            there (:mod:`loss.divergence`). It costs three sweeps instead of one.
-
-    Raises:
-        ValueError, TypeError: for bad settings here, and for bad series or lengths when called.
-    """
-
-    def __init__(
-        self,
-        gamma: float | Tensor = 0.01,
-        reduction: str = "mean",
-        *,
-        band: int | None = None,
-        per_channel: bool = False,
-        divergence: bool = False,
-    ):
-        super().__init__(gamma, reduction, band, per_channel, divergence)
-
-    def _arguments(self, pairs: Pairs) -> tuple[object, ...]:
-        return (check_gamma(self.gamma, pairs.x),)  # Eq. 2

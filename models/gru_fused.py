@@ -76,7 +76,7 @@ def _sigmoid(x: Vector) -> Vector:
     return _tanh(x * 0.5) * 0.5 + 0.5
 
 
-@partial(row_loop, runs_on=False)
+@partial(row_loop, overrun=False)
 def _unit(rows, offsets, numbers):
     """Step of one unit: its gates and its new state."""
     from_input, from_state, bias, gate, state, new_state = rows
@@ -91,7 +91,7 @@ def _unit(rows, offsets, numbers):
     new_state.store(to_r, n + z * (h - n))
 
 
-@partial(row_loop, runs_on=False)
+@partial(row_loop, overrun=False)
 def _unit_back(rows, offsets, numbers):
     """The same unit on the way back: dn, dr, dz and dq, and of dh the part dh' z."""
     gate, state, by_state, by_gate = rows

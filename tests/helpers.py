@@ -41,13 +41,13 @@ def series(B, N, M, d=1, dtype=torch.float64, seed=0):
     return tuple(torch.randn(B, k, d, dtype=dtype, generator=generator) for k in (N, M))
 
 
-def arguments(x, y, gamma=0.1, band=-1, n=None, m=None, dual=True, wants=(True, True, True), weights=None):
+def arguments(x, y, gamma=0.1, band=-1, n=None, m=None, wants=(True, True, False, True)):
+    """What the operator of both terms takes for Omega of Eq. 3."""
     (B, N, _), M = x.shape, y.shape[1]
     lag = torch.arange(1 - M, N, dtype=torch.float64)
-    lengths = [torch.full((B,), k) if given is None else torch.tensor(given) for k, given in ((N, n), (M, m))]
-    scale = 1.0 / (lengths[0] * lengths[1]).double()
+    n, m = (torch.full((B,), k) if given is None else torch.tensor(given) for k, given in ((N, n), (M, m)))
     gamma = torch.tensor(gamma, dtype=torch.float64)
-    return (x, y, gamma, lag.square(), scale, *lengths, band, 1.0, 0.0, dual, weights, *wants)
+    return x, y, None, gamma, n, m, lag.square(), 1.0 / (n * m).double(), band, wants
 
 
 def delannoy(a, b):

@@ -5,11 +5,19 @@ Besides sums and products they take six operations of a device: ``least``, ``whe
 :mod:`.simd` has those of vectors, which emit instructions, and :class:`.cuda.Operations` those of a CUDA thread.
 
 V is in units of ``gamma * log(2)``, so that a softmin takes powers and a logarithm of two. ``number`` rounds to the
-precision of the input; V, V_dot, E and E_dot are float64. :mod:`.tile` says what the letters mean.
+precision of the input; V, V_dot, E and E_dot are float64. :mod:`loss.soft_dtw` and :mod:`loss.path_soft_dtw` say what
+the letters mean.
 """
 
 import math
 from types import SimpleNamespace
+
+
+class OneCell:
+    """The operations for the numbers of a single cell on the CPU, as far as its formulas take any."""
+
+    double, function = float, staticmethod(lambda formula: formula)
+    least = where_positive = exp2_minus_abs = log2_1p = None
 
 
 def formulas(operations) -> SimpleNamespace:

@@ -29,9 +29,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import simd
+from .cells import formulas
 from .jit import jit
 from .operators import differentiable, operator
-from .rows import cell
 from .simd import SLACK, flush_denormals, pointer, restore_denormals, row_loop
 from .workers import Memory, on_threads
 
@@ -42,6 +43,8 @@ _BITS = 1.0 / math.log(2.0)  # in a natural logarithm of 1
 _MARGIN = 2  # states before the first one, where a path begins and a skip may look
 _PARALLEL_CELLS = 1 << 16  # below this a second thread costs more than it brings
 _RUNS_PER_THREAD = 4
+
+cell = formulas(simd)
 
 
 # ----------------------------------------------------------------------- the formulas of a cell
@@ -60,7 +63,7 @@ def _soft_minimum(rows, at, numbers):
 
 
 @row_loop
-def _restore_mass(rows, at, numbers):
+def _normalise(rows, at, numbers):
     """E / (sum of q), to second order: rounded shares must not lose or make alignments along thousands of steps."""
     E, q_stay, q_step, q_skip = rows
     here, q = at
@@ -96,7 +99,7 @@ class Problem(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What a sweep writes; arrays that nobody wants are empty."""
+    """What a sweep writes; arrays that are not wanted are empty."""
 
     value: np.ndarray  # (B,)
     gradient: np.ndarray  # (T, B, C)
@@ -201,7 +204,7 @@ def _backward(problem, results, b, lo, hi, ends, shares, row):
         _add_row(problem, results, b, t, lo[t], hi[t], E[here : here + states])
         if t > 0:
             at = (here + lo[t], t * row + lo[t])
-            _restore_mass(rows, at, (), hi[t] + 1 - lo[t])
+            _normalise(rows, at, (), hi[t] + 1 - lo[t])
             stay, q = here + lo[t - 1], t * row + lo[t - 1]
             at = (before + lo[t - 1], stay, stay + 1, stay + 2, q, q + 1, q + 2)
             _pull(rows, at, (), hi[t - 1] + 1 - lo[t - 1])
@@ -219,8 +222,8 @@ def _sweep_sequence(problem, results, b, table):
     part, row = (n * width, width) if problem.backward else (width, 0)
     shares = pointer(table, 0), pointer(table, part), pointer(table, 2 * part)
     last, last_but_one = _forward(problem, b, lo, hi, skip_cost, shares, row)
-    lesser = 2.0 ** -abs(last - last_but_one)
-    V = min(last, last_but_one) - math.log2(1.0 + lesser)
+    ratio = 2.0 ** -abs(last - last_but_one)
+    V = min(last, last_but_one) - math.log2(1.0 + ratio)
     results.value[b] = np.inf if V > _NO_ALIGNMENT else V / _BITS
     if problem.zero_infinity and results.value[b] == np.inf:
         results.value[b] = 0.0
@@ -229,7 +232,7 @@ def _sweep_sequence(problem, results, b, table):
         results.posterior[b : b + 1, :n, :states] = np.nan
         table[:] = 0.0  # the next sequence must not meet a NaN in it
     elif problem.backward:
-        likely, unlikely = 1.0 / (1.0 + lesser), lesser / (1.0 + lesser)
+        likely, unlikely = 1.0 / (1.0 + ratio), ratio / (1.0 + ratio)
         ends = (likely, unlikely) if last < last_but_one else (unlikely, likely)
         _backward(problem, results, b, lo, hi, ends, shares, row)
 
@@ -253,25 +256,25 @@ def _runs(cells, count):
     return list(zip([0, *cuts], [*cuts, len(cells)], strict=True))
 
 
-def _run(problem, results, dtype):
+def _run(problem, results, memory):
     """Sweep the whole batch."""
     states = 2 * problem.m + 1
     cells = problem.n * states
     threads = min(torch.get_num_threads(), len(cells)) if cells.sum() >= _PARALLEL_CELLS else 1
     runs = iter(_runs(cells, min(_RUNS_PER_THREAD * threads, len(cells))) if threads > 1 else [(0, len(cells))])
     rows = max(1, int(problem.n.max())) if problem.backward else 1
-    room = 3 * rows * int(_width(states.max()))
+    room, dtype = 3 * rows * int(_width(states.max())), results.value.dtype
 
-    def work():
-        table = _memory.take("shares", room, dtype).numpy()
-        table[:room] = 0.0  # what no row has written must be finite
+    def work(share):
+        table = memory.take(room * dtype.itemsize).view(dtype)
+        table[:] = 0.0  # what no row has written must be finite
         for first, last in runs:
             _sweep_sequences(problem, results, first, last, table)
 
     on_threads(threads, work)
 
 
-_memory = Memory()
+MEMORY = Memory()
 
 
 # ----------------------------------------------------------------------- the operator
@@ -296,14 +299,15 @@ def _check_bounds(log_probs, targets, spans, blank, states):
         raise ValueError(f"targets must be classes from 0 to {C - 1}, but {labels.min()} or {labels.max()} is not.")
 
 
-def _on_cpu(log_probs, targets, spans, blank, zero_infinity, want_gradient, states):
+def sweep_on_cpu(log_probs, targets, spans, blank, zero_infinity, want_gradient, states, memory=MEMORY):
+    """The operator on the CPU."""
     kind = {"dtype": log_probs.dtype, "device": log_probs.device}
     value, gradient, posterior = (torch.zeros(shape, **kind) for shape in _shapes(log_probs, want_gradient, states))
     log_probs, targets, spans = (t.detach().contiguous().numpy() for t in (log_probs, targets, spans))
     _check_bounds(log_probs, targets, spans, blank, states)
     wants = (want_gradient, states > 0)
     problem = Problem(log_probs, targets, *spans, blank, zero_infinity, *wants, any(wants))
-    _run(problem, Results(value.numpy(), gradient.numpy(), posterior.numpy()), value.dtype)
+    _run(problem, Results(value.numpy(), gradient.numpy(), posterior.numpy()), memory)
     return value, gradient, posterior
 
 
@@ -312,7 +316,7 @@ def _shapes(log_probs, want_gradient, states):
     return (B,), (T, B, C) if want_gradient else (0, 0, 0), (B, T, states) if states else (0, 0, 0)
 
 
-@operator(cpu=_on_cpu)
+@operator(cpu=sweep_on_cpu)
 def sweep_ctc(
     log_probs: Tensor,
     targets: Tensor,
@@ -355,3 +359,19 @@ def _scale_derivative(ctx, grad: Tensor, *_) -> tuple[Tensor | None, ...]:
 
 
 differentiable(sweep_ctc, _scale_derivative, _keep_derivative)
+
+
+def _batch_rule(info, in_dims, log_probs, targets, spans, *settings):
+    """``torch.func.vmap``: the mapped dimension joins the batch."""
+    if in_dims[1] is not None or in_dims[2] is not None:
+        raise NotImplementedError("targets and lengths cannot be mapped over by vmap: only log_probs can.")
+    size = info.batch_size
+    folded = log_probs.movedim(in_dims[0], 1).flatten(1, 2)  # (T, size * B, C)
+    value, gradient, posterior = sweep_ctc(folded, targets, spans.repeat(1, size), *settings)
+    gradient = gradient.unflatten(1, (size, -1)) if gradient.numel() else gradient
+    posterior = posterior.unflatten(0, (size, -1)) if posterior.numel() else posterior
+    dimensions = 0, 1 if gradient.numel() else None, 0 if posterior.numel() else None
+    return (value.unflatten(0, (size, -1)), gradient, posterior), dimensions
+
+
+torch.library.register_vmap(sweep_ctc, _batch_rule)

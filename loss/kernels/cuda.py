@@ -1,10 +1,10 @@
 """The sweeps on CUDA devices: numba.cuda, one block of threads for each pair of series.
 
-The recursions, their letters and their precision are those of :mod:`.tile`, and the formulas of a cell those of
-:mod:`.cells`, compiled for a thread.
+The recursions, their letters and their precision are those of :mod:`loss.soft_dtw` and :mod:`loss.path_soft_dtw`, and
+the formulas of a cell those of :mod:`.cells`, compiled for a thread.
 
 One launch does everything for a batch. A block takes one pair after the other, and its threads stride along the
-anti-diagonals ("rows"), with a barrier between two of them, so that any length works. Rows of V, then of mass, are in
+anti-diagonals ("rows"), with a barrier between two of them, so that any length works. Rows of V, then of E, are in
 shared memory if they fit. The softmin weights are kept for a *segment* of rows only, in memory of a block, not of a
 pair: V at the starts of the segments is kept as well, and a segment is swept again before the way back goes through
 it. Its E is kept too, and then each thread sums up derivatives by some steps of a series: no two threads write to the
@@ -30,16 +30,9 @@ from numba import config, cuda, float32, float64, int64
 from torch import Tensor
 
 from .cells import formulas
-from .forms import of_costs, of_series
+from .lattice import LN2, UNREACHABLE, MaybeTensor, Wants, allocate, check_arguments
 
-_LN2 = math.log(2.0)
-UNREACHABLE = 1e300  # V of cells outside of the lattice: far above any cost, yet finite, so that it makes no NaN
 _SIMULATED = bool(config.ENABLE_CUDASIM)
-_WARP = 32
-_MOST_THREADS = 512  # of a block; a longer row takes several turns
-_THREADS_PER_PROCESSOR = 512  # enough to hide each other's waiting, and few enough to share the scratch memory
-_SHARED_BYTES = 48 << 10  # of a block, without asking the device for more
-_SCRATCH_BYTES = 72 << 20  # for weights, E, and all that is as large as the series; more if sqrt(all rows) need more
 _REGISTERS = 128  # of a thread: 512 threads fill the register file of a processor
 
 # ----------------------------------------------------------------------- what a kernel is told
@@ -73,21 +66,15 @@ class Problem(NamedTuple):
     M: int
     C: int
     band: int  # N + M for none
-    cost_scale: float  # the cost of a cell is cost_scale * Delta + omega_in_cost * Omega (Eq. 5: alpha, 1 - alpha)
-    omega_in_cost: float
     first: int
     by_pair: int
     by_row: int
     by_column: int
     of_series: bool
-    has_omega: bool
     has_scale: bool
     has_n: bool
     has_m: bool
-    dual: bool  # sweep the dual part too?
-    apart: bool  # keep V and V_dot apart, or return weight * V + weight_dot * V_dot and its derivatives?
-    weight: float
-    weight_dot: float
+    dual: bool  # is there an Omega, so that V_dot and E_dot are swept too?
     want_x: bool
     want_y: bool
     want_D: bool
@@ -96,13 +83,13 @@ class Problem(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What a kernel writes, as in :mod:`.tile`; null where it is not wanted."""
+    """What a kernel writes, as in :class:`.lattice.Results`; null where it is not wanted."""
 
     value: Numbers
     value_dot: Numbers
     d_x: Numbers
     d_y: Numbers
-    E: Numbers  # zeros at first
+    d_D: Numbers
     d_gamma: Doubles
 
 
@@ -117,10 +104,10 @@ class Plan(NamedTuple):
     rows: int  # in a segment; of weights there are two more, which the last ones of the segment look at
     table: int  # of each of the parts of the weights
     cells: int  # in a segment
-    stride: int  # distance of two rows of V, or of mass, of which there are three; V_dot is N after V
+    stride: int  # distance of two rows of V, or of normalised E, of which there are three; V_dot is N after V
     rows_at: int  # if they are not in shared memory
-    saved_at: int  # mass, while a segment is swept again, then V at the start of each segment but the first
-    E_at: int  # derivatives of the results by the costs: one, or two where V and V_dot are kept apart
+    saved_at: int  # E, while a segment is swept again, then V at the start of each segment but the first
+    E_at: int  # E and, with the dual part, E_dot
     by_x_at: int  # sums for the derivatives by the series
     by_y_at: int
     sums_at: int  # of each thread, for the derivatives by gamma
@@ -169,7 +156,7 @@ def _exp2_minus_abs(x):
 
 @_device
 def _log2_1p(u):
-    return math.log1p(u) * (1.0 / _LN2)
+    return math.log1p(u) * (1.0 / LN2)
 
 
 class Operations:
@@ -187,15 +174,13 @@ _adjoint, _adjoint_dot, _entropies = _cell.adjoint, _cell.adjoint_dot, _cell.ent
 
 @_device
 def _omega(problem, pair, i, j):
-    """Omega of a cell (Eq. 3), zero where there is none."""
-    if not problem.has_omega:
-        return 0.0
+    """Omega of a cell (Eq. 3)."""
     at = problem.first + pair.b * problem.by_pair + i * problem.by_row + j * problem.by_column
     return problem.omega[at] * pair.omega_scale
 
 
 @_device
-def _cost(problem, pair, i, j, omega):
+def _cost(problem, pair, i, j):
     """The cost of a cell in units of gamma * log(2); float64 differences keep the digits of series far from zero."""
     total = 0.0
     if problem.of_series:
@@ -205,7 +190,7 @@ def _cost(problem, pair, i, j, omega):
             total += difference * difference
     else:
         total = float64(problem.D[(pair.b * problem.N + i) * problem.M + j])
-    return (problem.cost_scale * total + problem.omega_in_cost * omega) * pair.unit
+    return total * pair.unit
 
 
 # ----------------------------------------------------------------------- forward
@@ -227,14 +212,13 @@ def _advance_cell(problem, plan, pair, rows, d, i, weights, keep, number):
     diagonal = pair.rows + ((d + 1) % 3) * plan.stride + i - 1
     has_left, has_up = j > 0 and i - j < problem.band, i > 0 and j - i < problem.band
     has_diagonal = i > 0 and j > 0
-    omega = _omega(problem, pair, i, j)
 
     start = 0.0 if d == 0 else UNREACHABLE  # the path starts at (-1, -1)
     V_left = rows[before] if has_left else UNREACHABLE
     V_diagonal = rows[diagonal] if has_diagonal else start
     V_up = rows[before - 1] if has_up else UNREACHABLE
     value, left, up, middle = _softmin(V_left, V_up, V_diagonal, number)
-    rows[here] = _cost(problem, pair, i, j, omega) + value
+    rows[here] = _cost(problem, pair, i, j) + value
     if keep:
         T[weights] = left
         T[weights + plan.table] = middle
@@ -246,7 +230,7 @@ def _advance_cell(problem, plan, pair, rows, d, i, weights, keep, number):
         from_diagonal = rows[diagonal + N] if has_diagonal else 0.0
         inverse_gamma = number(pair.inverse_gamma)
         value_dot, left_dot, up_dot = _tangent(
-            omega, from_left, from_up, from_diagonal, left, up, middle, inverse_gamma, number
+            _omega(problem, pair, i, j), from_left, from_up, from_diagonal, left, up, middle, inverse_gamma, number
         )
         rows[here + N] = value_dot
         if keep:
@@ -290,7 +274,7 @@ def _pull(problem, plan, pair, rows, d, i, origin, number):
     has_right = j + 1 < pair.m and j - i < problem.band
     has_below = i + 1 < pair.n and i - j < problem.band
     has_beyond = i + 1 < pair.n and j + 1 < pair.m
-    right = pair.rows + ((d + 1) % 3) * plan.stride + i  # its mass; one more is that of the cell below
+    right = pair.rows + ((d + 1) % 3) * plan.stride + i  # its normalised E; one more is that of the cell below
     beyond = pair.rows + ((d + 2) % 3) * plan.stride + i + 1
     next_row = pair.numbers + (d + 1 - origin) * plan.width + i - _row(problem, pair, d + 1)[0]
     later = pair.numbers + (d + 2 - origin) * plan.width + i + 1 - _row(problem, pair, d + 2)[0]
@@ -317,13 +301,13 @@ def _keep_derivatives(problem, plan, results, pair, i, j, k, E, E_dot, number):
     """Derivatives of the results by the cost of a cell, the k-th of its segment."""
     if problem.want_D:
         at = (pair.b * problem.N + i) * problem.M + j
-        results.E[at] = number(E)
+        results.d_D[at] = number(E)
         if problem.dual:
-            results.E[problem.batch * problem.N * problem.M + at] = number(E_dot)
+            results.d_D[problem.batch * problem.N * problem.M + at] = number(E_dot)
     if problem.want_x or problem.want_y:
         at = pair.doubles + plan.E_at + k
-        plan.doubles[at] = E if problem.apart else problem.weight * E + problem.weight_dot * E_dot
-        if problem.apart and problem.dual:
+        plan.doubles[at] = E
+        if problem.dual:
             plan.doubles[at + plan.cells] = E_dot
 
 
@@ -341,7 +325,7 @@ def _go_back(problem, plan, results, pair, rows, origin, last, number):
             left, diagonal, up = float64(T[own]), float64(T[own + table]), float64(T[own + 2 * table])
             E, E_dot = _pull(problem, plan, pair, rows, d, i, origin, number)
             correction = _correction(left, up, diagonal)
-            rows[here + i] = E * correction  # its mass: E divided by the sum of the weights
+            rows[here + i] = E * correction  # normalised: E divided by the sum of the weights
             if problem.dual:
                 rows[here + i + problem.N] = E_dot * correction
             _keep_derivatives(problem, plan, results, pair, i, d - i, in_segment + i, E, E_dot, number)
@@ -359,7 +343,7 @@ def _go_back(problem, plan, results, pair, rows, origin, last, number):
 @_device
 def _add_to_series(problem, plan, pair, own, length, N, other, other_length, M, of_x, to, origin, last):
     """Chain E of a segment through Delta = (x - y)**2, for one of the series: its (C, N), the other one's (C, M)."""
-    E, apart = pair.doubles + plan.E_at, problem.apart and problem.dual
+    E = pair.doubles + plan.E_at
     for p in range(cuda.threadIdx.x, problem.C * length, cuda.blockDim.x):
         c, k = p // length, p % length
         value = float64(own[(pair.b * problem.C + c) * N + k])
@@ -372,43 +356,42 @@ def _add_to_series(problem, plan, pair, own, length, N, other, other_length, M, 
             at = E + (d - origin) * plan.width + i - _row(problem, pair, d)[0]
             difference = value - float64(other[theirs + d])
             total += plan.doubles[at] * difference
-            if apart:
+            if problem.dual:
                 total_dot += plan.doubles[at + plan.cells] * difference
         plan.doubles[to + c * N + k] += total
-        if apart:
+        if problem.dual:
             plan.doubles[to + (problem.C + c) * N + k] += total_dot
 
 
 @_device
-def _store_by_series(problem, plan, pair, to, N, factor, spoilt, out, number):
+def _store_by_series(problem, plan, pair, to, N, nan_if_invalid, out, number):
     """From sums (C, N), one term after the other, to the results (terms, B, N, C)."""
     size = N * problem.C
-    for term in range(2 if problem.apart and problem.dual else 1):
+    for term in range(2 if problem.dual else 1):
         for p in range(cuda.threadIdx.x, size, cuda.blockDim.x):
             total = plan.doubles[to + term * size + (p % problem.C) * N + p // problem.C]
-            out[(term * problem.batch + pair.b) * size + p] = number(factor * total + spoilt)
+            out[(term * problem.batch + pair.b) * size + p] = number(2.0 * total + nan_if_invalid)
 
 
 @_device
-def _store_by_gamma(problem, plan, results, pair, by_gamma, by_gamma_dot, spoilt):
+def _store_by_gamma(problem, plan, results, pair, by_gamma, by_gamma_dot, nan_if_invalid):
     """Add up what the threads have, in their order."""
     sums, threads = pair.doubles + plan.sums_at, cuda.blockDim.x
     plan.doubles[sums + cuda.threadIdx.x] = by_gamma
     plan.doubles[sums + threads + cuda.threadIdx.x] = by_gamma_dot
     cuda.syncthreads()
     if cuda.threadIdx.x == 0:
-        total, total_dot = spoilt, spoilt
+        total, total_dot = nan_if_invalid, nan_if_invalid
         for t in range(threads):
             total += plan.doubles[sums + t]
             total_dot += plan.doubles[sums + threads + t]
-        if not problem.apart:
-            total = problem.weight * total + problem.weight_dot * total_dot
         results.d_gamma[pair.b] = total
-        results.d_gamma[problem.batch + pair.b] = total_dot
+        if problem.dual:
+            results.d_gamma[problem.batch + pair.b] = total_dot
 
 
 @_device
-def _way_back(problem, plan, results, pair, rows, end, origin, spoilt, number):
+def _way_back(problem, plan, results, pair, rows, end, origin, nan_if_invalid, number):
     """All segments from the last one to the first, and the derivatives of this pair."""
     by_x, by_y = pair.doubles + plan.by_x_at, pair.doubles + plan.by_y_at
     for p in range(cuda.threadIdx.x, plan.sums_at - plan.by_x_at, cuda.blockDim.x):
@@ -435,13 +418,12 @@ def _way_back(problem, plan, results, pair, rows, end, origin, spoilt, number):
         cuda.syncthreads()
         origin -= plan.rows
 
-    factor = 2.0 * problem.cost_scale
     if problem.want_x:
-        _store_by_series(problem, plan, pair, by_x, problem.N, factor, spoilt, results.d_x, number)
+        _store_by_series(problem, plan, pair, by_x, problem.N, nan_if_invalid, results.d_x, number)
     if problem.want_y:
-        _store_by_series(problem, plan, pair, by_y, problem.M, factor, spoilt, results.d_y, number)
+        _store_by_series(problem, plan, pair, by_y, problem.M, nan_if_invalid, results.d_y, number)
     if problem.want_gamma:
-        _store_by_gamma(problem, plan, results, pair, by_gamma, by_gamma_dot, spoilt)
+        _store_by_gamma(problem, plan, results, pair, by_gamma, by_gamma_dot, nan_if_invalid)
 
 
 # ----------------------------------------------------------------------- a pair, and the batch
@@ -450,11 +432,9 @@ def _way_back(problem, plan, results, pair, rows, end, origin, spoilt, number):
 @_device
 def _store_values(problem, results, pair, value, value_dot, number):
     if cuda.threadIdx.x == 0:
-        if problem.apart:
-            results.value[pair.b] = number(value)
+        results.value[pair.b] = number(value)
+        if problem.dual:
             results.value_dot[pair.b] = number(value_dot)
-        else:
-            results.value[pair.b] = number(problem.weight * value + problem.weight_dot * value_dot)
 
 
 @_device
@@ -463,7 +443,7 @@ def _spoil_path(problem, results, pair):
     size = problem.N * problem.M
     for term in range(2 if problem.dual else 1):
         for p in range(cuda.threadIdx.x, size, cuda.blockDim.x):
-            results.E[(term * problem.batch + pair.b) * size + p] = math.nan
+            results.d_D[(term * problem.batch + pair.b) * size + p] = math.nan
 
 
 @_device
@@ -475,11 +455,11 @@ def _sweep_pair(problem, plan, results, pair, rows, number):
     V, V_dot = rows[last], rows[last + problem.N] if problem.dual else 0.0
     longer = pair.n - pair.m if pair.n > pair.m else pair.m - pair.n
     valid = abs(V) < 0.5 * UNREACHABLE and longer <= problem.band
-    spoilt = 0.0 if valid else math.nan  # added to all that depends on a value that is NaN
-    _store_values(problem, results, pair, V * problem.gamma[0] * _LN2 + spoilt, V_dot + spoilt, number)
-    cuda.syncthreads()  # rows are used for mass from here on
+    nan_if_invalid = 0.0 if valid else math.nan  # added to all that depends on a value that is NaN
+    _store_values(problem, results, pair, V * problem.gamma[0] * LN2 + nan_if_invalid, V_dot + nan_if_invalid, number)
+    cuda.syncthreads()  # rows are used for E from here on
     if problem.backward:
-        _way_back(problem, plan, results, pair, rows, end, origin, spoilt, number)
+        _way_back(problem, plan, results, pair, rows, end, origin, nan_if_invalid, number)
         if problem.want_D and not valid:
             _spoil_path(problem, results, pair)
 
@@ -492,12 +472,12 @@ def _sweep_pairs(problem, plan, results, rows, rows_at, number):
         n = problem.n[b] if problem.has_n else problem.N
         m = problem.m[b] if problem.has_m else problem.M
         omega_scale = problem.omega_scale[b] if problem.has_scale else 1.0
-        unit = 1.0 / (problem.gamma[0] * _LN2)
+        unit = 1.0 / (problem.gamma[0] * LN2)
         pair = Pair(b, n, m, 1.0 / problem.gamma[0], unit, omega_scale, doubles, numbers, rows_at)
         _sweep_pair(problem, plan, results, pair, rows, number)
 
 
-def _kernel(number, shared: bool) -> Callable:
+def make_kernel(number, shared: bool) -> Callable:
     """The kernel for float32 or float64, with its rows in shared memory or not."""
 
     def sweep_in_shared_memory(problem, plan, results):
@@ -511,7 +491,7 @@ def _kernel(number, shared: bool) -> Callable:
 
 
 def signature(number) -> tuple:
-    """What numba needs to know of a kernel's arguments."""
+    """The types of a kernel's arguments."""
     from numba.cuda import types
 
     known = {
@@ -532,8 +512,8 @@ def signature(number) -> tuple:
 def _compiled(number, shared: bool, device: torch.device) -> Callable:
     """A kernel, ready to be launched on a device: each has machine code of its own."""
     if _SIMULATED:
-        return cuda.jit(_kernel(number, shared))
-    return cuda.jit(signature(number), max_registers=_REGISTERS)(_kernel(number, shared))
+        return cuda.jit(make_kernel(number, shared))
+    return cuda.jit(signature(number), max_registers=_REGISTERS)(make_kernel(number, shared))
 
 
 @lru_cache(maxsize=256)
@@ -548,7 +528,18 @@ def _launcher(number, device: torch.device, blocks: int, threads: int, shared_by
 # ----------------------------------------------------------------------- how a batch is cut up
 
 
-class _Sizes(NamedTuple):
+class Limits(NamedTuple):
+    """What a launch may use of a device."""
+
+    processors: int = 1
+    warp: int = 32
+    most_threads: int = 512  # of a block; a longer row takes several turns
+    threads_per_processor: int = 512  # enough to hide each other's waiting, few enough to share the scratch memory
+    shared_bytes: int = 48 << 10  # of a block, without asking the device for more
+    scratch_bytes: int = 64 << 20  # for weights, E and all as large as the series; more if sqrt(all rows) need more
+
+
+class Sizes(NamedTuple):
     """What decides about memory."""
 
     batch: int
@@ -558,31 +549,32 @@ class _Sizes(NamedTuple):
     band: int  # N + M for none
     itemsize: int
     dual: bool
-    terms: int
     want_x: bool
     want_y: bool
     backward: bool
 
 
 @cache
-def _processors(device: torch.device) -> int:
-    return 1 if _SIMULATED else torch.cuda.get_device_properties(device).multi_processor_count
+def limits_of(device: torch.device) -> Limits:
+    """The limits of a device."""
+    return Limits(1 if _SIMULATED else torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @lru_cache(maxsize=128)
-def _plan(sizes: _Sizes, device: torch.device) -> tuple[Plan, int, int, int]:
+def make_plan(sizes: Sizes, limits: Limits) -> tuple[Plan, int, int, int]:
     """A plan without its memory, and blocks, threads, and bytes of shared memory."""
-    batch, N, M, C, band, itemsize, dual, terms, want_x, want_y, backward = sizes
+    batch, N, M, C, band, itemsize, dual, want_x, want_y, backward = sizes
     width = min(N, M, band + 1)
-    threads = min(_MOST_THREADS, -(-width // _WARP) * _WARP)
-    blocks = min(batch, _processors(device) * max(1, _THREADS_PER_PROCESSOR // threads))
-    stride, of_weights, of_E = N * (2 if dual else 1), 5 if dual else 3, terms if want_x or want_y else 0
-    shared_bytes = 3 * stride * 8 if 3 * stride * 8 <= _SHARED_BYTES else 0
+    threads = min(limits.most_threads, -(-width // limits.warp) * limits.warp)
+    blocks = min(batch, limits.processors * max(1, limits.threads_per_processor // threads))
+    terms = 2 if dual else 1
+    stride, of_weights, of_E = N * terms, 5 if dual else 3, terms if want_x or want_y else 0
+    shared_bytes = 3 * stride * 8 if 3 * stride * 8 <= limits.shared_bytes else 0
 
     diagonals, bytes_per_row = N + M - 1, width * (of_weights * itemsize + 8 * of_E)
     by_x, by_y = terms * C * N if want_x else 0, terms * C * M if want_y else 0
-    copies_and_gradients = 2 * batch * C * (N + M) * itemsize
-    room = (_SCRATCH_BYTES - copies_and_gradients) // blocks - 8 * (by_x + by_y)
+    copies_and_gradients = (1 + terms) * batch * C * (N + M) * itemsize
+    room = (limits.scratch_bytes - copies_and_gradients) // blocks - 8 * (by_x + by_y)
     rows = min(diagonals, max(math.isqrt(diagonals - 1) + 1, room // bytes_per_row))
     segments = -(-diagonals // rows) if backward else 0
     parts = (
@@ -607,10 +599,10 @@ def _pointer(tensor: Tensor | None):
     return memoryview(tensor.detach().numpy().reshape(-1)) if _SIMULATED else tensor.data_ptr()
 
 
-def _launch(problem: Problem, results: Results, sizes: _Sizes, like: Tensor) -> None:
+def _launch(problem: Problem, results: Results, sizes: Sizes, limits: Limits, like: Tensor) -> None:
     """Sweep the whole batch, on the current stream of the tensors' device."""
     device = like.device
-    plan, blocks, threads, shared_bytes = _plan(sizes, device)
+    plan, blocks, threads, shared_bytes = make_plan(sizes, limits)
     doubles = like.new_empty(blocks * plan.doubles_per_block, dtype=torch.float64)
     numbers = like.new_empty(blocks * plan.numbers_per_block)
     plan = plan._replace(doubles=_pointer(doubles), numbers=_pointer(numbers))
@@ -626,39 +618,45 @@ def _launch(problem: Problem, results: Results, sizes: _Sizes, like: Tensor) -> 
 _NUMBERS = {torch.float32: float32, torch.float64: float64}
 
 
-# ----------------------------------------------------------------------- what loss/kernels/__init__.py calls
+# ----------------------------------------------------------------------- what the operators call
 
 
-def _omega_steps(omega: Tensor, N: int, M: int) -> tuple[int, int, int, int]:
+def _omega_steps(omega: Tensor | None, N: int, M: int) -> tuple[int, int, int, int]:
     """Where Omega begins, and how far apart those of two pairs, two rows and two columns are."""
+    if omega is None:
+        return 0, 0, 0, 0
     if omega.dim() == 1:
         return M - 1, 0, 1, -1
     return 0, N * M if omega.shape[0] > 1 else 0, M, 1
 
 
-def _sweep(x, y, D, gamma, omega, omega_scale, n, m, band, scales, dual, weights, wants):
-    """Pack the arguments, allocate the results, launch; ``wants``: differentiate by x, by y, by D, by gamma."""
-    of_series, apart, (want_x, want_y, want_D, want_gamma) = D is None, weights is None, wants
+def sweep(
+    x: MaybeTensor,
+    y: MaybeTensor,
+    D: MaybeTensor,
+    gamma: Tensor,
+    n: MaybeTensor,
+    m: MaybeTensor,
+    omega: MaybeTensor,
+    omega_scale: MaybeTensor,
+    band: int,
+    wants: Wants,
+    limits: Limits | None = None,
+) -> tuple[Tensor, ...]:
+    """Either operator: pack the arguments, allocate the results, launch; without Omega there is no temporal term."""
+    check_arguments(x, y, D, gamma, n, m, omega, omega_scale, band)
+    of_series, dual = D is None, omega is not None
     batch, N, M, C = (*x.shape[:2], *y.shape[1:]) if of_series else (*D.shape, 1)
-    like, terms, band = x if of_series else D, 2 if dual and apart else 1, N + M if band < 0 else min(band, N + M)
+    like, band = x if of_series else D, N + M if band < 0 else min(band, N + M)
     # copies must live until the kernel is launched; torch gives their memory to what comes after it on the stream
     series = (s.detach().transpose(1, 2).contiguous() for s in (x, y)) if of_series else (None, None)
     others = (t if t is None else t.contiguous() for t in (D, gamma, omega, omega_scale, n, m))
     inputs = (*series, *others)
     problem = Problem(
-        *map(_pointer, inputs), batch, N, M, C, band, *scales, *_omega_steps(omega, N, M), of_series,
-        *(t.numel() > 0 for t in (omega, omega_scale, n, m)), dual, apart, *(weights or (1.0, 0.0)),
-        *wants, any(wants),
+        *map(_pointer, inputs), batch, N, M, C, band, *_omega_steps(omega, N, M), of_series,
+        *(t is not None for t in (omega_scale, n, m)), dual, *wants, any(wants),
     )  # fmt: skip
-    value, value_dot = like.new_empty(batch), like.new_empty(batch if apart else 0)
-    d_x = x.new_empty(terms, *x.shape) if want_x else None
-    d_y = y.new_empty(terms, *y.shape) if want_y else None
-    E = D.new_zeros(terms, *D.shape) if want_D else None
-    d_gamma = gamma.new_empty(2, batch) if want_gamma else None
-    results = value, value_dot, d_x, d_y, E, d_gamma
-    sizes = _Sizes(batch, N, M, C, band, like.element_size(), dual, terms, want_x, want_y, any(wants))
-    _launch(problem, Results(*map(_pointer, results)), sizes, like)
-    return results
-
-
-series, matrix = of_series(_sweep), of_costs(_sweep)
+    outputs = allocate(x, y, D, gamma, 2 if dual else 1, wants)
+    sizes = Sizes(batch, N, M, C, band, like.element_size(), dual, *wants[:2], any(wants))
+    _launch(problem, Results(*map(_pointer, outputs)), sizes, limits or limits_of(like.device), like)
+    return outputs

@@ -5,14 +5,15 @@ import zlib
 from pathlib import Path
 
 from numba import njit
-from numba.core.ccallback import CFunc
 
 _PACKAGE = __package__.replace(".", "_")
 
 
 def _digest() -> str:
-    """A short name for what is written in this folder."""
-    return f"{zlib.crc32(b''.join(p.read_bytes() for p in sorted(Path(__file__).parent.glob('*.py')))):08x}"
+    """A short name for what is written in the files that have compiled functions."""
+    folder = Path(__file__).parent
+    files = [*sorted(folder.glob("*.py")), *(folder.parent / name for name in ("soft_dtw.py", "path_soft_dtw.py"))]
+    return f"{zlib.crc32(b''.join(path.read_bytes() for path in files)):08x}"
 
 
 _VERSION = _digest()
@@ -45,11 +46,3 @@ def jit(function, **options):
 def inlined(function):
     """The same for a function that is called for every row: a call would copy its many arguments."""
     return jit(function, forceinline=True)
-
-
-def compile_c(function, signature):
-    """The address of a C function of that signature, compiled and cached likewise."""
-    function.__qualname__ = f"{_PACKAGE}_{_VERSION}_{function.__name__}"
-    compiled = _kept_on_disk(CFunc(function, (signature.args, signature.return_type), {}, {"error_model": "numpy"}))
-    compiled.compile()
-    return compiled.address

@@ -6,11 +6,11 @@ beyond what it finds by itself. So the formula of a cell is written once, in Pyt
 and :func:`row_loop` turns it into a numba function whose instructions work on sixteen cells at a time. It is plain
 LLVM vector code: the compiler maps it onto AVX-512, AVX2, SSE or NEON registers.
 
-Rows are given by typed pointers (:func:`pointer`), for numba counts the references to an array around every use of
-it, and a row is short. So whoever makes the pointers keeps the arrays.
+Rows are given by typed pointers (:func:`pointers`), for numba counts the references to an array around every use of
+it, and a row is short. The caller keeps the arrays alive.
 
 A loop runs on to the next multiple of sixteen cells, so rows have room for :data:`SLACK` cells more than they use;
-where they have not, it can be told to do the last cells one by one.
+where they have not, ``overrun=False`` does the last cells one by one.
 """
 
 import math
@@ -118,6 +118,22 @@ def pointer(typing_context, array, offset):
     return types.CPointer(array.dtype)(array, offset), generate
 
 
+@intrinsic
+def pointers(typing_context, parts):
+    """The same NamedTuple with a pointer in place of each array, which may be indexed; it keeps no array alive."""
+    kinds = [types.CPointer(part.dtype) if isinstance(part, types.Array) else part for part in parts.types]
+    result = types.NamedTuple(kinds, parts.instance_class)
+
+    def generate(context, builder, signature, arguments):
+        values = [
+            context.make_array(part)(context, builder, value).data if isinstance(part, types.Array) else value
+            for part, value in zip(parts.types, cgutils.unpack_tuple(builder, arguments[0]), strict=True)
+        ]
+        return context.make_tuple(builder, result, values)
+
+    return result(parts), generate
+
+
 class Row:
     """A pointer within a loop: offsets are counted from where it points."""
 
@@ -141,12 +157,12 @@ class Row:
         self.builder.store(vector.to(self.vector.element).value, self._address(offset), align=self.align)
 
 
-def row_loop(formula, *, runs_on=True):
+def row_loop(formula, *, overrun=True):
     """Make ``formula(rows, offsets, numbers)`` a numba function ``(pointers, offsets, numbers, n)`` over n cells.
 
     ``pointers`` is a tuple, which the formula sees as :class:`Row`; ``offsets`` is a tuple of integers, which it sees
     advanced to the current cell; ``numbers`` is a tuple of float64 scalars, which it sees as :class:`Vector`.
-    ``numbers`` may be empty. A loop that does not run on does the cells behind the last whole vector one by one.
+    ``numbers`` may be empty. Without ``overrun`` the cells behind the last whole vector are done one by one.
     """
 
     @intrinsic
@@ -169,7 +185,7 @@ def row_loop(formula, *, runs_on=True):
                     formula(rows, [builder.add(o, p) for o in offset_values], constants)
 
             zero, n = ir.Constant(_INDEX, 0), arguments[3]
-            if runs_on:
+            if overrun:
                 cells(zero, n, LANES)
             else:
                 whole = builder.and_(n, ir.Constant(_INDEX, -LANES))
@@ -245,19 +261,6 @@ def restore_denormals(typing_context, state):
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
-
-
-# ----------------------------------------------------------------------- threads
-
-
-@intrinsic
-def take_ticket(typing_context, counter):
-    """The number at a pointer to int64, which is one more for the next who asks, on whatever thread."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.atomic_rmw("add", arguments[0], ir.Constant(_INDEX, 1), "monotonic")
-
-    return types.int64(counter), generate
 
 
 # ----------------------------------------------------------------------- powers and logarithms of two

@@ -429,9 +429,9 @@ def test_a_helper_that_is_still_at_work_is_waited_for(monkeypatch, on_one_thread
 
 
 def test_a_helper_that_does_not_come_to_run_is_not_waited_for(monkeypatch, on_one_thread):
-    pool, over = type(workers._pool)(), threading.Event()
-    (busy,) = pool.submit(1, lambda: over.wait(20))
-    monkeypatch.setattr(workers, "_pool", pool)
+    pool, over = workers.Pool(), threading.Event()
+    (busy,) = pool.submit(1, lambda share: over.wait(20))
+    monkeypatch.setattr(workers, "POOL", pool)
     with torch_threads(2):
         assert_all_equal(value_and_gradient(*batch_of_many()), on_one_thread)
     assert not busy.done()

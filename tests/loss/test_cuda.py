@@ -13,6 +13,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from data.synthetic_dataset import SyntheticDataset, create_synthetic_dataset
 from loss import AsymmetricOmega, DilateLoss, SoftDTWLoss, TangledDilateLoss, kernels, soft_dtw, soft_path
+from loss.dilate_loss import dilate_sweep
+from loss.soft_dtw import soft_dtw_sweep
 from models.seq2seq import DecoderRNN, EncoderRNN, Net_GRU
 from tests.helpers import EVERY_LOSS, arguments, costs, log_delannoy, series
 from training import train_model
@@ -74,9 +76,9 @@ SHAPES = [
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_any_shape_equals_the_cpus(B, N, M, d, dtype):
     x, y = series(B, N, M, d, dtype)
-    args = list(arguments(x, y, gamma=0.1))
-    ours = kernels.series(*(a.to(GPU) if isinstance(a, torch.Tensor) else a for a in args))
-    assert_alike([r.cpu() for r in ours], kernels.series(*args), TOLERANCE[dtype])
+    args = arguments(x, y, gamma=0.1)
+    ours = dilate_sweep(*(a.to(GPU) if isinstance(a, torch.Tensor) else a for a in args))
+    assert_alike([r.cpu() for r in ours], dilate_sweep(*args), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("band", [0, 1, 7])
@@ -153,10 +155,11 @@ def test_compiles_into_one_graph(criterion):
 def test_opcheck():
     x, y = series(2, 6, 5)
     args = [a.to(GPU) if isinstance(a, torch.Tensor) else a for a in arguments(x, y)]
-    torch.library.opcheck(kernels.series, args)
-    D, none = torch.rand(2, 6, 5, device=GPU), torch.empty(0, dtype=torch.int64, device=GPU)
-    Z, gamma = torch.rand(2, 6, 5, dtype=torch.float64, device=GPU), args[2]
-    torch.library.opcheck(kernels.matrix, (D, gamma, Z, none, none, -1, True, True, True))
+    torch.library.opcheck(dilate_sweep, args)
+    D, Z = torch.rand(2, 6, 5, device=GPU), torch.rand(2, 6, 5, dtype=torch.float64, device=GPU)
+    wants = (False, False, True, True)
+    torch.library.opcheck(dilate_sweep, (None, None, D, args[3], None, None, Z, None, -1, wants))
+    torch.library.opcheck(soft_dtw_sweep, (None, None, D, args[3], None, None, -1, wants))
 
 
 def test_vmap_joins_the_batch():

@@ -26,7 +26,7 @@ if not numba.cuda.nvvm.is_available():
 def test_kernels_compile_for_an_h100(monkeypatch, number, shared):
     h100 = SimpleNamespace(compute_capability=(9, 0))
     monkeypatch.setattr("numba.cuda.dispatcher.get_current_device", lambda: h100)
-    ptx, _ = numba.cuda.compile_ptx(cuda._kernel(number, shared), cuda.signature(number), cc=(9, 0))
+    ptx, _ = numba.cuda.compile_ptx(cuda.make_kernel(number, shared), cuda.signature(number), cc=(9, 0))
     entry = re.search(r"\.entry [^{]*", ptx)[0]
     kinds = {cuda.Numbers: "u64", cuda.Doubles: "u64", cuda.Integers: "u64", int: "u64", float: "f64", bool: "u8"}
     fields = [kind for part in (cuda.Problem, cuda.Plan, cuda.Results) for kind in part.__annotations__.values()]

@@ -1,5 +1,6 @@
 """The numba sweeps against the plain PyTorch reference, however the work is cut up."""
 
+import importlib
 import subprocess
 import sys
 import threading
@@ -15,15 +16,25 @@ from hypothesis import strategies as st
 from numba import njit
 
 from loss import DilateLoss, kernels
-from loss.kernels import cpu, reference, simd
+from loss.dilate_loss import dilate_sweep
+from loss.kernels import reference, simd
+from loss.kernels.lattice import make_plan
+from loss.soft_dtw import soft_dtw_sweep
 from tests.helpers import ROOT, arguments, series
 from tests.oracles.paths import all_paths, shape_term, square_omega, squared_distances, temporal_term
+
+# The package has functions of the names of these modules.
+soft_dtw, dilate_loss = (importlib.import_module(f"loss.{name}") for name in ("soft_dtw", "dilate_loss"))
 
 
 def sweep(*args):
     """Both values, then their derivatives by x, by y and by gamma, each of the shape term first."""
-    value, value_dot, *derivatives = kernels.series(*args)
-    return value, value_dot, *(by_term for d in derivatives for by_term in d)
+    return by_term(dilate_sweep(*args))
+
+
+def by_term(results):
+    value, value_dot, d_x, d_y, _, d_gamma = results
+    return value, value_dot, *d_x, *d_y, *d_gamma
 
 
 def reference_results(x, y, gamma=0.1, band=-1):
@@ -90,13 +101,28 @@ def test_sweeps_equal_reference(B, N, M, d, gamma, seed, dtype):
 
 @pytest.mark.parametrize("segment_bytes", [1 << 9, 1 << 13, 1 << 16])
 @pytest.mark.parametrize(("B", "N", "M"), [(1, 70, 50), (7, 33, 33)])
-def test_results_do_not_depend_on_tiles_and_segments(monkeypatch, B, N, M, segment_bytes):
+def test_results_do_not_depend_on_tiles_and_segments(B, N, M, segment_bytes):
     x, y = series(B, N, M)
-    whole = sweep(*arguments(x, y))
-    monkeypatch.setattr(cpu, "_TABLE_BYTES", 2 * segment_bytes)
-    monkeypatch.setattr(cpu, "_SEGMENT_BYTES", segment_bytes)
-    for a, b in zip(sweep(*arguments(x, y)), whole, strict=True):
+    small = partial(make_plan, table_bytes=2 * segment_bytes, segment_bytes=segment_bytes)
+    cut_up = dilate_loss.sweep_on_cpu(*arguments(x, y), make_plan=small)
+    for a, b in zip(by_term(cut_up), sweep(*arguments(x, y)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+    _, _, _, gamma, n, m, _, _, band, wants = arguments(x, y)
+    given = x, y, None, gamma, n, m, band, wants
+    for a, b in zip(soft_dtw.sweep_on_cpu(*given, make_plan=small), soft_dtw_sweep(*given), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(("N", "M", "band"), [(5, 5, -1), (9, 4, -1), (12, 12, 2), (30, 31, 1)])
+def test_the_shape_term_alone_is_that_of_both_sweeps(N, M, band):
+    x, y = series(6, N, M, d=2)
+    x, y, _, gamma, n, m, *_, wants = arguments(x, y)
+    alone = soft_dtw_sweep(x, y, None, gamma, n, m, band, wants)
+    both = dilate_sweep(*arguments(x, y, band=band))
+    assert alone[1].numel() == 0
+    assert torch.equal(alone[0], both[0])
+    for a, b in zip(alone[2:], both[2:], strict=True):
+        assert torch.equal(a[0], b[0]) if a.numel() else not b.numel()
 
 
 @pytest.mark.parametrize(("N", "band"), [(6, 0), (31, 0), (200, 0), (40, 3), (200, 2)])
@@ -106,49 +132,6 @@ def test_gradients_inside_of_a_narrow_band(B, N, band):
     ours = sweep(*arguments(x, y, band=band))
     for a, b in zip(ours[:6], reference_results(x, y, band=band)[:6], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
-
-
-WHOLE = torch.empty(0, dtype=torch.int64)
-
-
-@pytest.fixture
-def two_threads(monkeypatch):
-    """Two threads for any work, which cut one pair into halves; the list tells how often they did."""
-    halved = []
-    in_halves = cpu.halves.sweep_halves
-    monkeypatch.setattr(cpu, "_PARALLEL_CELLS", 1)
-    monkeypatch.setattr(cpu, "_HALVED_CELLS", 1)
-    monkeypatch.setattr(cpu.halves, "sweep_halves", lambda *args: halved.append(1) or in_halves(*args))
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield halved
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("weights", [None, (0.3, 0.7)])
-@pytest.mark.parametrize(("dual", "d"), [(True, 1), (False, 2)])
-@pytest.mark.parametrize(
-    ("N", "M", "band"),
-    [(40, 40, -1), (33, 52, -1), (41, 30, -1), (30, 30, 5), (31, 31, 0), (300, 280, -1), (8, 3, -1), (1, 12, -1)],
-)
-def test_one_pair_in_halves_gives_the_same(two_threads, N, M, band, dual, d, weights):
-    x, y = series(1, N, M, d)
-    for wants in ((True, True, False), (False, False, False)):
-        args = list(arguments(x, y, band=band, dual=dual, wants=wants, weights=weights))
-        whole = kernels.series(*args)  # lengths are given, if only to be the whole: such a pair stays in one piece
-        args[5:7] = WHOLE, WHOLE
-        for a, b in zip(kernels.series(*args), whole, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
-    assert len(two_threads) == 2
-
-
-def test_a_spoilt_pair_in_halves_is_nan(two_threads):
-    x, y = series(1, 30, 30)
-    x[0, 29] = torch.nan
-    args = list(arguments(x, y, wants=(True, True, False)))
-    args[5:7] = WHOLE, WHOLE
-    assert all(result.isnan().all() for result in kernels.series(*args)[:4])
-    assert two_threads
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -217,17 +200,19 @@ def test_works_in_a_forked_process():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("dual", [True, False])
-def test_opcheck(dtype, dual):
+@pytest.mark.parametrize("wants", [(True, True, False, True), (True, False, False, False), (False,) * 4])
+def test_opcheck(dtype, wants):
     x, y = series(2, 6, 5, dtype=dtype)
-    torch.library.opcheck(kernels.series, arguments(x, y, dual=dual))
-    torch.library.opcheck(kernels.series, arguments(x, y, dual=dual, wants=(True, False, False)))
-    lengths, gamma = (torch.full((2,), 6), torch.full((2,), 5)), torch.tensor(0.1, dtype=torch.float64)
-    D, Z = torch.rand(2, 6, 5, dtype=dtype), torch.rand(2, 6, 5, dtype=torch.float64)
-    torch.library.opcheck(kernels.matrix, (D, gamma, Z, *lengths, -1, dual, True, True))
+    of_series = arguments(x, y, wants=wants)
+    torch.library.opcheck(dilate_sweep, of_series)
+    torch.library.opcheck(soft_dtw_sweep, (*of_series[:6], -1, wants))
+    D, Z, gamma = torch.rand(2, 6, 5, dtype=dtype), torch.rand(2, 6, 5, dtype=torch.float64), of_series[3]
+    wants = False, False, wants[0], wants[3]
+    torch.library.opcheck(dilate_sweep, (None, None, D, gamma, None, None, Z, None, -1, wants))
+    torch.library.opcheck(soft_dtw_sweep, (None, None, D, gamma, None, None, -1, wants))
 
 
-GAMMA, NONE, NO_LENGTHS = torch.tensor(0.1).double(), torch.empty(0).double(), torch.empty(0).long()
+GAMMA = torch.tensor(0.1).double()
 
 
 @pytest.mark.parametrize(
@@ -237,7 +222,7 @@ GAMMA, NONE, NO_LENGTHS = torch.tensor(0.1).double(), torch.empty(0).double(), t
         ({"omega": torch.zeros(11).double()}, "omega must have shape"),
         ({"omega": torch.zeros(1, 5, 5).double()}, "omega must have shape"),
         ({"omega": torch.zeros(2, 5, 6).double()}, "omega must have shape"),
-        ({"omega": NONE}, "omega must have shape"),
+        ({"omega": torch.zeros(0).double()}, "omega must have shape"),
         ({"omega": torch.zeros(10)}, "float64"),
         ({"omega_scale": torch.ones(2).double()}, r"omega_scale must be .* of shape \(3,\)"),
         ({"n": torch.ones(2).long()}, r"n must be .* of shape \(3,\)"),
@@ -252,18 +237,17 @@ GAMMA, NONE, NO_LENGTHS = torch.tensor(0.1).double(), torch.empty(0).double(), t
     ],
 )
 def test_an_operator_refuses_arrays_that_its_kernel_would_read_beyond(changes, match):
-    of_series = {"x": torch.zeros(3, 5, 2), "y": torch.zeros(3, 6, 2), "gamma": GAMMA,
-                 "omega": torch.zeros(10).double(), "omega_scale": NONE, "n": NO_LENGTHS, "m": NO_LENGTHS, "band": -1,
-                 "cost_scale": 1.0, "omega_in_cost": 0.0, "dual": True, "weights": None, "want_x": True,
-                 "want_y": True, "want_gamma": True}  # fmt: skip
-    with pytest.raises((ValueError, RuntimeError), match=match):
-        kernels.series(**(of_series | changes))
-    if changes.keys() & {"y", "omega_scale"}:
-        return
-    of_costs = {"D": torch.zeros(3, 5, 6), "gamma": GAMMA, "omega": torch.zeros(10).double(), "n": NO_LENGTHS,
-                "m": NO_LENGTHS, "band": -1, "dual": True, "want_path": True, "want_gamma": True}  # fmt: skip
-    with pytest.raises((ValueError, RuntimeError), match=match):
-        kernels.matrix(**(of_costs | changes))
+    x, y, D = torch.zeros(3, 5, 2), torch.zeros(3, 6, 2), torch.zeros(3, 5, 6)
+    lattice = {"gamma": GAMMA, "n": None, "m": None, "band": -1}
+    of_series = {"x": x, "y": y, "D": None, **lattice, "wants": (True, True, False, True)}
+    of_costs = {"x": None, "y": None, "D": D, **lattice, "wants": (False, False, True, True)}
+    of_omega = {"omega": torch.zeros(10).double(), "omega_scale": None}
+    for problem in (of_series,) if "y" in changes else (of_series, of_costs):
+        with pytest.raises((ValueError, RuntimeError), match=match):
+            dilate_sweep(**(problem | of_omega | changes))
+        if not changes.keys() & of_omega.keys():
+            with pytest.raises((ValueError, RuntimeError), match=match):
+                soft_dtw_sweep(**(problem | changes))
 
 
 def test_a_device_without_kernels_is_announced_once_and_served_by_the_reference(monkeypatch):
@@ -354,7 +338,7 @@ def test_vector_powers_and_logarithms_of_two(dtype, tolerance):
     np.testing.assert_allclose(ours, truth, rtol=2 * tolerance if dtype == np.float32 else 0, atol=1e-15)
 
 
-@partial(simd.row_loop, runs_on=False)
+@partial(simd.row_loop, overrun=False)
 def _scaled_exp2_row(rows, at, numbers):
     rows[1].store(at[0], simd.exp2(rows[0].load(at[0])) * numbers[0])
 

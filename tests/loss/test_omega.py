@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import functional_call
 
 from loss import AsymmetricOmega, DilateLoss, TangledDilateLoss, dilate_loss, squared_omega
 from tests.helpers import series
@@ -143,9 +144,16 @@ def test_gradcheck_by_omega_and_the_series(loss):
     assert gradcheck(lambda o, x, y: loss(0.3, 0.5, omega=o, band=2)(x, y, [4, 3], [5, 2]), (Omega, x, y))
 
 
+def test_tangled_loss_with_a_learned_omega_can_be_differentiated_twice():
+    x, y = (s.requires_grad_() for s in series(2, 4, 4))
+    criterion = TangledDilateLoss(0.4, 0.5, "none", omega=nn.Parameter(torch.rand(4, 4, dtype=torch.float64)))
+    assert gradgradcheck(lambda x, y, omega: functional_call(criterion, {"omega": omega}, (x, y)),
+                         (x, y, criterion.omega))  # fmt: skip
+
+
 def test_learned_omega_cannot_be_differentiated_twice():
     x, y = (s.requires_grad_() for s in series(2, 4, 4))
-    criterion = TangledDilateLoss(omega=nn.Parameter(torch.rand(4, 4, dtype=torch.float64)))
+    criterion = DilateLoss(omega=nn.Parameter(torch.rand(4, 4, dtype=torch.float64)))
     (first,) = torch.autograd.grad(criterion(x, y), x, create_graph=True)
     with pytest.raises(NotImplementedError, match="learned can be differentiated once"):
         torch.autograd.grad(first.sum(), x)

@@ -376,7 +376,7 @@ def test_an_input_or_parameter_without_data_gives_a_forecast_without_data():
         assert found.shape == (3, 3, 1)
 
 
-@partial(row_loop, runs_on=False)
+@partial(row_loop, overrun=False)
 def _tanh_loop(rows, offsets, numbers):
     rows[1].store(offsets[0], _tanh(rows[0].load(offsets[0])))
 

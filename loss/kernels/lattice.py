@@ -1,0 +1,466 @@
+"""The lattice of a batch of pairs: its rows, the tiles and segments it is cut into, and the memory to work in.
+
+A *row* is an anti-diagonal ``d = i + j``; its cells of all pairs of a *tile* of the batch lie side by side, cell
+``i`` of pair ``b`` at ``i * size + b``. The predecessors of a row are then the same range shifted by 0 or 1 cells, no
+cell of a row depends on another one, and loops over a row vectorise for one long pair as well as for a hundred short
+ones.
+
+The weights ``q`` are kept for a *segment* of rows. A lattice that needs several segments keeps V at the start of
+each, and the backward pass sweeps a segment forward again: 12 bytes of memory per cell become 1 at long horizons.
+
+A row loop (:mod:`.simd`) reads and writes up to 15 cells past the end of a row. So the cells before a row are written
+before it, those behind it after it, and all memory that is read holds finite numbers.
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple, Optional, Sequence  # noqa: UP035 -- torch 2.5 and 2.6 read no other kind in a schema
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .jit import inlined, jit
+from .simd import SLACK, pointers, row_loop
+from .workers import Memory, on_threads
+
+UNREACHABLE = 1e300  # V of cells outside of the lattice: far above any cost, yet finite, so that it makes no NaN
+LN2 = math.log(2.0)
+CHUNK = 512  # cells of a row that go through one formula after the other while they are in the fastest cache
+_ROW_CELLS = 1536  # cells in a row of a tile: so many that the work on them outweighs that on a row
+_PARALLEL_CELLS = 1 << 14  # below this a second thread costs more than it brings
+
+
+# ----------------------------------------------------------------------- what a compiled sweep is given
+
+
+class Problem(NamedTuple):
+    """A batch to sweep over; arrays that a call does not need have no entries."""
+
+    x: np.ndarray  # (B, N, C) predictions
+    y: np.ndarray  # (B, M, C) targets
+    D: np.ndarray  # (B, N, M) costs, where these are given instead
+    omega: np.ndarray  # (N + M - 1,) float64, Omega(h, j) at h - j + M - 1, where it depends on h - j alone
+    omega_matrix: np.ndarray  # (1 or B, N, M) float64, Omega otherwise
+    omega_scale: np.ndarray  # (B,) float64, factor of Omega for each pair
+    n: np.ndarray  # (B,) int64, true lengths of x
+    m: np.ndarray  # (B,) int64, true lengths of y
+    gamma: float
+
+
+class Results(NamedTuple):
+    """What a sweep writes: first the shape term's derivatives, then, where it is swept, the temporal term's.
+
+    Derivatives that are not wanted have no pairs.
+    """
+
+    value: np.ndarray  # (B,) Eq. 2
+    value_dot: np.ndarray  # (B,) Eq. 4
+    d_x: np.ndarray  # (1 or 2, B, N, C)
+    d_y: np.ndarray  # (1 or 2, B, M, C)
+    d_D: np.ndarray  # (1 or 2, B, N, M), E and E_dot; zeros at first
+    d_gamma: np.ndarray  # (1 or 2, B) float64; zeros at first
+
+
+class Plan(NamedTuple):
+    """How a batch is cut up."""
+
+    lo: np.ndarray  # (N + M,) first cell i of each row, and of an empty one after the last
+    hi: np.ndarray  # (N + M,) last cell i of each row
+    start: np.ndarray  # (N + M + 1,) where a row begins in the table of weights, with a cell around each row
+    N: int
+    M: int
+    C: int
+    tile: int  # pairs in a tile
+    rows: int  # rows in a segment
+    longest: int  # cells of a pair in the longest row
+    stride: int  # distance of two rows of V
+    backward: bool  # are derivatives wanted?
+
+
+class Work(NamedTuple):
+    """Memory of one thread; rows of three are addressed by :func:`at_V`, weights by :func:`at_q`."""
+
+    x: np.ndarray  # (C * N * tile,) the tile's series, time first
+    y: np.ndarray  # (C * M * tile,) backwards in time, so that along a row it is read forwards
+    q_left: np.ndarray  # weights of the rows of a segment and of two more
+    q_diagonal: np.ndarray
+    q_up: np.ndarray
+    q_dot_left: np.ndarray
+    q_dot_up: np.ndarray
+    zeros: np.ndarray  # (row,)
+    Delta: np.ndarray  # (row,) the costs of a row, in units of gamma * log(2)
+    omega: np.ndarray  # Omega by lag, even lags, then odd ones, each repeated over the tile; or (row,) of a matrix
+    V: np.ndarray  # three rows, in units of gamma * log(2)
+    V_dot: np.ndarray  # three rows
+    E: np.ndarray  # (row,)
+    E_dot: np.ndarray  # (row,)
+    E_normalised: np.ndarray  # three rows: E divided by the sum of the cell's weights, which rounding moved from one
+    E_dot_normalised: np.ndarray
+    by_x: np.ndarray  # sums of E * (x - y) for the derivatives by the series
+    by_x_dot: np.ndarray
+    by_y: np.ndarray
+    by_y_dot: np.ndarray
+    saved: np.ndarray  # V and V_dot at the starts of segments
+
+
+class Tile(NamedTuple):
+    """Some pairs of the batch, and pointers to the plan and to a thread's memory."""
+
+    first: int
+    size: int
+    first_end: int  # the row on which the shortest of the tile's pairs ends
+    end: int  # and the longest
+    gamma: float
+    plan: Plan
+    work: Work
+
+
+# ----------------------------------------------------------------------- where things are
+
+
+@inlined
+def cells_of(tile, d):
+    """First cell i of row d, and how many cells the row has over all pairs of the tile."""
+    lo = tile.plan.lo[d]
+    return lo, (tile.plan.hi[d] - lo + 1) * tile.size
+
+
+@inlined
+def at_V(tile, d, i):
+    """Where cell i of row d is among three rows with a cell around each."""
+    return (d % 3) * tile.plan.stride + (i + 1) * tile.size
+
+
+@inlined
+def at_q(tile, origin, d, i):
+    """Where the weights of cell i of row d are in a table that begins with row ``origin``."""
+    plan = tile.plan
+    return (plan.start[d] - plan.start[origin] + 1 + i - plan.lo[d]) * tile.size
+
+
+@inlined
+def at_omega(tile, problem, d):
+    """Where Omega of row d begins: by lag, h - j grows in steps of two along a row."""
+    if problem.omega_matrix.size > 0:
+        return 0
+    plan = tile.plan
+    t, half = 2 * plan.lo[d] - d + plan.M - 1, (plan.N + plan.M - 1) // 2 + 1
+    return ((t % 2) * half + t // 2) * tile.size
+
+
+@inlined
+def last_row(problem, b):
+    """The row on which the last cell of a pair lies."""
+    return problem.n[b] + problem.m[b] - 2
+
+
+# ----------------------------------------------------------------------- what a tile is filled with
+
+
+@row_loop
+def fill(rows, at, numbers):
+    """Write one number into each row."""
+    for row in rows:
+        row.store(at[0], numbers[0])
+
+
+@jit
+def copy(source, begin, target, to, n):
+    """Copy n numbers."""
+    for k in range(n):
+        target[to + k] = source[begin + k]
+
+
+@jit
+def load_series(series, lengths, tile, first, step, out):
+    """(B, N, C) -> flat (C, N, size), backwards for step -1, with zeros beyond a true length: padding may be NaN."""
+    _, N, C = series.shape
+    fill((out,), (0,), (0.0,), C * N * tile.size + SLACK)
+    for b in range(tile.size):
+        for i in range(lengths[tile.first + b]):
+            for c in range(C):
+                out[(c * N + first + step * i) * tile.size + b] = series[tile.first + b, i, c]
+
+
+@jit
+def store_series(sums, tile, first, step, sign, value, out):
+    """Flat sums (C, N, size) -> derivatives (B, N, C) of squared differences; NaN where the value is NaN."""
+    _, N, C = out.shape
+    for b in range(tile.size):
+        nan_if_invalid = np.nan if np.isnan(value[tile.first + b]) else 0.0
+        for i in range(N):
+            for c in range(C):
+                total = sums[(c * N + first + step * i) * tile.size + b]
+                out[tile.first + b, i, c] = sign * 2.0 * total + nan_if_invalid
+
+
+@jit
+def gather_row(matrices, tile, problem, d, out):
+    """(input) matrices (1 or B, N, M), (output) row d of each pair, with zeros beyond its true lengths."""
+    last, lo = matrices.shape[0] - 1, tile.plan.lo[d]
+    for i in range(lo, tile.plan.hi[d] + 1):
+        for k in range(tile.size):
+            b = tile.first + k
+            inside = i < problem.n[b] and d - i < problem.m[b]
+            out[(i - lo) * tile.size + k] = matrices[min(b, last), i, d - i] if inside else 0.0
+
+
+@jit
+def scatter_row(row, tile, d, out):
+    """(input) row d of E of each pair, (output) matrices (B, N, M)."""
+    lo = tile.plan.lo[d]
+    for i in range(lo, tile.plan.hi[d] + 1):
+        for b in range(tile.size):
+            out[tile.first + b, i, d - i] = row[(i - lo) * tile.size + b]
+
+
+@jit
+def tile_of(problem, plan, work, first):
+    """The tile whose first pair is given, with its memory as it is before the first row."""
+    size, end, first_end = min(plan.tile, problem.n.size - first), 0, plan.N + plan.M - 2
+    for b in range(first, first + size):
+        first_end, end = min(first_end, last_row(problem, b)), max(end, last_row(problem, b))
+    tile = Tile(first, size, first_end, end, problem.gamma, pointers(plan), pointers(work))
+    memory, row, three_rows = tile.work, plan.longest * size, 3 * plan.stride
+    load_series(problem.x, problem.n, tile, 0, 1, memory.x)
+    load_series(problem.y, problem.m, tile, plan.M - 1, -1, memory.y)
+    fill((memory.V,), (0,), (UNREACHABLE,), three_rows)
+    for b in range(size):
+        memory.V[plan.stride + b] = 0.0  # the path starts at (-1, -1), on row -2
+    fill((memory.E_normalised,), (0,), (0.0,), three_rows)
+    fill((memory.zeros, memory.Delta, memory.E), (0,), (0.0,), row + SLACK)
+    fill((memory.by_x,), (0,), (0.0,), plan.C * plan.N * size)
+    fill((memory.by_y,), (0,), (0.0,), plan.C * plan.M * size)
+    return tile
+
+
+@jit
+def nan_where_invalid(tile, results):
+    """Make the derivatives by costs and by gamma NaN for the pairs whose value is NaN."""
+    for b in range(tile.first, tile.first + tile.size):
+        if np.isnan(results.value[b]):
+            results.d_D[:, b : b + 1] = np.nan
+            results.d_gamma[:, b : b + 1] = np.nan
+
+
+# ----------------------------------------------------------------------- cutting up
+
+
+def _row_bounds(N, M, band):
+    d = np.arange(N + M)
+    lo, hi = np.maximum(0, d - M + 1), np.minimum(N - 1, d)
+    if band >= 0:
+        lo = np.maximum(lo, -((band - d) // 2))
+        hi = np.maximum(np.minimum(hi, (d + band) // 2), lo - 1)  # a row may have no cells, but no fewer
+    return lo, hi, np.concatenate([[0], np.cumsum(hi - lo + 3)])
+
+
+def _tile(batch, threads, most):
+    """Pairs in a tile: at most ``most``, a multiple of the vectors' length if that is possible, else all alike."""
+    most = max(1, min(most, -(-batch // (2 * max(2, threads)))))
+    if most >= SLACK:
+        return most - most % SLACK
+    tiles = -(-batch // most)
+    return -(-batch // (-(-tiles // threads) * threads))
+
+
+@lru_cache(maxsize=128)
+def make_plan(
+    N: int,
+    M: int,
+    C: int,
+    band: int,
+    batch: int,
+    itemsize: int,
+    backward: bool,
+    threads: int,
+    table_bytes: int = 6 << 20,
+    segment_bytes: int = 1 << 20,
+) -> Plan:
+    """Cut up the batch and the rows so that what a tile needs stays in the cache.
+
+    Args:
+        N: length of the predictions.
+        M: length of the targets.
+        C: variables, 0 where costs are given.
+        band: as for the operators.
+        batch: pairs.
+        itemsize: bytes of a weight.
+        backward: whether derivatives are wanted; otherwise no weights are kept.
+        threads: how many share the tiles.
+        table_bytes: of weights at most: a lattice that needs more is cut into segments.
+        segment_bytes: of the weights of such a segment, which stay in the cache until the backward pass.
+    """
+    lo, hi, start = _row_bounds(N, M, band)
+    longest, rows_in_all = int((hi - lo).max()) + 1, N + M - 1
+    bytes_per_pair = 5 * itemsize * int(start[rows_in_all])
+    tile = _tile(batch, threads, min(_ROW_CELLS // longest, table_bytes // (2 * bytes_per_pair)))
+    rows = rows_in_all
+    if bytes_per_pair > table_bytes:
+        rows = int(min(rows, max(segment_bytes * rows / (tile * bytes_per_pair), math.sqrt(rows))))
+    stride = -(-((N + 3) * tile + 2 * SLACK) // SLACK) * SLACK
+    return Plan(lo, hi, start, N, M, C, tile, rows if backward else 1, longest, stride, backward)
+
+
+def _sizes(plan: Plan) -> dict[str, int]:
+    """How many numbers each part of the memory holds, without the room that row loops need behind it."""
+    _, _, start, N, M, C, tile, rows, longest, stride, backward = plan
+    begins = np.arange(0, N + M - 1, rows)
+    table = (int((start[np.minimum(begins + rows + 2, N + M)] - start[begins]).max()) + longest + 3) * tile
+    row, by_lag = longest * tile + SLACK, 2 * ((N + M - 1) // 2 + 1) * tile
+    sizes = {"x": C * N * tile, "y": C * M * tile, "omega": max(by_lag, row)}
+    sizes |= dict.fromkeys(("q_left", "q_diagonal", "q_up", "q_dot_left", "q_dot_up"), table)
+    sizes |= dict.fromkeys(("zeros", "Delta", "E", "E_dot"), row)
+    sizes |= dict.fromkeys(("V", "V_dot", "E_normalised", "E_dot_normalised"), 3 * stride)
+    sizes |= {name: sizes[name[3]] for name in ("by_x", "by_x_dot", "by_y", "by_y_dot")}
+    sizes["saved"] = len(begins) * 6 * stride if backward and len(begins) > 1 else 0
+    return sizes
+
+
+class WorkMemory(Memory):
+    """The memory of each thread, cut up as a plan says."""
+
+    def work_for(self, plan: Plan, dtype: np.dtype) -> Work:
+        """A thread's memory for a plan; the last one is kept, for to cut it up takes as long as a small sweep."""
+        last = getattr(self.of_thread, "last", None)
+        if last is not None and last[0] is plan and last[1] == dtype:
+            return last[2]
+        sizes = _sizes(plan)
+        kinds = {name: dtype if name in "xy" or name[0] == "q" else np.dtype(np.float64) for name in sizes}
+        spans = {name: -(-(size + SLACK) * kinds[name].itemsize // 64) * 64 for name, size in sizes.items()}
+        ends = dict(zip(spans, np.cumsum(list(spans.values())).tolist(), strict=True))
+        memory = self.take(sum(spans.values()))
+        parts = {name: memory[end - spans[name] : end].view(kinds[name]) for name, end in ends.items()}
+        work = Work(**parts)
+        if memory.base is getattr(self.of_thread, "bytes", None):
+            self.of_thread.last = plan, dtype, work
+        return work
+
+
+MEMORY = WorkMemory()
+
+
+# ----------------------------------------------------------------------- running a compiled sweep
+
+MaybeTensor = Optional[Tensor]  # noqa: UP045
+Wants = Sequence[int]  # 0 or 1, for x, y, D and gamma; torch.jit.trace records no list of bools
+
+
+def allocate(
+    x: Tensor | None, y: Tensor | None, D: Tensor | None, gamma: Tensor, terms: int, wants: Wants
+) -> tuple[Tensor, ...]:
+    """The results of a sweep, not yet written; the arguments are those of the operators.
+
+    Args:
+        x: predictions.
+        y: targets.
+        D: costs.
+        gamma: the smoothing.
+        terms: 1 for the shape term alone, 2 with the temporal term.
+        wants: whether to differentiate by x, by y, by D and by gamma.
+
+    Returns:
+        Values (B,) of the terms, the second one empty for one term, and the derivatives (terms, ...) of all terms by
+        each input; those that are not wanted have no pairs.
+    """
+    like = x if D is None else D
+    B = like.shape[0]
+    values = like.new_empty(B), like.new_empty(B if terms == 2 else 0)
+    by_series = (
+        s.new_empty(terms, *s.shape) if wanted else like.new_empty(terms, 0, 0, 0)
+        for s, wanted in zip((x, y), wants[:2], strict=True)
+    )
+    by_D = D.new_zeros(terms, *D.shape) if wants[2] else like.new_empty(terms, 0, 0, 0)
+    return *values, *by_series, by_D, gamma.new_zeros(terms, B if wants[3] else 0)
+
+
+def check_arguments(
+    x: Tensor | None,
+    y: Tensor | None,
+    D: Tensor | None,
+    gamma: Tensor,
+    n: Tensor | None,
+    m: Tensor | None,
+    omega: Tensor | None,
+    omega_scale: Tensor | None,
+    band: int,
+) -> None:
+    """Refuse arrays that a kernel would read beyond: a recorded graph calls an operator without other checks."""
+    if D is None and (y.dim() != 3 or x.shape[::2] != y.shape[::2] or x.dtype != y.dtype):
+        found = f"{x.dtype} of {tuple(x.shape)} and {y.dtype} of {tuple(y.shape)}"
+        raise ValueError(f"x and y must have shapes (B, N, C) and (B, M, C) and one dtype, but they are {found}.")
+    B, N, M = D.shape if D is not None else (*x.shape[:2], y.shape[1])
+    if omega is not None and omega.shape not in ((N + M - 1,), (1, N, M), (B, N, M)):
+        raise ValueError(
+            f"omega must have shape {(N + M - 1,)}, {(1, N, M)} or {(B, N, M)}, but its shape is "
+            f"{tuple(omega.shape)}."
+        )
+    of_pairs = (("omega_scale", omega_scale, torch.float64), ("n", n, torch.int64), ("m", m, torch.int64))
+    for name, numbers, dtype in of_pairs:
+        if numbers is not None and (numbers.shape != (B,) or numbers.dtype != dtype):
+            found = f"{numbers.dtype} of {tuple(numbers.shape)}"
+            raise ValueError(f"{name} must be {dtype} of shape ({B},) or None, not {found}.")
+    if gamma.dtype != torch.float64 or gamma.numel() != 1 or (omega is not None and omega.dtype != torch.float64):
+        found = f"{gamma} and {omega.dtype}" if omega is not None else f"{gamma}"
+        raise ValueError(f"gamma must be one number and, like omega, float64, but they are {found}.")
+    if min(B, N, M) < 1 or band > 1 << 62:
+        raise ValueError(f"Lattices need cells, and a band of at most 2**62, but they have {(B, N, M)} and {band}.")
+    for name, lengths, longest in (("n", n, N), ("m", m, M)):
+        if lengths is not None:
+            inside = ((lengths >= 1) & (lengths <= longest)).all()
+            torch._assert_async(inside, f"{name} must lie between 1 and {longest}.")
+
+
+_NONE = {dtype: np.empty((0, 0, 0), dtype) for dtype in (np.float32, np.float64)}
+_NO_LAGS = np.empty(0)
+
+
+def run(
+    sweep: Callable,
+    x: Tensor | None,
+    y: Tensor | None,
+    D: Tensor | None,
+    gamma: Tensor,
+    n: Tensor | None,
+    m: Tensor | None,
+    omega: Tensor | None,
+    omega_scale: Tensor | None,
+    band: int,
+    wants: Wants,
+    make_plan: Callable = make_plan,
+    memory: WorkMemory = MEMORY,
+) -> tuple[Tensor, ...]:
+    """Run a compiled sweep over a batch, cut up by ``make_plan``, on torch's number of threads, in ``memory``.
+
+    The other arguments and the results are those of the operators.
+    """
+    check_arguments(x, y, D, gamma, n, m, omega, omega_scale, band)
+    outputs = allocate(x, y, D, gamma, 1 if omega is None else 2, wants)
+    B, N, M, C = (*D.shape, 0) if x is None else (*x.shape[:2], *y.shape[1:])
+    results = Results(*(output.numpy() for output in outputs))
+    none, no_lags, no_matrix = _NONE[results.value.dtype.type], _NO_LAGS, _NONE[np.float64]
+    x, y, D, omega, omega_scale, n, m = [
+        None if array is None else array.detach().contiguous().numpy()
+        for array in (x, y, D, omega, omega_scale, n, m)
+    ]
+    problem = Problem(
+        none if x is None else x,
+        none if y is None else y,
+        none if D is None else D,
+        no_lags if omega is None or omega.ndim > 1 else omega,
+        no_matrix if omega is None or omega.ndim == 1 else omega,
+        np.ones(B) if omega_scale is None else omega_scale,
+        np.full(B, N) if n is None else n,
+        np.full(B, M) if m is None else m,
+        gamma.item(),
+    )
+    threads = min(torch.get_num_threads(), B) if B * N * M >= _PARALLEL_CELLS else 1
+    plan = make_plan(N, M, C, band, B, results.value.itemsize, any(wants), threads)
+    dtype = results.value.dtype
+    if threads == 1:
+        sweep(problem, results, plan, memory.work_for(plan, dtype), 0, 1)
+    else:
+        on_threads(threads, lambda share: sweep(problem, results, plan, memory.work_for(plan, dtype), share, threads))
+    return outputs
