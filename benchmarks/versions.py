@@ -1,85 +1,91 @@
-"""Forward and backward of the loss beside an earlier version of it, in turns in one process.
+"""Forward and backward of the loss beside an earlier version of it.
 
     git worktree add EARLIER COMMIT
     python -m benchmarks.versions --earlier EARLIER --threads 1    # CPU time of one thread
     python -m benchmarks.versions --earlier EARLIER --threads 2    # wall time
 
-Both versions compute the batch mean and its gradient by the prediction, float32, gamma 0.01, after a check that the
-gradients agree. Medians; appends to results/versions.csv. Takes about two minutes, on an idle machine.
+Both versions compute the batch mean and its gradient by the prediction, float32, gamma 0.01. They take turns in
+processes of their own, since OpenMP's idle threads would take the processor from the other version's; medians, of the
+turns' medians. Gradients are compared. Appends to results/versions.csv. Takes some minutes, on an idle machine.
 """
 
 import csv
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
+from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
 
 import torch
+from torch import Tensor
 
-import loss
-from benchmarks.common import Row, in_turns, loss_and_gradient, machine, medians, parser, relative_error, show
+from benchmarks.common import in_turns, loss_and_gradient, machine, medians, parser, relative_error, show
 from benchmarks.loss import LONG, SIZES
 
-LOSSES = ("DilateLoss", "SoftDTWLoss")
+ROOT = Path(__file__).parents[1]
+CASES = [(loss, *size) for loss in ("DilateLoss", "SoftDTWLoss") for size in ((1, 5), *SIZES, *LONG)]
+TURNS = 5
 
 
-def load(folder: Path, name: str) -> ModuleType:
-    """The package ``loss`` of a clone under another name, so that two can be imported."""
-    package = (folder / "loss").resolve()
+def load(folder: Path) -> object:
+    """The package ``loss`` of a clone, under a name of its own."""
+    package, name = (folder / "loss").resolve(), "loss_of_a_version"
     spec = spec_from_file_location(name, package / "__init__.py", submodule_search_locations=[str(package)])
     sys.modules[name] = module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def timed(clock: Callable[[], float], call: Callable[[], object], repeat: int) -> float:
-    """Milliseconds of one of several calls."""
+def duration(clock: Callable[[], float], call: Callable[[], object]) -> float:
+    """Seconds of a call."""
     begun = clock()
-    for _ in range(repeat):
-        call()
-    return 1e3 * (clock() - begun) / repeat
+    call()
+    return clock() - begun
 
 
-def compare(
-    name: str, batch: int, horizon: int, versions: dict[str, ModuleType], threads: int, seconds: float
-) -> Row:
-    """Check that the versions agree, and time them."""
-    torch.manual_seed(0)
-    x, y = torch.randn(2, batch, horizon, 1)
-    calls = {
-        version: partial(loss_and_gradient, getattr(package, name)(), x, y) for version, package in versions.items()
-    }
-    error = relative_error(*(call()[1] for call in calls.values()))
-    assert error < 1e-5, error
-    clock, repeat = time.thread_time if threads == 1 else time.perf_counter, max(1, 10**6 // (batch * horizon**2))
-    found = medians(
-        in_turns({version: partial(timed, clock, call, repeat) for version, call in calls.items()}, seconds, 3)
-    )
-    ratio = found["now"] / found["earlier"]
-    row: Row = {"loss": name, "batch": batch, "horizon": horizon, "threads": threads}
-    row |= {f"{version}_ms": f"{milliseconds:.4g}" for version, milliseconds in found.items()}
-    return row | {"ratio": f"{ratio:.3g}", "error": f"{error:.0e}"}
+def measure(folder: Path, threads: int, seconds: float) -> list[tuple[float, Tensor]]:
+    """Median seconds and the gradient of each case, by the version in a folder."""
+    torch.set_num_threads(threads)
+    package, clock = load(folder), time.thread_time if threads == 1 else time.perf_counter
+    found = []
+    for loss, batch, horizon in CASES:
+        torch.manual_seed(0)
+        call = partial(loss_and_gradient, getattr(package, loss)(), *torch.randn(2, batch, horizon, 1))
+        _, gradient = call()
+        times = in_turns({"": partial(duration, clock, call)}, seconds, at_least=3)
+        found.append((medians(times)[""], gradient))
+    return found
 
 
 def main() -> None:
-    """Compare, print, write."""
-    flags = parser(__doc__, seconds=4.0)
+    """Measure in turns, compare, print, write."""
+    flags = parser(__doc__, seconds=0.3)
     flags.add_argument("--earlier", type=Path, required=True, metavar="FOLDER", help="a clone at an earlier commit")
     flags.add_argument("--threads", type=int, default=1, help="default: %(default)s")
     args = flags.parse_args()
+
+    def in_new_process(folder: Path) -> list[tuple[float, Tensor]]:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            return pool.submit(measure, folder, args.threads, args.seconds).result()
+
+    versions = {"earlier": partial(in_new_process, args.earlier), "now": partial(in_new_process, ROOT)}
+    turns = in_turns(versions, at_least=TURNS)
     torch.set_num_threads(args.threads)
-    versions = {"earlier": load(args.earlier, "earlier_loss"), "now": loss}
+    rows = []
+    for k, (loss, batch, horizon) in enumerate(CASES):
+        milliseconds = medians({name: [1e3 * turn[k][0] for turn in found] for name, found in turns.items()})
+        row = {"loss": loss, "batch": batch, "horizon": horizon, "threads": args.threads}
+        row |= {f"{name}_ms": f"{value:.4g}" for name, value in milliseconds.items()}
+        row["ratio"] = f"{milliseconds['now'] / milliseconds['earlier']:.3g}"
+        row["difference"] = f"{relative_error(turns['now'][0][k][1], turns['earlier'][0][k][1]):.0e}"
+        rows.append(row)
     print(machine())
-    rows = [
-        compare(name, *size, versions, args.threads, args.seconds)
-        for name in LOSSES
-        for size in ((1, 5), *SIZES, *LONG)
-    ]
     show(rows, 11)
     path = args.output / "versions.csv"
+    args.output.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with open(path, "a", newline="") as file:
         writer = csv.DictWriter(file, [*rows[0], "machine"])

@@ -141,16 +141,16 @@ def check_tensor(name: str, tensor: Tensor, allowed: str, dimensions: tuple[int,
 
 def check_alike(names: tuple[str, str], x: Tensor, y: Tensor, axes: dict[int, str]) -> None:
     """Demand as many dimensions, the same sizes along ``axes`` (axis -> what it is), one device, one precision."""
-    both, shapes = " and ".join(names), f"their shapes are {tuple(x.shape)} and {tuple(y.shape)}"
-    if x.dim() != y.dim():
-        raise ValueError(f"{both} must have the same number of dimensions, but {shapes}.")
-    for axis, what in axes.items():
-        if x.shape[axis] != y.shape[axis]:
-            raise ValueError(f"{both} must have the same {what}, but {shapes}.")
-    for attribute in ("device", "dtype"):
-        ours, theirs = getattr(x, attribute), getattr(y, attribute)
-        if ours != theirs:
-            raise ValueError(f"{both} must share one {attribute}, but they have {ours} and {theirs}.")
+    both = " and ".join(names)
+    wrong = [what for axis, what in axes.items() if x.shape[axis] != y.shape[axis]] if x.dim() == y.dim() else None
+    if wrong or wrong is None:
+        what = wrong[0] if wrong else "number of dimensions"
+        found = f"{tuple(x.shape)} and {tuple(y.shape)}"
+        raise ValueError(f"{both} must have the same {what}, but their shapes are {found}.")
+    if x.device != y.device:
+        raise ValueError(f"{both} must share one device, but they have {x.device} and {y.device}.")
+    if x.dtype != y.dtype:
+        raise ValueError(f"{both} must share one dtype, but they have {x.dtype} and {y.dtype}.")
 
 
 def raise_unless(condition: Tensor, make_error: Callable[[], ValueError], compiled_message: str) -> None:

@@ -311,14 +311,13 @@ def _combine(
     gradients: tuple[Tensor | None, ...], derivatives: Tensor | tuple[Tensor, ...], alpha: float
 ) -> Tensor | None:
     """The gradient of loss, shape and temporal term together, leaving out what has no incoming gradient."""
-    g, *of_terms = gradients
-    parts = list(zip(of_terms, derivatives, strict=False))
-    if g is not None:
-        of_loss = derivatives[0] if len(derivatives) == 1 else torch.lerp(derivatives[1], derivatives[0], alpha)
-        parts.append((g, of_loss))
     total = None
-    for weight, d in parts:
+    for k, weight in enumerate(gradients):
         if weight is not None:
+            if k > 0:
+                d = derivatives[k - 1]
+            else:
+                d = derivatives[0] if len(derivatives) == 1 else torch.lerp(derivatives[1], derivatives[0], alpha)
             weight = weight.reshape(-1, *(1,) * (d.dim() - 1))
             total = weight * d if total is None else torch.addcmul(total, weight, d)
     return total

@@ -373,7 +373,8 @@ def allocate(
         for s, wanted in zip((x, y), wants[:2], strict=True)
     )
     by_D = D.new_zeros(terms, *D.shape) if wants[2] else like.new_empty(terms, 0, 0, 0)
-    return *values, *by_series, by_D, gamma.new_zeros(terms, B if wants[3] else 0)
+    by_gamma = gamma.new_zeros(terms, B) if wants[3] else gamma.new_empty(terms, 0)
+    return *values, *by_series, by_D, by_gamma
 
 
 def check_arguments(
@@ -417,6 +418,11 @@ _NONE = {dtype: np.empty((0, 0, 0), dtype) for dtype in (np.float32, np.float64)
 _NO_LAGS = np.empty(0)
 
 
+@lru_cache(maxsize=128, typed=True)  # typed: 1 for a length is not 1.0 for a factor
+def _same_for_all(batch: int, number: float) -> np.ndarray:
+    return np.full(batch, number)
+
+
 def run(
     sweep: Callable,
     x: Tensor | None,
@@ -451,9 +457,9 @@ def run(
         none if D is None else D,
         no_lags if omega is None or omega.ndim > 1 else omega,
         no_matrix if omega is None or omega.ndim == 1 else omega,
-        np.ones(B) if omega_scale is None else omega_scale,
-        np.full(B, N) if n is None else n,
-        np.full(B, M) if m is None else m,
+        _same_for_all(B, 1.0) if omega_scale is None else omega_scale,
+        _same_for_all(B, N) if n is None else n,
+        _same_for_all(B, M) if m is None else m,
         gamma.item(),
     )
     threads = min(torch.get_num_threads(), B) if B * N * M >= _PARALLEL_CELLS else 1
