@@ -4,9 +4,10 @@
     python -m benchmarks.versions --earlier EARLIER --threads 1    # CPU time of one thread
     python -m benchmarks.versions --earlier EARLIER --threads 2    # wall time
 
-Both versions compute the batch mean and its gradient by the prediction, float32, gamma 0.01. They take turns in
-processes of their own, since OpenMP's idle threads would take the processor from the other version's; medians, of the
-turns' medians. Gradients are compared. Appends to results/versions.csv. Takes some minutes, on an idle machine.
+Both versions compute the batch mean and its gradient by the prediction, float32, gamma 0.01; gradients are compared,
+times are medians. One thread: in turns in one process. Several: each version in processes of its own, in turns, since
+OpenMP's idle threads would take the processor from the other version's. Appends to results/versions.csv. Takes some
+minutes, on an idle machine.
 """
 
 import csv
@@ -30,9 +31,9 @@ CASES = [(loss, *size) for loss in ("DilateLoss", "SoftDTWLoss") for size in ((1
 TURNS = 5
 
 
-def load(folder: Path) -> object:
+def load(name: str, folder: Path) -> object:
     """The package ``loss`` of a clone, under a name of its own."""
-    package, name = (folder / "loss").resolve(), "loss_of_a_version"
+    package = (folder / "loss").resolve()
     spec = spec_from_file_location(name, package / "__init__.py", submodule_search_locations=[str(package)])
     sys.modules[name] = module = module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -46,41 +47,51 @@ def duration(clock: Callable[[], float], call: Callable[[], object]) -> float:
     return clock() - begun
 
 
-def measure(folder: Path, threads: int, seconds: float) -> list[tuple[float, Tensor]]:
-    """Median seconds and the gradient of each case, by the version in a folder."""
+def measure(folders: dict[str, Path], threads: int, seconds: float) -> dict[str, list[tuple[float, Tensor]]]:
+    """Median seconds and the gradient of each case, by each of some versions in turns."""
     torch.set_num_threads(threads)
-    package, clock = load(folder), time.thread_time if threads == 1 else time.perf_counter
-    found = []
+    packages = {name: load(f"{name}_loss", folder) for name, folder in folders.items()}
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    found = {name: [] for name in packages}
     for loss, batch, horizon in CASES:
         torch.manual_seed(0)
-        call = partial(loss_and_gradient, getattr(package, loss)(), *torch.randn(2, batch, horizon, 1))
-        _, gradient = call()
-        times = in_turns({"": partial(duration, clock, call)}, seconds, at_least=3)
-        found.append((medians(times)[""], gradient))
+        x, y = torch.randn(2, batch, horizon, 1)
+        calls = {name: partial(loss_and_gradient, getattr(of, loss)(), x, y) for name, of in packages.items()}
+        gradients = {name: call()[1] for name, call in calls.items()}
+        times = in_turns({name: partial(duration, clock, call) for name, call in calls.items()}, seconds, at_least=3)
+        for name, median in medians(times).items():
+            found[name].append((median, gradients[name]))
     return found
+
+
+def in_new_process(folders: dict[str, Path], threads: int, seconds: float) -> dict[str, list[tuple[float, Tensor]]]:
+    """The same in a process that ends with it."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(measure, folders, threads, seconds).result()
 
 
 def main() -> None:
     """Measure in turns, compare, print, write."""
-    flags = parser(__doc__, seconds=0.3)
+    flags = parser(__doc__, seconds=1.0)
     flags.add_argument("--earlier", type=Path, required=True, metavar="FOLDER", help="a clone at an earlier commit")
     flags.add_argument("--threads", type=int, default=1, help="default: %(default)s")
     args = flags.parse_args()
 
-    def in_new_process(folder: Path) -> list[tuple[float, Tensor]]:
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            return pool.submit(measure, folder, args.threads, args.seconds).result()
-
-    versions = {"earlier": partial(in_new_process, args.earlier), "now": partial(in_new_process, ROOT)}
-    turns = in_turns(versions, at_least=TURNS)
+    versions = {"earlier": args.earlier, "now": ROOT}
+    if args.threads == 1:
+        turns = [measure(versions, 1, args.seconds)]
+    else:
+        apart = [{name: folder} for name, folder in versions.items()] * TURNS
+        done = [in_new_process(folder, args.threads, args.seconds) for folder in apart]
+        turns = [one | other for one, other in zip(done[::2], done[1::2], strict=True)]
     torch.set_num_threads(args.threads)
     rows = []
     for k, (loss, batch, horizon) in enumerate(CASES):
-        milliseconds = medians({name: [1e3 * turn[k][0] for turn in found] for name, found in turns.items()})
+        milliseconds = medians({name: [1e3 * turn[name][k][0] for turn in turns] for name in versions})
         row = {"loss": loss, "batch": batch, "horizon": horizon, "threads": args.threads}
         row |= {f"{name}_ms": f"{value:.4g}" for name, value in milliseconds.items()}
         row["ratio"] = f"{milliseconds['now'] / milliseconds['earlier']:.3g}"
-        row["difference"] = f"{relative_error(turns['now'][0][k][1], turns['earlier'][0][k][1]):.0e}"
+        row["difference"] = f"{relative_error(turns[0]['now'][k][1], turns[0]['earlier'][k][1]):.0e}"
         rows.append(row)
     print(machine())
     show(rows, 11)
