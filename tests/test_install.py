@@ -24,11 +24,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 # Compiles one small kernel, or loads it, and says where its cache is and how often it was found there.
 ONE_KERNEL = """
-import dilate_loss
-from dilate_loss.kernels import tile
-assert tile._shifted((1, 2, 3, 4, 5), 1) == (2, 3, 4, 5, 6)
-print(tile._shifted.stats.cache_path)
-print(sum(tile._shifted.stats.cache_hits.values()))
+import numpy as np
+from dilate_loss.kernels.lattice import copy
+numbers = np.zeros(5)
+copy(np.arange(5.0), 1, numbers, 2, 3)
+assert numbers.tolist() == [0, 0, 1, 2, 3]
+print(copy.stats.cache_path)
+print(sum(copy.stats.cache_hits.values()))
 """
 
 
@@ -140,7 +142,7 @@ def test_kernels_of_a_read_only_installation_are_cached_for_the_user(read_only, 
         folder, found = done.stdout.splitlines()
         assert Path(folder).is_relative_to(tmp_path / "home")
         assert found == hits
-        assert list(Path(folder).glob("tile.dilate_loss_kernels_*__shifted*.nbc"))
+        assert list(Path(folder).glob("lattice.dilate_loss_kernels_*_copy*.nbc"))
 
 
 def test_without_any_place_for_a_cache_the_kernels_still_work_and_say_so_once(read_only, tmp_path):

@@ -11,8 +11,8 @@ _PACKAGE = __package__.replace(".", "_")
 
 def _digest() -> str:
     """A short name for what is written in the files that have compiled functions."""
-    folder = Path(__file__).parent
-    files = [*sorted(folder.glob("*.py")), *(folder.parent / name for name in ("soft_dtw.py", "path_soft_dtw.py"))]
+    folder, recursions = Path(__file__).parent, ("soft_dtw.py", "path_soft_dtw.py", "dilate_loss.py")
+    files = [*sorted(folder.glob("*.py")), *(folder.parent / name for name in recursions)]
     return f"{zlib.crc32(b''.join(path.read_bytes() for path in files)):08x}"
 
 
