@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 REDUCTIONS = ("mean", "sum", "none")
 _HALF = (torch.float16, torch.bfloat16)
-_SIGNED_OR_BYTE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # torch compares none of these
+_SIGNED, _UNSIGNED = (torch.int8, torch.int16, torch.int32, torch.int64), (torch.uint16, torch.uint32, torch.uint64)
+_WHOLE = (torch.uint8, *_SIGNED, *_UNSIGNED)
 _NO_BAND = 1 << 30  # no series is that long, so a larger band leaves no cell out
 
 
@@ -78,13 +78,13 @@ def check_alpha(alpha: float) -> float:
     return float(alpha)
 
 
-def check_weight(name: str, weight: float) -> float:
-    """Return a finite number that is not negative."""
+def check_weight(name: str, weight: float, most: float) -> float:
+    """Return a number from 0 to ``most``."""
     if not _is_number(weight):
         raise TypeError(f"{name} must be a number of at least 0, but it is {weight!r}.")
     value = _as_float(weight)
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a finite number of at least 0, but it is {value!r}.")
+    if not 0 <= value <= most:
+        raise ValueError(f"{name} must be a number from 0 to {most:g}, but it is {value!r}.")
     return value
 
 
@@ -130,7 +130,7 @@ def check_tensor(name: str, tensor: Tensor, allowed: str, dimensions: tuple[int,
         raise TypeError(f"{name} must be a floating-point tensor, but its type is {tensor.dtype}.")
     if tensor.dtype not in (*_HALF, torch.float32, torch.float64):
         raise TypeError(f"{name} must have 16, 32 or 64 bits a number, but its type is {tensor.dtype}.")
-    if tensor.layout != torch.strided:
+    if tensor.layout != torch.strided or tensor.is_nested:
         raise TypeError(f"{name} must be a dense tensor, but its layout is {tensor.layout}: use .to_dense().")
     if tensor.dim() not in dimensions:
         raise ValueError(f"{name} must have shape {allowed}, but its shape is {tuple(tensor.shape)}.")
@@ -167,8 +167,9 @@ def raise_unless(condition: Tensor, make_error: Callable[[], ValueError], compil
 
 
 def has_values(tensor: Tensor) -> bool:
-    """False for tensors that stand for a shape alone: those on device meta, and fake ones."""
-    return not tensor.is_meta and not isinstance(tensor, FakeTensor)
+    """False for tensors that stand for a shape alone, on device meta and fake ones, and for those that vmap maps."""
+    mapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor) or mapped)
 
 
 def check_lengths(
@@ -191,19 +192,17 @@ def check_lengths(
 
     inside = (lengths >= shortest) & (lengths <= longest)
     raise_unless(inside, error, f"{name} must lie between {shortest} and {longest}.")
-    return lengths.to(device=device, dtype=torch.int64)
+    return lengths.to(device)
 
 
 def whole_numbers(name: str, numbers: Tensor | Sequence[int]) -> Tensor:
-    """Return a tensor of whole numbers, of the type and on the device that it has."""
+    """Return a tensor of whole numbers, int64, on the device that it has."""
     try:
         tensor = numbers if isinstance(numbers, Tensor) else torch.as_tensor(numbers, device="cpu")
     except (TypeError, ValueError, RuntimeError) as reason:
         raise TypeError(f"{name} must be a tensor or a sequence of whole numbers, but it is {numbers!r}.") from reason
     if tensor.numel() == 0 and not isinstance(numbers, Tensor):
         tensor = tensor.long()  # torch makes floating-point numbers of nothing
-    if tensor.dtype in _UNSIGNED:
-        return tensor.long()
-    if tensor.dtype not in _SIGNED_OR_BYTE:
+    if tensor.dtype not in _WHOLE:
         raise TypeError(f"{name} must be whole numbers, but their type is {tensor.dtype}.")
-    return tensor
+    return tensor.long()  # a comparison in uint8 or int8 would wrap the other number

@@ -24,9 +24,10 @@ class AsymmetricOmega:
     comes first: exchanging prediction and target exchanges ``early`` and ``late``.
 
     Args:
-        early: weight where h < j: the prediction is ahead of its target. At least 0.
-        late: weight where h > j: the prediction lags behind. At least 0.
-        power: how the cost grows with the distance in time, at least 0; the paper's Omega has 2.
+        early: weight where h < j: the prediction is ahead of its target. From 0 to 1e100.
+        late: weight where h > j: the prediction lags behind. From 0 to 1e100.
+        power: how the cost grows with the distance in time, from 0 to 30, which no horizon makes overflow; the
+            paper's Omega has 2.
 
     Raises:
         TypeError, ValueError: for weights that are no such numbers.
@@ -37,8 +38,8 @@ class AsymmetricOmega:
     power: float = 2.0
 
     def __post_init__(self):
-        for name in ("early", "late", "power"):
-            check_weight(name, getattr(self, name))
+        for name, most in (("early", 1e100), ("late", 1e100), ("power", 30.0)):
+            check_weight(name, getattr(self, name), most)
 
     def by_lag(self, N: int, M: int, device: torch.device | None = None) -> Tensor:
         """``weight * |h - j|**power`` at ``h - j + M - 1``, (N + M - 1,) float64, not yet divided by ``k**power``."""
@@ -47,7 +48,7 @@ class AsymmetricOmega:
     def at(self, lag: Tensor | np.ndarray) -> Tensor | np.ndarray:
         """``weight * |lag|**power`` of float64 lags ``h - j``, in float64 whatever torch's default dtype is."""
         power = abs(lag) ** self.power
-        return self.early * power * (lag < 0) + self.late * power * (lag >= 0)
+        return self.early * power * (lag < 0) + self.late * power * (lag > 0)
 
 
 NAMED = {"squared": AsymmetricOmega(), "absolute": AsymmetricOmega(power=1.0)}

@@ -9,6 +9,7 @@ from torch import nn
 
 from loss import (
     AsymmetricOmega,
+    CTCLoss,
     DilateLoss,
     PathDTWBatch,
     SoftDTWBatch,
@@ -317,9 +318,10 @@ def test_omega_that_does_not_fit_the_series(module):
 @pytest.mark.parametrize(
     ("value", "kind", "match"),
     [
-        (-1, ValueError, "must be a finite number of at least 0, but it is -1"),
-        (math.inf, ValueError, "must be a finite number of at least 0, but it is inf"),
-        (10**400, ValueError, "must be a finite number of at least 0, but it is inf"),
+        (-1, ValueError, "must be a number from 0 to .*, but it is -1"),
+        (math.inf, ValueError, "must be a number from 0 to .*, but it is inf"),
+        (10**400, ValueError, "must be a number from 0 to .*, but it is inf"),
+        (1e101, ValueError, "must be a number from 0 to .*, but it is 1e.101"),
         (math.nan, ValueError, "but it is nan"),
         ("1", TypeError, "must be a number of at least 0, but it is '1'"),
         (True, TypeError, "must be a number of at least 0, but it is True"),
@@ -327,3 +329,33 @@ def test_omega_that_does_not_fit_the_series(module):
 )
 def test_bad_weights_of_an_asymmetric_omega(name, value, kind, match):
     assert_one_sentence(kind, f"{name} .*{match}", lambda: AsymmetricOmega(**{name: value}))
+
+
+@pytest.mark.parametrize("N", [20, 10_000])
+@pytest.mark.parametrize("weights", [(1, 1, 30), (1e100, 0, 30), (0, 1e100, 30)])
+def test_the_largest_weights_of_an_asymmetric_omega_are_finite(N, weights):
+    assert AsymmetricOmega(*weights).by_lag(N, N).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint64])
+def test_short_lengths_of_any_type_of_whole_numbers_are_taken_beside_long_series(dtype):
+    x, y = torch.randn(2, 2, 300)
+    n, m = torch.tensor([20, 100], dtype=dtype), torch.tensor([120, 7], dtype=dtype)
+    assert torch.equal(SoftDTWLoss()(x, y, n, m), SoftDTWLoss()(x, y, n.tolist(), m.tolist()))
+    log_probs = torch.randn(300, 2, 4).log_softmax(-1)
+    targets, lengths = torch.randint(1, 4, (190,), dtype=torch.int64), torch.tensor([100, 90])
+    expected = CTCLoss()(log_probs, targets, [120, 100], lengths)
+    given = CTCLoss()(log_probs, targets, torch.tensor([120, 100]).to(dtype), lengths.to(dtype))
+    assert torch.equal(given, expected)
+
+
+def test_a_nested_tensor_is_refused():
+    nested = torch.nested.nested_tensor([torch.ones(3, 1), torch.ones(2, 1)])
+    with pytest.raises(TypeError, match="prediction must be a dense tensor"):
+        DilateLoss()(nested, torch.ones(2, 3, 1))
+
+
+def test_gamma_that_vmap_maps_is_refused():
+    for criterion in (SoftDTWLoss, lambda gamma: DilateLoss(gamma=gamma)):
+        with pytest.raises(NotImplementedError, match="gamma cannot be mapped over by vmap"):
+            torch.func.vmap(lambda gamma, make=criterion: make(gamma)(X, X))(torch.rand(3) + 0.1)
