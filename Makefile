@@ -12,7 +12,7 @@ LOSS_TESTS := tests/loss tests/test_install.py --ignore-glob='*cuda*'
 
 # A process either simulates CUDA or not, so there are two runs; 5 is pytest's word for no test that ARGS allow.
 define run_tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest tests/loss/test_cuda_simulated.py $(ARGS) || [ $$? -eq 5 ]
 endef
 
