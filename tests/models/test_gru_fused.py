@@ -626,7 +626,8 @@ def test_a_signal_in_the_middle_of_a_training_is_never_lost():
     def arrive(signum, frame):
         raise Arrived
 
-    def train(steps):
+    def train(steps, signal_after=0.0):
+        signal.setitimer(signal.ITIMER_REAL, signal_after)
         for _ in range(steps):
             net(x)[0].sum().backward()
 
@@ -636,9 +637,8 @@ def test_a_signal_in_the_middle_of_a_training_is_never_lost():
     gc.disable()  # Hypothesis has a callback of the collector, which loses signals too
     try:
         for delay in np.linspace(1e-4, 4e-3, 400):
-            with pytest.raises(Arrived):
-                signal.setitimer(signal.ITIMER_REAL, delay)  # in here, for on a busy machine it may come at once
-                train(1000)
+            with pytest.raises(Arrived):  # the timer starts in here: on a busy machine the signal may come at once
+                train(1000, delay)
     finally:
         gc.enable()
         signal.setitimer(signal.ITIMER_REAL, 0)
