@@ -621,7 +621,7 @@ def test_a_rollout_does_what_a_changed_head_does(change, layer):
 
 def test_a_signal_in_the_middle_of_a_training_is_never_lost():
     class Arrived(Exception):  # noqa: N818
-        pass
+        """The signal's handler has run."""
 
     def arrive(signum, frame):
         raise Arrived
