@@ -42,27 +42,15 @@ class _Region(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Findings:
-    """What a launch did.
+    """What a launch did; ``messages`` says where in the PTX the first of each sort happened."""
 
-    Attributes:
-        races: Accesses to memory that are not ordered after another one, with at least one of them a write.
-        out_of_bounds: Accesses outside of the launch's memory, or not aligned to their size.
-        unwritten_reads: Reads of outputs, shared or local memory that nothing was written to.
-        divergent: Barriers that some threads of the block wait at while others wait at another, and shuffles and
-            barriers of a warp without all of its lanes. The block ends there.
-        barriers: Over all blocks.
-        shuffles: Over all warps.
-        instructions_of_busiest_thread: Of a ``counted`` program, else 0.
-        messages: Where in the PTX that was, one for each sort of finding and line.
-    """
-
-    races: int
-    out_of_bounds: int
-    unwritten_reads: int
-    divergent: int
-    barriers: int
-    shuffles: int
-    instructions_of_busiest_thread: int
+    races: int  # accesses to memory that nothing orders after another access, where one of them is a write
+    out_of_bounds: int  # accesses outside of the launch's memory, or not aligned to their size
+    unwritten_reads: int  # reads of outputs or shared memory that nothing was written to
+    divergent: int  # barriers, or shuffles of a warp, that only a part of the threads reached: the block ends there
+    barriers: int  # over all blocks
+    shuffles: int  # over all warps
+    instructions_of_busiest_thread: int  # 0 unless the program counts them
     messages: list[str]
 
     @property
@@ -134,7 +122,7 @@ def _packed(kind: str, value: Value) -> bytes:
         if value.device.type != "cpu" or not value.is_contiguous():
             raise ValueError("a tensor must be contiguous, and of the CPU")
         value = value.data_ptr()
-    return struct.pack(FORMATS[kind], value or 0).ljust(8, b"\xcc")
+    return struct.pack(FORMATS[kind], 0 if value is None else value).ljust(8, b"\xcc")
 
 
 @functools.cache

@@ -12,18 +12,14 @@ TYPES = {"pred": "_Bool", "f32": "uint32_t", "f64": "uint64_t"} | {
 SPECIAL = {"%tid.x": "c->tid", "%ntid.x": "threads", "%ctaid.x": "block", "%nctaid.x": "blocks", "WARP_SZ": "32",
            "%laneid": "c->tid % 32", "%dynamic_smem_size": "dynamic_shared_bytes"}  # fmt: skip
 
-# The C of an instruction, by its name without ".rn" (and without the type, if any will do); {0}, {1} are operands.
+# The C of instructions, by their names without ".rn", ".ftz" and, where any will do, the type; {0}, {1} are operands.
 PREDICATE = {"mov": "{0}", "not": "!{0}", "and": "{0} & {1}", "or": "{0} | {1}", "xor": "{0} ^ {1}"}
 ANY_NUMBER = {"mov": "{0}", "add": "{0} + {1}", "sub": "{0} - {1}", "neg": "-{0}"}
 INTEGER = PREDICATE | ANY_NUMBER | {
-    "not": "~{0}",
-    "abs": "{0} < 0 ? -{0} : {0}",
-    "min": "{0} < {1} ? {0} : {1}",
-    "max": "{0} > {1} ? {0} : {1}",
-    "mul.lo": "{0} * {1}",
-    "mul.hi": "(__int128){0} * {1} >> {bits}",
-    "mul.wide": "(__int128){0} * {1}",
-    "mad.lo": "{0} * {1} + {2}",
+    "not": "~{0}", "abs": "{0} < 0 ? -{0} : {0}",
+    "min": "{0} < {1} ? {0} : {1}", "max": "{0} > {1} ? {0} : {1}",
+    "mul.lo": "{0} * {1}", "mad.lo": "{0} * {1} + {2}",
+    "mul.hi": "(__int128){0} * {1} >> {bits}", "mul.wide": "(__int128){0} * {1}",
     "div": "{1} ? (__int128){0} / {1} : -1",  # wide, because the least integer divided by -1 traps
     "rem": "{1} ? (__int128){0} % {1} : {0}",
     "shl": "(uint32_t){1} < {bits} ? {0} << {1} : 0",
@@ -32,23 +28,13 @@ INTEGER = PREDICATE | ANY_NUMBER | {
     "bfi": "insert_bits({0}, {1}, {2}, {3})",
 }  # fmt: skip
 REAL = ANY_NUMBER | {
-    "mul": "{0} * {1}",
-    "div": "{0} / {1}",
-    "rcp": "1 / {0}",
-    "abs": "fabs{f}({0})",
-    "min": "fmin{f}({0}, {1})",
-    "max": "fmax{f}({0}, {1})",
-    "fma": "fma{f}({0}, {1}, {2})",
-    "sqrt": "sqrt{f}({0})",
+    "mul": "{0} * {1}", "div": "{0} / {1}", "rcp": "1 / {0}", "sqrt": "sqrt{f}({0})", "abs": "fabs{f}({0})",
+    "min": "fmin{f}({0}, {1})", "max": "fmax{f}({0}, {1})", "fma": "fma{f}({0}, {1}, {2})",
     "fma.rm.f32": "rounded_fma(FE_DOWNWARD, {0}, {1}, {2})",
     "add.rz.f32": "rounded_fma(FE_TOWARDZERO, {0}, 1, {1})",
-    "ex2.approx.f32": "nearly(exp2f({0}))",
-    "ex2.approx.ftz.f32": "flushed(nearly(exp2f(flushed({0}))))",
-    "lg2.approx.f32": "nearly_log2({0})",
-    "lg2.approx.ftz.f32": "nearly_log2(flushed({0}))",
-    "rcp.approx.ftz.f32": "flushed(nearly(1 / flushed({0})))",
+    "ex2.approx.f32": "nearly(exp2f({0}))", "lg2.approx.f32": "nearly_log2({0})",
+    "rcp.approx.f32": "nearly(1 / {0})", "div.approx.f32": "{1} == 1 ? {0} : nearly({0} / {1})",
     "rcp.approx.ftz.f64": "upper_half(1 / {0})",
-    "div.approx.f32": "{1} == 1 ? {0} : nearly({0} / {1})",
 }  # fmt: skip
 COMPARISONS = {"eq": "{0} == {1}", "ne": "{0} < {1} || {0} > {1}", "lt": "{0} < {1}", "le": "{0} <= {1}",
                "gt": "{0} > {1}", "ge": "{0} >= {1}"}  # fmt: skip
@@ -77,7 +63,7 @@ class Translator:
 
     def __init__(self, ptx: str, counted: bool):
         self.ptx, self.counted = re.sub(r"//.*", "", ptx), counted
-        self.functions = {found["name"]: found for found in FUNCTION.finditer(self.ptx)}
+        self.functions = {found["name"] for found in FUNCTION.finditer(self.ptx)}
         self.bytes, self.arrays, self.registers = {"local": 0, "shared": 0}, {}, set()
         for space, name, size in sorted(
             ARRAY.findall(ptx), key=lambda array: not array[2]
@@ -86,23 +72,17 @@ class Translator:
             self.bytes[space] += -(-int(size or 0) // 16) * 16
 
     def program(self) -> str:
-        kernel = next(name for name, found in self.functions.items() if found["sort"] == "entry")
-        arguments = "".join(f", parameters + {8 * k}" for k in range(len(self._parameters(kernel))))
-        return "\n".join([
-            f"enum {{ LOCAL_BYTES = {self.bytes['local']}, STATIC_SHARED_BYTES = {self.bytes['shared']} }};",
-            '#include "runtime.h"',
-            *(f"{self._head(name)};" for name in self.functions),
-            *(f"{self._head(name)} {{\n{self._body(found)}\n}}" for name, found in self.functions.items()),
-            f"static void kernel(Thread *c) {{ {kernel}(c{arguments}); }}\n",
-        ])  # fmt: skip
-
-    def _parameters(self, function: str) -> list[str]:
-        """The names of the result and the parameters."""
-        found = self.functions[function]
-        return [parameter["name"] for parameter in PARAMETER.finditer(f"{found['result']} {found['parameters']}")]
-
-    def _head(self, function: str) -> str:
-        return f"static void {function}(Thread *c{''.join(f', uint8_t *{p}' for p in self._parameters(function))})"
+        heads, bodies = [], []
+        for found in FUNCTION.finditer(self.ptx):
+            names = [part["name"] for part in PARAMETER.finditer(f"{found['result']} {found['parameters']}")]
+            head = f"static void {found['name']}({', '.join(['Thread *c', *(f'uint8_t *{name}' for name in names)])})"
+            heads.append(f"{head};")
+            bodies.append(f"{head} {{\n{self._body(found)}\n}}")
+            if found["sort"] == "entry":
+                arguments = ", ".join(["c", *(f"parameters + {8 * k}" for k in range(len(names)))])
+                bodies.append(f"static void kernel(Thread *c) {{ {found['name']}({arguments}); }}")
+        sizes = f"enum {{ LOCAL_BYTES = {self.bytes['local']}, STATIC_SHARED_BYTES = {self.bytes['shared']} }};"
+        return "\n".join([sizes, '#include "runtime.h"', *heads, *bodies, ""])
 
     def _body(self, function: re.Match) -> str:
         lines, number, end = [], self.ptx.count("\n", 0, function.start("body")) + 1, 0
@@ -181,15 +161,17 @@ class Translator:
                 "call",
                 "uni",
             ]:  # (result), function, (parameters); the first and the last may be missing
-                function = next(operand for operand in operands if operand[0] != "(")
+                (function,) = self.functions.intersection(operands)
                 arguments = re.findall(r"[\w$]+", " ".join(operand for operand in operands if operand != function))
-                return f"{self.functions[function]['name']}({', '.join(['c', *arguments])});"
+                return f"{function}({', '.join(['c', *arguments])});"
             case [*_, kind]:
                 table = PREDICATE if kind == "pred" else REAL if _is_real(kind) else INTEGER
-                name = name.replace(".rn", "")
+                name, flush = name.replace(".rn", ""), "flushed" if kind == "f32" and ".ftz" in name else ""
+                name = name.replace(".ftz", "") if flush else name
                 template = table[name] if name in table else table[name.removesuffix(f".{kind}")]
-                values = [self._number(source, kind) for source in sources]
-                return _assign(to, kind, template.format(*values, bits=kind[1:], f="f" if kind == "f32" else ""))
+                values = [f"{flush}({self._number(source, kind)})" for source in sources]
+                value = template.format(*values, bits=kind[1:], f="f" if kind == "f32" else "")
+                return _assign(to, kind, f"{flush}({value})")
 
     def _memory(self, name: str, operands: list[str], number: int) -> str:
         pattern = r"(ld|st)(?:\.(global|shared|local|param))?(?:\.nc)?(?:\.v[24])?\.(\w+)"
