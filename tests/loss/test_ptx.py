@@ -350,20 +350,30 @@ def test_integers_are_those_of_numpy(largest):
         np.testing.assert_array_equal(row, truth)
 
 
-def logarithm(x, result):
-    result[cuda.threadIdx.x] = libdevice.fast_log2f(x[cuda.threadIdx.x])
+def approximations(x, result):
+    t, size = cuda.threadIdx.x, cuda.blockDim.x
+    result[t] = libdevice.fast_log2f(x[t])
+    result[t + size] = libdevice.fast_expf(x[t])
+    result[t + 2 * size] = libdevice.fast_fdividef(x[0], x[t])
 
 
 def test_approximations_can_have_errors():
     x = torch.linspace(1.5, 3.5, 32)
-    exact, random, large = (empty(32, torch.float32) for _ in range(3))
-    for approximation, result in enumerate((exact, random, large)):
-        found = program(logarithm, FLOATS, FLOATS).launch(1, 32, (x,), (result,), approximation=approximation)
+    launched, results = program(approximations, FLOATS, FLOATS), []
+    for approximation in (0, 1, 2, 2):
+        results.append(empty(3 * 32, torch.float32).view(3, 32))
+        found = launched.launch(1, 32, (x,), (results[-1],), approximation=approximation)
         assert found.clean, found.messages
-    torch.testing.assert_close(exact, x.log2(), rtol=1e-7, atol=0)
-    assert 2**-24 < (random - exact).abs().max() < 2**-21
-    assert ((random < exact).any(), (random > exact).any()) == (True, True)
-    assert (large > exact).all()
+    exact, random, large, again = results
+    truths = torch.stack([x.double().log2(), x.double().exp(), x[0].double() / x.double()])
+    torch.testing.assert_close(exact.double(), truths, rtol=3e-7, atol=0)
+    errors = (random - exact) / exact
+    assert (errors.abs().amax(1) > 2**-24).all()
+    assert (errors.abs().amax(1) < 2**-21).all()
+    assert (errors.amin(1) < 0).all()
+    assert (errors.amax(1) > 0).all()
+    assert (large[0] > exact[0]).all()  # the logarithm
+    assert torch.equal(large, again)
 
 
 def repeat(result, times, factor, doubles):
