@@ -5,6 +5,7 @@ Skipped where gcc, or numba-cuda and its compiler, are not installed.
 
 import functools
 import importlib.util
+import itertools
 import math
 import re
 import shutil
@@ -12,6 +13,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numba import boolean, config, float32, float64, int64
 
 if config.ENABLE_CUDASIM or importlib.util.find_spec("numba_cuda") is None:
@@ -143,17 +146,48 @@ def test_two_blocks_that_write_the_same_word_race(blocks):
     assert all("of another block" in message for message in found.messages)
 
 
-def read_by_all(x, result):
-    if cuda.blockIdx.x < 2:
-        result[32 * cuda.blockIdx.x + cuda.threadIdx.x] = x[0]
-    elif cuda.threadIdx.x == 0:
-        x[0] = 1.0
+READ, WRITE, BARRIER_OF_WARP, BARRIER_OF_BLOCK = range(4)
+STEPS = st.one_of(
+    st.tuples(st.sampled_from([READ, WRITE]), st.sampled_from([0, 1, 33, 64, 65, 97])),
+    st.tuples(st.sampled_from([BARRIER_OF_WARP, BARRIER_OF_BLOCK]), st.just(0)),
+)
 
 
-def test_reads_by_many_race_with_a_later_write():
-    launched = program(read_by_all, DOUBLES, DOUBLES)
-    assert launched.launch(2, 32, (randoms(1),), (empty(64),)).clean
-    assert launched.launch(3, 32, (randoms(1),), (empty(64),)).races == 1
+def scripted(kinds, by, memory, n):
+    """One word of memory, and steps that are each of one thread or a barrier."""
+    i = 64 * cuda.blockIdx.x + cuda.threadIdx.x
+    for k in range(n):
+        if kinds[k] == BARRIER_OF_BLOCK:
+            cuda.syncthreads()
+        elif kinds[k] == BARRIER_OF_WARP:
+            cuda.syncwarp()
+        elif by[k] == i:
+            if kinds[k] == WRITE:
+                memory[0] = k
+            else:
+                memory[i + 1] = memory[0]
+
+
+def race(steps):
+    """Whether two steps of two threads, one of them a write, have no barrier between that orders them."""
+    for (k, (kind, i)), (m, (other, j)) in itertools.combinations(enumerate(steps), 2):
+        if {kind, other} in ({READ, WRITE}, {WRITE}) and i != j:
+            between = [barrier for barrier, _ in steps[k:m]]
+            by_block = i // 64 == j // 64 and BARRIER_OF_BLOCK in between
+            by_warp = i // 32 == j // 32 and BARRIER_OF_WARP in between
+            if not (by_block or by_warp):
+                return True
+    return False
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(STEPS, max_size=10))
+def test_races_are_the_unordered_accesses_of_which_one_writes(steps):
+    kinds, by = torch.tensor(steps, dtype=torch.int64).view(-1, 2).t().contiguous()
+    launched = program(scripted, INTEGERS, INTEGERS, INTEGERS, int64)
+    found = launched.launch(2, 64, (kinds, by, torch.zeros(129, dtype=torch.int64), len(steps)), ())
+    assert (found.races > 0) == race(steps)
+    assert found.out_of_bounds == found.divergent == 0
 
 
 # ------------------------------------------------------------------------------------ bounds and unwritten memory
@@ -180,6 +214,13 @@ def test_an_index_past_an_end_is_out_of_bounds(kind, dtype, read_at, write_at, o
     assert torch.equal(around[36:], before[36:])
     if outside == 0:
         assert torch.equal(result, x[read_at : read_at + 32])
+
+
+def test_an_access_that_is_not_aligned_is_out_of_bounds():
+    launched = program(move, DOUBLES, DOUBLES, int64, int64)
+    x = randoms(19, torch.float32)
+    assert launched.launch(1, 8, (x[:16],), (empty(8), 0, 0)).clean
+    assert launched.launch(1, 8, (x[1:17],), (empty(8), 0, 0)).out_of_bounds == 8
 
 
 def test_a_null_pointer_is_out_of_bounds():
@@ -261,6 +302,20 @@ def test_a_shuffle_that_a_lane_misses_is_divergent(kind, dtype, missing):
     if missing == -1:
         assert found.clean, found.messages
         assert torch.equal(result, x[[0, 32]].repeat_interleave(32))
+
+
+def two_shuffles(x, result, first):
+    t = cuda.threadIdx.x
+    if t < first:
+        result[t] = cuda.shfl_up_sync(ALL_LANES, x[t], 1)
+    else:
+        result[t] = cuda.shfl_down_sync(ALL_LANES, x[t], 1)
+
+
+@pytest.mark.parametrize(("first", "divergent"), [(0, 0), (16, 1), (31, 1), (32, 0), (40, 1), (64, 0)])
+def test_lanes_at_different_shuffles_are_divergent(first, divergent):
+    launched = program(two_shuffles, DOUBLES, DOUBLES, int64)
+    assert launched.launch(1, 64, (randoms(64),), (empty(64), first)).divergent == divergent
 
 
 def masked_shuffle(x, result, mask):
@@ -374,6 +429,82 @@ def test_approximations_can_have_errors():
     assert (errors.amax(1) > 0).all()
     assert (large[0] > exact[0]).all()  # the logarithm
     assert torch.equal(large, again)
+
+
+def value_of(instructions, to, *operands):
+    """What the instructions leave in the register %to; their operands are %a0, %a1 ..., a predicate is %p."""
+    parameters = "".join(f".param .{kind} given{k}, " for k, (kind, _) in enumerate(operands))
+    loads = "".join(
+        f".reg .{kind} %a{k}; ld.param.{kind} %a{k}, [given{k}];\n" for k, (kind, _) in enumerate(operands)
+    )
+    ptx = f"""
+.visible .entry instruction({parameters}.param .u64 result)
+{{
+.reg .pred %p; .reg .u64 %at; .reg .{to} %to;
+{loads}{instructions}
+ld.param.u64 %at, [result];
+st.global.{to} [%at], %to;
+ret;
+}}
+"""
+    dtypes = {"f32": torch.float32, "f64": torch.float64, "s32": torch.int32, "s64": torch.int64}
+    result = torch.zeros(1, dtype=dtypes[to])
+    found = Program(ptx).launch(1, 1, [value for _, value in operands], (result,))
+    assert found.clean, found.messages
+    return result.item()
+
+
+@pytest.mark.parametrize(("comparison", "of_one_and_two", "of_nan"), [
+    ("eq", 0, 0), ("ne", 1, 0), ("lt", 1, 0), ("le", 1, 0), ("gt", 0, 0), ("ge", 0, 0),
+    ("equ", 0, 1), ("neu", 1, 1), ("ltu", 1, 1), ("leu", 1, 1), ("gtu", 0, 1), ("geu", 0, 1),
+])  # fmt: skip
+def test_a_comparison_with_nan_is_that_of_its_name(comparison, of_one_and_two, of_nan):
+    for kind in ("f32", "f64"):
+        instructions = f"setp.{comparison}.{kind} %p, %a0, %a1; selp.s32 %to, 1, 0, %p;"
+        assert value_of(instructions, "s32", (kind, 1.0), (kind, 2.0)) == of_one_and_two
+        assert value_of(instructions, "s32", (kind, math.nan), (kind, 2.0)) == of_nan
+
+
+@pytest.mark.parametrize(("instruction", "to", "operands", "expected"), [
+    ("shl.b32", "s32", (("s32", 5), ("u32", 32)), 0),
+    ("shl.b64", "s64", (("s64", 5), ("u32", 62)), 1 << 62),
+    ("shr.s32", "s32", (("s32", -5), ("u32", 40)), -1),
+    ("shr.u32", "s32", (("s32", -5), ("u32", 40)), 0),
+    ("shr.s64", "s64", (("s64", -5), ("u32", 1)), -3),
+    ("mul.hi.s64", "s64", (("s64", -(2**62)), ("s64", 6)), -2),
+    ("mul.hi.u64", "s64", (("s64", -1), ("s64", -1)), -2),
+    ("mul.wide.s32", "s64", (("s32", -(2**31)), ("s32", 2**30)), -(2**61)),
+    ("mul.wide.u32", "s64", (("s32", -1), ("s32", 2)), 2**33 - 2),
+    ("div.s64", "s64", (("s64", -7), ("s64", 2)), -3),
+    ("rem.s64", "s64", (("s64", -7), ("s64", 2)), -1),
+    ("bfe.u32", "s32", (("s32", 0b110100), ("u32", 2), ("u32", 3)), 0b101),
+    ("bfe.s64", "s64", (("s64", 0b110100), ("u32", 2), ("u32", 3)), -3),
+    ("bfi.b32", "s32", (("s32", 0b1101), ("s32", -1), ("u32", 4), ("u32", 3)), -1 - (0b010 << 4)),
+    ("bfi.b64", "s64", (("s64", 3), ("s64", 9), ("u32", 32), ("u32", 32)), (3 << 32) + 9),
+    ("cvt.s64.s32", "s64", (("s32", -3),), -3),
+    ("cvt.u64.u32", "s64", (("s32", -3),), 2**32 - 3),
+    ("cvt.rzi.s32.f32", "s32", (("f32", 1e30),), 2**31 - 1),
+    ("cvt.rzi.s32.f64", "s32", (("f64", -1e30),), -(2**31)),
+    ("cvt.rzi.u32.f64", "s32", (("f64", -1.0),), 0),
+    ("cvt.rzi.s32.f32", "s32", (("f32", math.nan),), 0),
+    ("cvt.rzi.s64.f64", "s64", (("f64", math.nan),), -(2**63)),
+    ("cvt.rni.s64.f64", "s64", (("f64", 2.5),), 2),
+    ("cvt.rpi.f32.f32", "f32", (("f32", -2.5),), -2.0),
+    ("cvt.rn.f32.u64", "f32", (("s64", -1),), 2.0**64),
+    ("cvt.sat.f32.f32", "f32", (("f32", 1.5),), 1.0),
+    ("cvt.sat.f32.f32", "f32", (("f32", math.nan),), 0.0),
+    ("fma.rm.f32", "f32", (("f32", 1.0), ("f32", 1.0), ("f32", 2.0**-30)), 1.0),
+    ("fma.rm.f32", "f32", (("f32", 1.0), ("f32", -1.0), ("f32", -(2.0**-30))), -1.0 - 2.0**-23),
+    ("add.rz.f32", "f32", (("f32", -1.0), ("f32", -0.75 * 2.0**-23)), -1.0),
+    ("add.rn.f32", "f32", (("f32", -1.0), ("f32", -0.75 * 2.0**-23)), -1.0 - 2.0**-23),
+    ("mul.f32", "f32", (("f32", 2.0**-100), ("f32", 2.0**-40)), 2.0**-140),
+    ("mul.ftz.f32", "f32", (("f32", 2.0**-100), ("f32", 2.0**-40)), 0.0),
+    ("mul.ftz.f32", "f32", (("f32", 2.0**-140), ("f32", 2.0**40)), 0.0),
+    ("max.f64", "f64", (("f64", math.nan), ("f64", 2.0)), 2.0),
+])  # fmt: skip
+def test_an_instruction_does_what_the_manual_of_ptx_says(instruction, to, operands, expected):
+    names = ", ".join(f"%a{k}" for k in range(len(operands)))
+    assert value_of(f"{instruction} %to, {names};", to, *operands) == expected
 
 
 def repeat(result, times, factor, doubles):
