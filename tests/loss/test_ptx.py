@@ -13,7 +13,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numba import boolean, config, float32, float64, int64
 
@@ -182,6 +182,8 @@ def race(steps):
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(STEPS, max_size=10))
+@example([(READ, 0), (READ, 1), (WRITE, 1)])  # the second reader alone would be free to write
+@example([(READ, 0), (READ, 33), (BARRIER_OF_WARP, 0), (WRITE, 33)])
 def test_races_are_the_unordered_accesses_of_which_one_writes(steps):
     kinds, by = torch.tensor(steps, dtype=torch.int64).view(-1, 2).t().contiguous()
     launched = program(scripted, INTEGERS, INTEGERS, INTEGERS, int64)
@@ -221,6 +223,7 @@ def test_an_access_that_is_not_aligned_is_out_of_bounds():
     x = randoms(19, torch.float32)
     assert launched.launch(1, 8, (x[:16],), (empty(8), 0, 0)).clean
     assert launched.launch(1, 8, (x[1:17],), (empty(8), 0, 0)).out_of_bounds == 8
+    assert launched.launch(1, 1, (x[:1],), (empty(1), 0, 0)).out_of_bounds == 1  # 4 of 8 bytes
 
 
 def test_a_null_pointer_is_out_of_bounds():
@@ -241,6 +244,22 @@ def test_a_read_of_an_output_before_a_write_is_found():
     assert launched.launch(1, 32, (), (x, result, 0, 0)).unwritten_reads == 32
     assert launched.launch(1, 8, (), (x, x, 0, 0)).unwritten_reads == 8
     assert launched.launch(3, 8, (), (x, x, 0, 0)).unwritten_reads == 8  # the other blocks read what the first wrote
+
+
+def three_shared_arrays(x, result):
+    dynamic = cuda.shared.array(0, float64)
+    doubles, singles = cuda.shared.array(32, float64), cuda.shared.array(33, float32)
+    t = cuda.threadIdx.x
+    dynamic[t], doubles[t], singles[t] = x[t], 2 * x[t], 4 * x[t]
+    cuda.syncthreads()
+    result[t] = dynamic[31 - t] + doubles[31 - t] + singles[31 - t]
+
+
+def test_arrays_in_shared_memory_do_not_overlap():
+    x, result = torch.arange(32.0, dtype=torch.float64), empty(32)
+    found = program(three_shared_arrays, DOUBLES, DOUBLES).launch(1, 32, (x,), (result,), shared_bytes=8 * 32)
+    assert found.clean, found.messages
+    assert torch.equal(result, 7 * x.flip(0))
 
 
 def local_window(x, result, shift):
@@ -487,6 +506,7 @@ def test_a_comparison_with_nan_is_that_of_its_name(comparison, of_one_and_two, o
     ("cvt.rzi.s32.f64", "s32", (("f64", -1e30),), -(2**31)),
     ("cvt.rzi.u32.f64", "s32", (("f64", -1.0),), 0),
     ("cvt.rzi.s32.f32", "s32", (("f32", math.nan),), 0),
+    ("cvt.rzi.s32.f64", "s32", (("f64", math.nan),), -(2**31)),
     ("cvt.rzi.s64.f64", "s64", (("f64", math.nan),), -(2**63)),
     ("cvt.rni.s64.f64", "s64", (("f64", 2.5),), 2),
     ("cvt.rpi.f32.f32", "f32", (("f32", -2.5),), -2.0),
@@ -495,6 +515,7 @@ def test_a_comparison_with_nan_is_that_of_its_name(comparison, of_one_and_two, o
     ("cvt.sat.f32.f32", "f32", (("f32", math.nan),), 0.0),
     ("fma.rm.f32", "f32", (("f32", 1.0), ("f32", 1.0), ("f32", 2.0**-30)), 1.0),
     ("fma.rm.f32", "f32", (("f32", 1.0), ("f32", -1.0), ("f32", -(2.0**-30))), -1.0 - 2.0**-23),
+    ("add.rz.f32", "f32", (("f32", 1.0), ("f32", 0.75 * 2.0**-23)), 1.0),
     ("add.rz.f32", "f32", (("f32", -1.0), ("f32", -0.75 * 2.0**-23)), -1.0),
     ("add.rn.f32", "f32", (("f32", -1.0), ("f32", -0.75 * 2.0**-23)), -1.0 - 2.0**-23),
     ("mul.f32", "f32", (("f32", 2.0**-100), ("f32", 2.0**-40)), 2.0**-140),
