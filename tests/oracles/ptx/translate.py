@@ -65,9 +65,8 @@ class Translator:
         self.ptx, self.counted = re.sub(r"//.*", "", ptx), counted
         self.functions = {found["name"] for found in FUNCTION.finditer(self.ptx)}
         self.bytes, self.arrays, self.registers = {"local": 0, "shared": 0}, {}, set()
-        for space, name, size in sorted(
-            ARRAY.findall(ptx), key=lambda array: not array[2]
-        ):  # dynamic memory comes last
+        arrays = sorted(ARRAY.findall(ptx), key=lambda array: array[2] == "")  # dynamic shared memory is the last
+        for space, name, size in arrays:
             self.arrays[name] = f"(uint64_t)(regions[{space.upper()}].begin + {self.bytes[space]})"
             self.bytes[space] += -(-int(size or 0) // 16) * 16
 
@@ -85,17 +84,18 @@ class Translator:
         return "\n".join([sizes, '#include "runtime.h"', *heads, *bodies, ""])
 
     def _body(self, function: re.Match) -> str:
-        lines, number, end = [], self.ptx.count("\n", 0, function.start("body")) + 1, 0
+        code, end = [], 0
+        self.line = self.ptx.count("\n", 0, function.start("body")) + 1
         for found in STATEMENT.finditer(function["body"]):
-            number, end = number + function["body"].count("\n", end, found.start()), found.start()
-            text = re.sub(r"\s+", " ", found[0])
+            self.line += function["body"].count("\n", end, found.start())
+            text, end = re.sub(r"\s+", " ", found[0]), found.start()
             try:
-                lines.append(self._statement(text, number))
+                code.append(self._statement(text))
             except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"line {number} of the PTX has no translation: {text}") from error
-        return "\n".join(lines)
+                raise ValueError(f"line {self.line} of the PTX has no translation: {text}") from error
+        return "\n".join(code)
 
-    def _statement(self, text: str, number: int) -> str:
+    def _statement(self, text: str) -> str:
         if text in "{}":
             return text
         if text.endswith(":"):
@@ -109,7 +109,7 @@ class Translator:
         if text.startswith(".pragma ") or ARRAY.fullmatch(text):
             return ""
         guard, name, operands = re.fullmatch(r"(?:@(!?%\w+) )?([a-z][\w.]*) ?(.*);", text).groups()
-        code = self._instruction(name, _split(operands), number)
+        code = self._instruction(name, _split(operands))
         count = "c->instructions++; " if self.counted else ""
         return count + (f"if ({_name(guard)}) {{ {code} }}" if guard else code)
 
@@ -127,11 +127,11 @@ class Translator:
         """A source operand as a number of its type."""
         return f"as_{kind}({self._value(operand, kind)})" if _is_real(kind) else self._value(operand, kind)
 
-    def _instruction(self, name: str, operands: list[str], number: int) -> str:
+    def _instruction(self, name: str, operands: list[str]) -> str:
         to, *sources = operands or [""]
         match name.split("."):
             case ["ld" | "st", *_]:
-                return self._memory(name, operands, number)
+                return self._memory(name, operands)
             case ["mov", kind] if "{" in to + sources[0]:
                 return self._pack(to, sources[0], kind)
             case ["cvt", *modes, target, source]:
@@ -147,21 +147,20 @@ class Translator:
             case ["shfl", "sync", "up" | "down" | "bfly" | "idx" as mode, "b32"]:
                 values = ", ".join(self._value(source, "u32") for source in sources)
                 to, *in_range = to.split("|")
-                code = f"{_name(to)} = of_warp(c, {mode.upper()}, {values}, {number});"
+                code = f"{_name(to)} = of_warp(c, {mode.upper()}, {values}, {self.line});"
                 return code + "".join(f" {_name(register)} = c->in_range;" for register in in_range)
             case ["bar", "warp", "sync"]:
-                return f"of_warp(c, SYNC, 0, 0, 0, {self._value(to, 'u32')}, {number});"
+                return f"of_warp(c, SYNC, 0, 0, 0, {self._value(to, 'u32')}, {self.line});"
             case ["bar" | "barrier", "sync"] if operands == ["0"]:
-                return f"wait_for(c, AT_BARRIER, {number});"
+                return f"wait_for(c, AT_BARRIER, {self.line});"
             case ["bra"] | ["bra", "uni"]:
                 return f"goto {to};"
             case ["ret"]:
                 return "return;"
-            case ["call"] | [
-                "call",
-                "uni",
-            ]:  # (result), function, (parameters); the first and the last may be missing
-                (function,) = self.functions.intersection(operands)
+            case ["call"] | ["call", "uni"]:
+                (function,) = self.functions.intersection(
+                    operands
+                )  # among the results and the parameters, in brackets
                 arguments = re.findall(r"[\w$]+", " ".join(operand for operand in operands if operand != function))
                 return f"{function}({', '.join(['c', *arguments])});"
             case [*_, kind]:
@@ -173,7 +172,7 @@ class Translator:
                 value = template.format(*values, bits=kind[1:], f="f" if kind == "f32" else "")
                 return _assign(to, kind, f"{flush}({value})")
 
-    def _memory(self, name: str, operands: list[str], number: int) -> str:
+    def _memory(self, name: str, operands: list[str]) -> str:
         pattern = r"(ld|st)(?:\.(global|shared|local|param))?(?:\.nc)?(?:\.v[24])?\.(\w+)"
         operation, space, kind = re.fullmatch(pattern, name).groups()
         writes = operation == "st"
@@ -181,11 +180,10 @@ class Translator:
         base, offset = re.fullmatch(r"\[(%?[\w$]+)((?:\+-?\d+)?)\]", address).groups()
         registers = _split(registers.strip("{}"))
         size = _bits(kind) // 8 * len(registers)
-        if space == "param":
-            at = base + offset
-        else:
-            at = f"{self._value(base, 'u64')} {offset}, {size}, {int(writes)}, {number}"
-            at = f"access_memory(c, {(space or 'generic').upper()}, {at})"
+        at = base + offset  # of a parameter
+        if space != "param":
+            access = f"{self._value(base, 'u64')} {offset}, {size}, {int(writes)}, {self.line}"
+            at = f"access_memory(c, {(space or 'generic').upper()}, {access})"
         moves = (
             f"memory[{k}] = {self._value(register, kind)};" if writes else f"{_name(register)} = memory[{k}];"
             for k, register in enumerate(registers)
