@@ -4,8 +4,8 @@
     findings = program.launch(blocks, threads, (x, n), (result,))
     assert findings.clean, findings.messages
 
-Needs gcc. Not covered: atomics, votes, named barriers, shuffles of a part of a warp, the roundings of the GPU's own
-approximations (see ``approximation``), the compiler from PTX to machine code, and time.
+Needs gcc. Atomics, votes, fences, named barriers and shuffles of a part of a warp are refused. Not shown are the
+GPU's own roundings of approximations (see ``approximation``), the compiler from PTX to machine code, and time.
 """
 
 import ctypes
@@ -36,7 +36,7 @@ class _Region(ctypes.Structure):
         ("begin", ctypes.c_void_p),
         ("size", ctypes.c_int64),
         ("written", ctypes.c_int64),
-        ("", ctypes.c_void_p),
+        ("words", ctypes.c_void_p),
     )
 
 
@@ -97,14 +97,15 @@ class Program:
             TypeError: A value does not fit the type of its parameter.
             ValueError: The number of values is not that of parameters; a tensor is not contiguous or not of the CPU.
         """
-        parameters = b"".join(map(_packed, self._kinds, (values := (*inputs, *outputs))))
+        values = (*inputs, *outputs)
         if len(values) != len(self._kinds):
             raise ValueError(f"the kernel has {len(self._kinds)} parameters, got {len(values)} values")
+        parameters = b"".join(map(_packed, range(len(values)), self._kinds, values))
         regions = [_Region(), _Region()]  # filled by the runtime
         for k, value in enumerate(values):
             if isinstance(value, torch.Tensor):
                 regions.append(_Region(value.data_ptr(), value.nbytes, k < len(inputs)))
-        messages = ctypes.create_string_buffer(4096)
+        messages = ctypes.create_string_buffer(4096)  # MESSAGE_BYTES
         memory = (_Region * len(regions))(*regions), len(regions)
         counts = self._library.launch(parameters, blocks, threads, shared_bytes, *memory, approximation, messages)
         text = re.sub(r"line (\d+)", self._with_line, messages.value.decode())
@@ -114,13 +115,13 @@ class Program:
         return f"{number[0]} ({' '.join(self._lines[int(number[1]) - 1].split())})"
 
 
-def _packed(kind: str, value: Value) -> bytes:
+def _packed(position: int, kind: str, value: Value) -> bytes:
     """The eight bytes of a parameter; those past a shorter value must not matter."""
     if not isinstance(value, VALUES[FORMATS[kind]]) or (isinstance(value, bool) and FORMATS[kind] != "?"):
-        raise TypeError(f"a parameter of type {kind} can not be {value!r}")
+        raise TypeError(f"parameter {position} of the kernel is of type {kind}, got {type(value).__name__}")
     if isinstance(value, torch.Tensor):
         if value.device.type != "cpu" or not value.is_contiguous():
-            raise ValueError("a tensor must be contiguous, and of the CPU")
+            raise ValueError(f"the tensor of parameter {position} must be contiguous, and of the CPU")
         value = value.data_ptr()
     return struct.pack(FORMATS[kind], 0 if value is None else value).ljust(8, b"\xcc")
 

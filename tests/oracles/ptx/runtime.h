@@ -76,9 +76,9 @@ static void record(Access *last, Thread *c, int line) {
   *last = (Access){spread, c->tid, line, interval, c->order};
 }
 
-/* The memory at an address; where `size` bytes there do not belong to the launch, bytes that nothing else uses. */
+/* The memory at an address; bytes that nothing else uses where `size` bytes there are not all of the launch's memory. */
 static __attribute__((noinline)) void *access_memory(Thread *c, int space, uint64_t at, int size, int writes, int line) {
-  static _Alignas(16) uint8_t nowhere[16];
+  static _Alignas(16) uint8_t nowhere[32];
   Region *region = regions + (space == GENERIC ? 0 : space), *end = space < GLOBAL ? region + 1 : regions + n_regions;
   while (region < end && (region->size < size || at - (uint64_t)region->begin > (uint64_t)region->size - size)) region++;
   if (region == end || at % size) {
