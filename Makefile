@@ -10,11 +10,7 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 LOSS_TESTS := tests/loss tests/test_install.py --ignore-glob='*cuda*'
 
-# A process either simulates CUDA or not, so there are two runs; 5 is pytest's word for no test that ARGS allow.
-define run_tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
-	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest tests/loss/test_cuda_simulated.py $(ARGS) || [ $$? -eq 5 ]
-endef
+RUN_TESTS := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: run test test-all test-lowest lint clean
 
@@ -22,10 +18,10 @@ run: $(VENV)/.run
 	$(BIN)/python main.py $(ARGS)
 
 test: $(VENV)/.test
-	$(run_tests)
+	$(RUN_TESTS) $(ARGS)
 
 test-all: $(VENV)/.all
-	$(run_tests)
+	$(RUN_TESTS) $(ARGS)
 
 # Another numba must not find its kernels in the cache of this one.
 test-lowest:

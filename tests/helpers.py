@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import random
 import re
 from pathlib import Path
 
@@ -48,6 +49,30 @@ def arguments(x, y, gamma=0.1, band=-1, n=None, m=None, wants=(True, True, False
     n, m = (torch.full((B,), k) if given is None else torch.tensor(given) for k, given in ((N, n), (M, m)))
     gamma = torch.tensor(gamma, dtype=torch.float64)
     return x, y, None, gamma, n, m, lag.square(), 1.0 / (n * m).double(), band, wants
+
+
+def drawn_sweep(seed, dtype, of_costs, dual, wanted, by_gamma, longest=90):
+    """Random arguments of the operators: sizes, lengths, band, any form of Omega, what is wanted, a NaN at times."""
+    rnd, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    B, N, M, d = rnd.choice((1, 2, 5)), rnd.randint(1, longest), rnd.randint(1, longest), rnd.randint(1, 3)
+    x, y = series(B, N, M, d, dtype, seed)
+    if rnd.random() < 0.1:
+        x[0, rnd.randrange(N)] = torch.nan
+    D = (x[:, :, None] - y[:, None]).square().sum(-1)
+    n = m = omega = omega_scale = None
+    if rnd.random() < 0.5:
+        n, m = (torch.randint(1, k + 1, (B,), generator=generator) for k in (N, M))
+    longer = abs(N - M) if n is None else (n - m).abs().max().item()
+    band = rnd.choice((-1, -1, longer, longer + 2))
+    if dual:
+        shape = rnd.choice(((N + M - 1,), (1, N, M), (B, N, M)))
+        omega = torch.randn(shape, dtype=torch.float64, generator=generator)
+        omega_scale = rnd.choice((None, torch.rand(B, dtype=torch.float64, generator=generator)))
+    gamma = torch.tensor(rnd.choice((0.01, 0.3, 10.0)), dtype=torch.float64)
+    by_x, by_y = rnd.choice(((True, False), (False, True), (True, True))) if wanted else (False, False)
+    wants = (False, False, wanted, by_gamma) if of_costs else (by_x, by_y, False, by_gamma)
+    inputs = (None, None, D) if of_costs else (x, y, None)
+    return *inputs, gamma, n, m, omega, omega_scale, band, wants
 
 
 def delannoy(a, b):

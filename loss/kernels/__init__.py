@@ -52,9 +52,13 @@ def _missing_for_cuda() -> str:
     """What keeps the CUDA kernels from running; nothing if they can."""
     if importlib.util.find_spec("numba_cuda") is None:
         return "numba-cuda is not installed (pip install -r requirements-cuda.txt)"
-    from numba import cuda
+    try:
+        from .cuda import try_out
 
-    if cuda.is_available():
-        return ""
-    reason = cuda.cuda_error() or "it lacks a compiler, see requirements-cuda.txt"
-    return f"numba-cuda cannot use it ({' '.join(reason.split())})"
+        try_out()
+    except Exception as error:  # of compilers, linkers and drivers, which raise whatever they like
+        reason = " ".join(str(error).split())
+        return (
+            f"its kernels cannot be compiled and loaded ({type(error).__name__}: {reason}); see requirements-cuda.txt"
+        )
+    return ""

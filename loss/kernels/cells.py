@@ -1,8 +1,8 @@
 """The formulas of one cell of the lattice, once: for vectors of a CPU's cells and for a thread of a GPU.
 
-Besides sums and products they take six operations of a device: ``least``, ``where_positive``, ``exp2_minus_abs`` and
-``log2_1p``; ``double``, which makes float64; and ``function``, which makes of a formula what the device can call.
-:mod:`.simd` has those of vectors, which emit instructions, and :class:`.cuda.Operations` those of a CUDA thread.
+Besides sums and products they take seven operations of a device: ``least``, ``where_positive``, ``exp2_minus_abs``,
+``log2_1p`` and ``inverse``; ``double``, which makes float64; and ``function``, which makes of a formula what the
+device can call. :mod:`.simd` has those of vectors, which emit instructions, and :mod:`.cuda` those of a CUDA thread.
 
 V is in units of ``gamma * log(2)``, so that a softmin takes powers and a logarithm of two. ``number`` rounds to the
 precision of the input; V, V_dot, E and E_dot are float64. :mod:`loss.soft_dtw` and :mod:`loss.path_soft_dtw` say what
@@ -17,13 +17,14 @@ class OneCell:
     """The operations for the numbers of a single cell on the CPU, as far as its formulas take any."""
 
     double, function = float, staticmethod(lambda formula: formula)
-    least = where_positive = exp2_minus_abs = log2_1p = None
+    least = where_positive = exp2_minus_abs = log2_1p = inverse = None
 
 
 def formulas(operations) -> SimpleNamespace:
     """The formulas, made of a device's operations."""
     least, where_positive, double = operations.least, operations.where_positive, operations.double
     exp2_minus_abs, log2_1p, function = operations.exp2_minus_abs, operations.log2_1p, operations.function
+    inverse_of = operations.inverse
 
     @function
     def softmin(left, up, diagonal, number):
@@ -37,7 +38,7 @@ def formulas(operations) -> SimpleNamespace:
         left_minus_up, diagonal_minus_min = number(left - up), number(diagonal - smaller)
         exp_lr, exp_d = number(exp2_minus_abs(left_minus_up)), number(exp2_minus_abs(diagonal_minus_min))
         rest = where_positive(diagonal_minus_min, exp_lr + exp_d, exp_lr * exp_d + exp_d)
-        inverse = one / (rest + one)
+        inverse = inverse_of(rest + one)
         q_max = where_positive(diagonal_minus_min, one, exp_d) * inverse
         q_min = q_max * exp_lr
         q_left, q_up = where_positive(left_minus_up, q_min, q_max), where_positive(left_minus_up, q_max, q_min)

@@ -1,41 +1,59 @@
-"""The sweeps on CUDA devices: numba.cuda, one block of threads for each pair of series.
+"""The sweeps on CUDA devices: one block of threads for a pair of series, one warp for a strip of 32 rows.
 
 The recursions, their letters and their precision are those of :mod:`loss.soft_dtw` and :mod:`loss.path_soft_dtw`, and
 the formulas of a cell those of :mod:`.cells`, compiled for a thread.
 
-One launch does everything for a batch. A block takes one pair after the other, and its threads stride along the
-anti-diagonals ("rows"), with a barrier between two of them, so that any length works. Rows of V, then of E, are in
-shared memory if they fit. The softmin weights are kept for a *segment* of rows only, in memory of a block, not of a
-pair: V at the starts of the segments is kept as well, and a segment is swept again before the way back goes through
-it. Its E is kept too, and then each thread sums up derivatives by some steps of a series: no two threads write to the
-same number, so nothing is atomic and results are the same every time.
+Each thread ("lane") of a warp has one row i, and at step s it is at column ``j = s - lane``: the cell on its left is
+its own last one, and those above and diagonally above come from the next lane by a shuffle. On the way back E goes in
+the opposite direction. What crosses from one strip to the next, V and V_dot down and E and E_dot up, is the *border*,
+in memory. The warps of a block work on neighbouring strips, ``CHUNK`` steps between two barriers, each ``LAG`` chunks
+behind the strip above it, which has then written all the border that it reads.
 
-Kernels take bare pointers, for numba looks longer at an array than a small sweep takes; they read gamma where it is,
-so that the host never waits; and they run on torch's current stream, which torch's array interface does not tell.
-Under ``NUMBA_ENABLE_CUDASIM=1`` the same code runs on CPU tensors.
+The softmin weights q are kept for a *segment*, as many strips as there are warps. All segments but the last one are
+swept forward a second time on the way back, from the border above them. No two threads write to the same number
+between two barriers, so nothing is atomic and the results are the same every time.
 
-Nothing is cached on disk: to compile takes some seconds, and whether numba would ever hand out stale machine code, as
-:mod:`.jit` rules out for the CPU, could not be tried without a GPU.
+Kernels read gamma where it is, so that the host never waits, and run on torch's current stream.
 """
 
 import math
-import warnings
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
+from types import SimpleNamespace
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numba import config, cuda, float32, float64, int64
+from llvmlite import ir
+from numba import cuda, float32, float64, int32, int64, uint32
+from numba.cuda import types
+from numba.cuda.extending import intrinsic
 from torch import Tensor
 
+from . import cuda_launch
 from .cells import formulas
 from .lattice import LN2, UNREACHABLE, MaybeTensor, Wants, allocate, check_arguments
 
-_SIMULATED = bool(config.ENABLE_CUDASIM)
-_REGISTERS = 128  # of a thread: 512 threads fill the register file of a processor
+WARP = 32
+EVERY_LANE = 0xFFFFFFFF
+CHUNK = 8  # steps
+LAG = (
+    5  # chunks; the last lane of a strip is at a column WARP - 1 steps after the first one, and a chunk is not split
+)
+MOST_WARPS = 16  # of a block
+assert LAG * CHUNK >= WARP - 1 + CHUNK
 
 # ----------------------------------------------------------------------- what a kernel is told
+
+
+class Kind(NamedTuple):
+    """What a kernel is compiled for."""
+
+    precision: str  # of the inputs: "float32" or "float64"
+    of_costs: bool  # given costs, or two series
+    dual: bool  # is there an Omega, so that V_dot and E_dot are swept too?
+    backward: bool  # is there anything to differentiate by
+    by_gamma: bool
+    keeps_E: bool  # for the derivatives by the costs, by y, or by several variables
 
 
 class Numbers:
@@ -51,16 +69,16 @@ class Integers:
 
 
 class Problem(NamedTuple):
-    """What to sweep over; pointers that a call does not need are null."""
+    """What to sweep over, and how; pointers that a call does not need are null."""
 
-    x: Numbers  # (B, C, N) predictions, time last, so that neighbouring threads read neighbouring numbers
+    x: Numbers  # (B, C, N) predictions, time last, so that neighbouring lanes read neighbouring numbers
     y: Numbers  # (B, C, M) targets
     D: Numbers  # (B, N, M) costs, if they are given instead
     gamma: Doubles  # ()
     omega: Doubles  # Omega of pair b at (i, j) is at first + b * by_pair + i * by_row + j * by_column
-    omega_scale: Doubles  # (B,) its factor for each pair
-    n: Integers  # (B,) true lengths of x
-    m: Integers  # (B,) true lengths of y
+    omega_scale: Doubles  # (B,) its factor for each pair, if it has one
+    n: Integers  # (B,) true lengths of x, if they differ from N
+    m: Integers  # (B,) true lengths of y, if they differ from M
     batch: int
     N: int
     M: int
@@ -70,20 +88,17 @@ class Problem(NamedTuple):
     by_pair: int
     by_row: int
     by_column: int
-    of_series: bool
+    want_x: bool
+    want_y: bool
     has_scale: bool
     has_n: bool
     has_m: bool
-    dual: bool  # is there an Omega, so that V_dot and E_dot are swept too?
-    want_x: bool
-    want_y: bool
-    want_D: bool
-    want_gamma: bool
-    backward: bool  # any of these
+    segments: int  # of the longest pair
+    steps: int  # that the weights of a strip have room for
 
 
 class Results(NamedTuple):
-    """What a kernel writes, as in :class:`.lattice.Results`; null where it is not wanted."""
+    """What a kernel writes: the results, as in :class:`.lattice.Results`, then the memory that all blocks work in."""
 
     value: Numbers
     value_dot: Numbers
@@ -91,57 +106,101 @@ class Results(NamedTuple):
     d_y: Numbers
     d_D: Numbers
     d_gamma: Doubles
-
-
-class Plan(NamedTuple):
-    """How a block works, and the memory that all blocks have; ``*_at``: where a part begins in that of a block."""
-
-    doubles: Doubles
-    numbers: Numbers  # the softmin weights left, diagonal, up and, with the dual part, the derivatives of left and up
-    doubles_per_block: int
-    numbers_per_block: int
-    width: int  # cells in the longest row
-    rows: int  # in a segment; of weights there are two more, which the last ones of the segment look at
-    table: int  # of each of the parts of the weights
-    cells: int  # in a segment
-    stride: int  # distance of two rows of V, or of normalised E, of which there are three; V_dot is N after V
-    rows_at: int  # if they are not in shared memory
-    saved_at: int  # E, while a segment is swept again, then V at the start of each segment but the first
-    E_at: int  # E and, with the dual part, E_dot
-    by_x_at: int  # sums for the derivatives by the series
-    by_y_at: int
-    sums_at: int  # of each thread, for the derivatives by gamma
+    weights: Numbers  # (blocks, warps, steps, parts, WARP) q left, diagonal, up and, if dual, q_dot left, up
+    border: Doubles  # (blocks, segments + warps, M + CHUNK, terms) V, V_dot above each segment, then above each strip
+    by_x: Doubles  # (blocks, terms, C, N) sums for the derivatives by the series, if they are wanted
+    by_y: Doubles  # (blocks, terms, C, M)
+    sums: Doubles  # (blocks, 2, warps + 1) for the derivatives by gamma, and V of the last cell
 
 
 class Pair(NamedTuple):
-    """One pair of series, and where the memory of its block begins."""
+    """One pair of series, and which thread this is."""
 
     b: int
     n: int
     m: int
-    inverse_gamma: float
-    unit: float  # 1 / (gamma * log(2)): V is in units of gamma * log(2)
-    omega_scale: float
-    doubles: int
-    numbers: int
-    rows: int
+    warps: int
+    warp: int
+    lane: int
+    strips: int
+    last_lane: int  # of the last strip: that of row n - 1
+    offset: int  # steps of the first chunk that are left out, so that the last strip ends with a whole chunk
+    chunks: int  # of a strip
+    last_chunks: int  # of the last strip
 
 
-def _device(function: Callable) -> Callable:
-    return cuda.jit(device=True)(function)
+class Strip(NamedTuple):
+    """The strip of this warp in a segment; its positions are in arrays of :class:`Results`."""
+
+    k: int  # from the top
+    row: int  # of this lane
+    i: int  # the same, or the last row for those below it, which nobody looks at
+    is_last: bool
+    chunks: int  # none beyond the last strip
+    above: int  # cells of the border above
+    below: int
+    weights: int  # of this lane at the first step
+
+
+class Front(NamedTuple):
+    """What a lane carries forward from step to step."""
+
+    V: float
+    V_dot: float
+    V_diagonal: float  # of the cell above the last one, which is diagonally above the next one
+    dot_diagonal: float
+    V_border: float  # above the next cell of the first lane
+    dot_border: float
+
+
+class Flow(NamedTuple):
+    """What a lane carries back from step to step: E and E_dot times the weights of its cells, and sums of them."""
+
+    left: float
+    left_dot: float
+    up: float  # goes to the lane above
+    up_dot: float
+    across: float  # goes diagonally, which is up with the next step
+    across_dot: float
+    E_border: float  # comes up to the next cell of the last lane
+    dot_border: float
+    by_x: float
+    by_x_dot: float
+    by_gamma: float
+    by_gamma_dot: float
+
+
+def signature(kind: Kind) -> tuple:
+    """The types of a kernel's arguments."""
+    number = float32 if kind.precision == "float32" else float64
+    known = {
+        Numbers: types.CPointer(number),
+        Doubles: types.CPointer(float64),
+        Integers: types.CPointer(int64),
+        int: int64,
+        bool: types.boolean,
+    }
+    return tuple(
+        types.NamedTuple([known[annotation] for annotation in arguments.__annotations__.values()], arguments)
+        for arguments in (Problem, Results)
+    )
 
 
 # ----------------------------------------------------------------------- a cell
 
 
-@_device
-def _larger(a, b):
-    return a if a > b else b  # the built-in max of two numbers does not compile for CUDA (numba, issue 10753)
+def _device(function: Callable) -> Callable:
+    return cuda.jit(device=True, forceinline=True)(function)
 
 
 @_device
 def _smaller(a, b):
-    return a if a < b else b
+    return a if a < b else b  # the built-in min of two numbers does not compile for CUDA (numba, issue 10753)
+
+
+@_device
+def _larger(a, b):
+    return a if a > b else b
 
 
 @_device
@@ -159,370 +218,520 @@ def _log2_1p(u):
     return math.log1p(u) * (1.0 / LN2)
 
 
-class Operations:
+@_device
+def _inverse(x):
+    return 1.0 / x
+
+
+def _instruction(name: str) -> Callable:
+    """An approximation that the hardware has, of one float32; tiny numbers are zero."""
+
+    @intrinsic
+    def instruction(typing_context, x):
+        def code(context, builder, signature, arguments):
+            kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()])
+            return builder.call(ir.InlineAsm(kind, f"{name}.approx.ftz.f32 $0, $1;", "=f,f"), arguments)
+
+        return float32(float32), code
+
+    return instruction
+
+
+_ex2, _lg2, _rcp = map(_instruction, ("ex2", "lg2", "rcp"))
+
+
+@_device
+def _exp2_minus_abs_fast(x):
+    return _ex2(-abs(x))
+
+
+@_device
+def _inverse_fast(x):
+    return _rcp(x)
+
+
+@_device
+def _log2_1p_fast(u):
+    """What u loses in 1 + u is added to first order; the hardware's logarithm errs by 2^-22."""
+    total = float32(1.0) + u
+    lost = u - (total - float32(1.0))
+    return _lg2(total) + lost * (_rcp(total) * float32(1.0 / LN2))
+
+
+def _operations(exp2_minus_abs: Callable, log2_1p: Callable, inverse: Callable) -> SimpleNamespace:
     """What the formulas of a cell are made of on a GPU: functions on the numbers of one thread."""
-
-    function = staticmethod(_device)
-    least, where_positive, exp2_minus_abs, log2_1p = _smaller, _where_positive, _exp2_minus_abs, _log2_1p
-    double = float64
-
-
-_cell = formulas(Operations)
-_softmin, _tangent, _correction = _cell.softmin, _cell.tangent, _cell.correction
-_adjoint, _adjoint_dot, _entropies = _cell.adjoint, _cell.adjoint_dot, _cell.entropies
-
-
-@_device
-def _omega(problem, pair, i, j):
-    """Omega of a cell (Eq. 3)."""
-    at = problem.first + pair.b * problem.by_pair + i * problem.by_row + j * problem.by_column
-    return problem.omega[at] * pair.omega_scale
-
-
-@_device
-def _cost(problem, pair, i, j):
-    """The cost of a cell in units of gamma * log(2); float64 differences keep the digits of series far from zero."""
-    total = 0.0
-    if problem.of_series:
-        x, y = pair.b * problem.C * problem.N + i, pair.b * problem.C * problem.M + j
-        for c in range(problem.C):
-            difference = float64(problem.x[x + c * problem.N]) - float64(problem.y[y + c * problem.M])
-            total += difference * difference
-    else:
-        total = float64(problem.D[(pair.b * problem.N + i) * problem.M + j])
-    return total * pair.unit
-
-
-# ----------------------------------------------------------------------- forward
-
-
-@_device
-def _row(problem, pair, d):
-    """First and last cell i of row d, which may have none."""
-    lo = _larger(_larger(0, d - pair.m + 1), (d - problem.band + 1) >> 1)
-    return lo, _smaller(_smaller(d, pair.n - 1), (d + problem.band) >> 1)
-
-
-@_device
-def _advance_cell(problem, plan, pair, rows, d, i, weights, keep, number):
-    """V, q and, if asked for, V_dot and the derivatives of q, of cell i of row d; ``weights`` is where they go."""
-    j, T, N = d - i, plan.numbers, problem.N
-    here = pair.rows + (d % 3) * plan.stride + i
-    before = pair.rows + ((d + 2) % 3) * plan.stride + i
-    diagonal = pair.rows + ((d + 1) % 3) * plan.stride + i - 1
-    has_left, has_up = j > 0 and i - j < problem.band, i > 0 and j - i < problem.band
-    has_diagonal = i > 0 and j > 0
-
-    start = 0.0 if d == 0 else UNREACHABLE  # the path starts at (-1, -1)
-    V_left = rows[before] if has_left else UNREACHABLE
-    V_diagonal = rows[diagonal] if has_diagonal else start
-    V_up = rows[before - 1] if has_up else UNREACHABLE
-    value, left, up, middle = _softmin(V_left, V_up, V_diagonal, number)
-    rows[here] = _cost(problem, pair, i, j) + value
-    if keep:
-        T[weights] = left
-        T[weights + plan.table] = middle
-        T[weights + 2 * plan.table] = up
-
-    if problem.dual:
-        from_left = rows[before + N] if has_left else 0.0
-        from_up = rows[before - 1 + N] if has_up else 0.0
-        from_diagonal = rows[diagonal + N] if has_diagonal else 0.0
-        inverse_gamma = number(pair.inverse_gamma)
-        value_dot, left_dot, up_dot = _tangent(
-            _omega(problem, pair, i, j), from_left, from_up, from_diagonal, left, up, middle, inverse_gamma, number
-        )
-        rows[here + N] = value_dot
-        if keep:
-            T[weights + 3 * plan.table] = left_dot
-            T[weights + 4 * plan.table] = up_dot
-
-
-@_device
-def _copy(source, begin, target, to, size):
-    for k in range(cuda.threadIdx.x, size, cuda.blockDim.x):
-        target[to + k] = source[begin + k]
-
-
-@_device
-def _advance(problem, plan, pair, rows, begin, end, origin, first_time, number):
-    """The rows from ``begin`` to ``end``; weights are kept of those from ``origin`` on.
-
-    The first time through, keep at the start of each segment what a second sweep needs.
-    """
-    segment = 1
-    for d in range(begin, end + 1):
-        if first_time and d == segment * plan.rows and d < origin:
-            saved = pair.doubles + plan.saved_at + segment * 3 * plan.stride
-            _copy(rows, pair.rows, plan.doubles, saved, 3 * plan.stride)
-            cuda.syncthreads()
-            segment += 1
-        lo, hi = _row(problem, pair, d)
-        weights = pair.numbers + (d - origin) * plan.width - lo
-        for i in range(lo + cuda.threadIdx.x, hi + 1, cuda.blockDim.x):
-            _advance_cell(problem, plan, pair, rows, d, i, weights + i, d >= origin, number)
-        cuda.syncthreads()
-
-
-# ----------------------------------------------------------------------- backward
-
-
-@_device
-def _pull(problem, plan, pair, rows, d, i, origin, number):
-    """E and E_dot of cell i of row d: what its successors send back over left, up and diagonal steps."""
-    j, T, N, table = d - i, plan.numbers, problem.N, plan.table
-    has_right = j + 1 < pair.m and j - i < problem.band
-    has_below = i + 1 < pair.n and i - j < problem.band
-    has_beyond = i + 1 < pair.n and j + 1 < pair.m
-    right = pair.rows + ((d + 1) % 3) * plan.stride + i  # its normalised E; one more is that of the cell below
-    beyond = pair.rows + ((d + 2) % 3) * plan.stride + i + 1
-    next_row = pair.numbers + (d + 1 - origin) * plan.width + i - _row(problem, pair, d + 1)[0]
-    later = pair.numbers + (d + 2 - origin) * plan.width + i + 1 - _row(problem, pair, d + 2)[0]
-    zero = number(0.0)
-    left, of_right = (T[next_row], rows[right]) if has_right else (zero, 0.0)
-    up, of_below = (T[next_row + 2 * table + 1], rows[right + 1]) if has_below else (zero, 0.0)
-    diagonal, of_beyond = (T[later + table], rows[beyond]) if has_beyond else (zero, 0.0)
-    is_last = i == pair.n - 1 and j == pair.m - 1
-    E, E_dot = 1.0 if is_last else _adjoint(left, up, diagonal, of_right, of_below, of_beyond), 0.0
-    if problem.dual and not is_last:
-        left_dot = T[next_row + 3 * table] if has_right else zero
-        up_dot = T[next_row + 4 * table + 1] if has_below else zero
-        left_dot_beyond, up_dot_beyond = (T[later + 3 * table], T[later + 4 * table]) if has_beyond else (zero, zero)
-        E_dot = _adjoint_dot(left_dot, up_dot, left_dot_beyond, up_dot_beyond, of_right, of_below, of_beyond)
-        dot_right = rows[right + N] if has_right else 0.0
-        dot_below = rows[right + 1 + N] if has_below else 0.0
-        dot_beyond = rows[beyond + N] if has_beyond else 0.0
-        E_dot += _adjoint(left, up, diagonal, dot_right, dot_below, dot_beyond)
-    return E, E_dot
-
-
-@_device
-def _keep_derivatives(problem, plan, results, pair, i, j, k, E, E_dot, number):
-    """Derivatives of the results by the cost of a cell, the k-th of its segment."""
-    if problem.want_D:
-        at = (pair.b * problem.N + i) * problem.M + j
-        results.d_D[at] = number(E)
-        if problem.dual:
-            results.d_D[problem.batch * problem.N * problem.M + at] = number(E_dot)
-    if problem.want_x or problem.want_y:
-        at = pair.doubles + plan.E_at + k
-        plan.doubles[at] = E
-        if problem.dual:
-            plan.doubles[at + plan.cells] = E_dot
-
-
-@_device
-def _go_back(problem, plan, results, pair, rows, origin, last, number):
-    """E and E_dot of the rows from ``last`` down to ``origin``, and what this thread has for the entropies."""
-    T, table = plan.numbers, plan.table
-    by_gamma, by_gamma_dot = 0.0, 0.0
-    for d in range(last, origin - 1, -1):
-        lo, hi = _row(problem, pair, d)
-        here = pair.rows + (d % 3) * plan.stride
-        in_segment = (d - origin) * plan.width - lo
-        for i in range(lo + cuda.threadIdx.x, hi + 1, cuda.blockDim.x):
-            own = pair.numbers + in_segment + i
-            left, diagonal, up = float64(T[own]), float64(T[own + table]), float64(T[own + 2 * table])
-            E, E_dot = _pull(problem, plan, pair, rows, d, i, origin, number)
-            correction = _correction(left, up, diagonal)
-            rows[here + i] = E * correction  # normalised: E divided by the sum of the weights
-            if problem.dual:
-                rows[here + i + problem.N] = E_dot * correction
-            _keep_derivatives(problem, plan, results, pair, i, d - i, in_segment + i, E, E_dot, number)
-            if problem.want_gamma:
-                left_dot, up_dot = 0.0, 0.0
-                if problem.dual:
-                    left_dot, up_dot = float64(T[own + 3 * table]), float64(T[own + 4 * table])
-                entropy, entropy_dot = _entropies(left, up, diagonal, left_dot, up_dot)
-                by_gamma -= E * entropy
-                by_gamma_dot -= E_dot * entropy + E * entropy_dot
-        cuda.syncthreads()
-    return by_gamma, by_gamma_dot
-
-
-@_device
-def _add_to_series(problem, plan, pair, own, length, N, other, other_length, M, of_x, to, origin, last):
-    """Chain E of a segment through Delta = (x - y)**2, for one of the series: its (C, N), the other one's (C, M)."""
-    E = pair.doubles + plan.E_at
-    for p in range(cuda.threadIdx.x, problem.C * length, cuda.blockDim.x):
-        c, k = p // length, p % length
-        value = float64(own[(pair.b * problem.C + c) * N + k])
-        theirs = (pair.b * problem.C + c) * M - k
-        begin = _larger(_larger(origin, k), 2 * k - problem.band)
-        end = _smaller(_smaller(last, k + other_length - 1), 2 * k + problem.band)
-        total, total_dot = 0.0, 0.0
-        for d in range(begin, end + 1):
-            i = k if of_x else d - k
-            at = E + (d - origin) * plan.width + i - _row(problem, pair, d)[0]
-            difference = value - float64(other[theirs + d])
-            total += plan.doubles[at] * difference
-            if problem.dual:
-                total_dot += plan.doubles[at + plan.cells] * difference
-        plan.doubles[to + c * N + k] += total
-        if problem.dual:
-            plan.doubles[to + (problem.C + c) * N + k] += total_dot
-
-
-@_device
-def _store_by_series(problem, plan, pair, to, N, nan_if_invalid, out, number):
-    """From sums (C, N), one term after the other, to the results (terms, B, N, C)."""
-    size = N * problem.C
-    for term in range(2 if problem.dual else 1):
-        for p in range(cuda.threadIdx.x, size, cuda.blockDim.x):
-            total = plan.doubles[to + term * size + (p % problem.C) * N + p // problem.C]
-            out[(term * problem.batch + pair.b) * size + p] = number(2.0 * total + nan_if_invalid)
-
-
-@_device
-def _store_by_gamma(problem, plan, results, pair, by_gamma, by_gamma_dot, nan_if_invalid):
-    """Add up what the threads have, in their order."""
-    sums, threads = pair.doubles + plan.sums_at, cuda.blockDim.x
-    plan.doubles[sums + cuda.threadIdx.x] = by_gamma
-    plan.doubles[sums + threads + cuda.threadIdx.x] = by_gamma_dot
-    cuda.syncthreads()
-    if cuda.threadIdx.x == 0:
-        total, total_dot = nan_if_invalid, nan_if_invalid
-        for t in range(threads):
-            total += plan.doubles[sums + t]
-            total_dot += plan.doubles[sums + threads + t]
-        results.d_gamma[pair.b] = total
-        if problem.dual:
-            results.d_gamma[problem.batch + pair.b] = total_dot
-
-
-@_device
-def _way_back(problem, plan, results, pair, rows, end, origin, nan_if_invalid, number):
-    """All segments from the last one to the first, and the derivatives of this pair."""
-    by_x, by_y = pair.doubles + plan.by_x_at, pair.doubles + plan.by_y_at
-    for p in range(cuda.threadIdx.x, plan.sums_at - plan.by_x_at, cuda.blockDim.x):
-        plan.doubles[by_x + p] = 0.0
-    by_gamma, by_gamma_dot, size = 0.0, 0.0, 3 * plan.stride
-    saved = pair.doubles + plan.saved_at
-    while origin >= 0:
-        last = _smaller(origin + plan.rows - 1, end)
-        if last < end:  # its weights have not been kept
-            _copy(rows, pair.rows, plan.doubles, saved, size)  # each thread the same numbers in all three copies
-            _copy(plan.doubles, saved + origin // plan.rows * size, rows, pair.rows, size if origin > 0 else 0)
-            cuda.syncthreads()
-            _advance(problem, plan, pair, rows, origin, _smaller(last + 2, end), origin, False, number)
-            _copy(plan.doubles, saved, rows, pair.rows, size)
-            cuda.syncthreads()
-        more, more_dot = _go_back(problem, plan, results, pair, rows, origin, last, number)
-        by_gamma, by_gamma_dot = by_gamma + more, by_gamma_dot + more_dot
-        if problem.want_x:
-            _add_to_series(problem, plan, pair, problem.x, pair.n, problem.N, problem.y, pair.m, problem.M, True,
-                           by_x, origin, last)  # fmt: skip
-        if problem.want_y:
-            _add_to_series(problem, plan, pair, problem.y, pair.m, problem.M, problem.x, pair.n, problem.N, False,
-                           by_y, origin, last)  # fmt: skip
-        cuda.syncthreads()
-        origin -= plan.rows
-
-    if problem.want_x:
-        _store_by_series(problem, plan, pair, by_x, problem.N, nan_if_invalid, results.d_x, number)
-    if problem.want_y:
-        _store_by_series(problem, plan, pair, by_y, problem.M, nan_if_invalid, results.d_y, number)
-    if problem.want_gamma:
-        _store_by_gamma(problem, plan, results, pair, by_gamma, by_gamma_dot, nan_if_invalid)
-
-
-# ----------------------------------------------------------------------- a pair, and the batch
-
-
-@_device
-def _store_values(problem, results, pair, value, value_dot, number):
-    if cuda.threadIdx.x == 0:
-        results.value[pair.b] = number(value)
-        if problem.dual:
-            results.value_dot[pair.b] = number(value_dot)
-
-
-@_device
-def _spoil_path(problem, results, pair):
-    """NaN instead of E and E_dot."""
-    size = problem.N * problem.M
-    for term in range(2 if problem.dual else 1):
-        for p in range(cuda.threadIdx.x, size, cuda.blockDim.x):
-            results.d_D[(term * problem.batch + pair.b) * size + p] = math.nan
-
-
-@_device
-def _sweep_pair(problem, plan, results, pair, rows, number):
-    end = pair.n + pair.m - 2
-    origin = end // plan.rows * plan.rows if problem.backward else end + 1
-    _advance(problem, plan, pair, rows, 0, end, origin, problem.backward, number)
-    last = pair.rows + (end % 3) * plan.stride + pair.n - 1
-    V, V_dot = rows[last], rows[last + problem.N] if problem.dual else 0.0
-    longer = pair.n - pair.m if pair.n > pair.m else pair.m - pair.n
-    valid = abs(V) < 0.5 * UNREACHABLE and longer <= problem.band
-    nan_if_invalid = 0.0 if valid else math.nan  # added to all that depends on a value that is NaN
-    _store_values(problem, results, pair, V * problem.gamma[0] * LN2 + nan_if_invalid, V_dot + nan_if_invalid, number)
-    cuda.syncthreads()  # rows are used for E from here on
-    if problem.backward:
-        _way_back(problem, plan, results, pair, rows, end, origin, nan_if_invalid, number)
-        if problem.want_D and not valid:
-            _spoil_path(problem, results, pair)
-
-
-@_device
-def _sweep_pairs(problem, plan, results, rows, rows_at, number):
-    """All pairs of this block."""
-    doubles, numbers = cuda.blockIdx.x * plan.doubles_per_block, cuda.blockIdx.x * plan.numbers_per_block
-    for b in range(cuda.blockIdx.x, problem.batch, cuda.gridDim.x):
-        n = problem.n[b] if problem.has_n else problem.N
-        m = problem.m[b] if problem.has_m else problem.M
-        omega_scale = problem.omega_scale[b] if problem.has_scale else 1.0
-        unit = 1.0 / (problem.gamma[0] * LN2)
-        pair = Pair(b, n, m, 1.0 / problem.gamma[0], unit, omega_scale, doubles, numbers, rows_at)
-        _sweep_pair(problem, plan, results, pair, rows, number)
-
-
-def make_kernel(number, shared: bool) -> Callable:
-    """The kernel for float32 or float64, with its rows in shared memory or not."""
-
-    def sweep_in_shared_memory(problem, plan, results):
-        _sweep_pairs(problem, plan, results, cuda.shared.array(0, float64), 0, number)
-
-    def sweep_in_global_memory(problem, plan, results):
-        rows_at = cuda.blockIdx.x * plan.doubles_per_block + plan.rows_at
-        _sweep_pairs(problem, plan, results, plan.doubles, rows_at, number)
-
-    return sweep_in_shared_memory if shared else sweep_in_global_memory
-
-
-def signature(number) -> tuple:
-    """The types of a kernel's arguments."""
-    from numba.cuda import types
-
-    known = {
-        Numbers: types.CPointer(number),
-        Doubles: types.CPointer(float64),
-        Integers: types.CPointer(int64),
-        int: int64,
-        float: float64,
-        bool: types.boolean,
-    }
-    return tuple(
-        types.NamedTuple([known[kind] for kind in arguments.__annotations__.values()], arguments)
-        for arguments in (Problem, Plan, Results)
+    return SimpleNamespace(
+        function=_device,
+        least=_smaller,
+        where_positive=_where_positive,
+        exp2_minus_abs=exp2_minus_abs,
+        log2_1p=log2_1p,
+        inverse=inverse,
+        double=float64,
     )
 
 
+_FORMULAS = {
+    "float32": formulas(_operations(_exp2_minus_abs_fast, _log2_1p_fast, _inverse_fast)),
+    "float64": formulas(_operations(_exp2_minus_abs, _log2_1p, _inverse)),
+}
+
+
+# ----------------------------------------------------------------------- the walk of a block
+
+
+@_device
+def _pair(problem, b):
+    """Pair b: the block takes one after the other."""
+    n = int32(problem.n[b]) if problem.has_n else int32(problem.N)
+    m = int32(problem.m[b]) if problem.has_m else int32(problem.M)
+    thread, threads = int32(cuda.threadIdx.x), int32(cuda.blockDim.x)
+    last_lane = int32((n - 1) & 31)
+    offset = int32(-(m + last_lane) & 7)
+    return Pair(
+        b, n, m, int32(threads >> 5), int32(thread >> 5), int32(thread & 31), int32((n + 31) >> 5), last_lane, offset,
+        int32((m + offset + 38) >> 3), int32((m + offset + last_lane) >> 3),
+    )  # fmt: skip
+
+
+def make_kernel(kind: Kind) -> Callable:
+    """The kernel of a kind."""
+    number = float32 if kind.precision == "float32" else float64
+    cell = _FORMULAS[kind.precision]
+    softmin, tangent, correction_of, entropies = cell.softmin, cell.tangent, cell.correction, cell.entropies
+    of_costs, dual, backward, by_gamma, keeps_E = kind[1:]  # numba leaves out what they exclude
+    parts, terms = (5, 2) if dual else (3, 1)
+    step = parts * WARP  # of the weights
+
+    @_device
+    def column_of(pair, s):
+        """The column of this lane at step s; outside of the lattice, the nearest one."""
+        return _smaller(_larger(int32(s - pair.lane), int32(0)), int32(pair.m - 1))
+
+    @_device
+    def strip_of(problem, pair, segment):
+        """The strip of this warp in a segment."""
+        k = int32(segment * pair.warps + pair.warp)
+        row = int32(k * WARP + pair.lane)
+        is_last = k == pair.strips - 1
+        chunks = pair.last_chunks if is_last else pair.chunks if k < pair.strips else int32(0)
+        block, width = int64(cuda.blockIdx.x), problem.M + CHUNK
+        above = segment if pair.warp == 0 else problem.segments + pair.warp
+        below = segment + 1 if pair.warp == pair.warps - 1 else problem.segments + pair.warp + 1
+        borders = block * (problem.segments + pair.warps)
+        weights = (block * pair.warps + pair.warp) * problem.steps * step + pair.lane
+        i = _smaller(row, int32(pair.n - 1))
+        return Strip(k, row, i, is_last, chunks, (borders + above) * width, (borders + below) * width, weights)
+
+    @_device
+    def border_at(results, cell):
+        """V and V_dot, or E and E_dot, at a cell of a border."""
+        if dual:
+            return results.border[2 * cell], results.border[2 * cell + 1]
+        return results.border[cell], 0.0
+
+    @_device
+    def write_border(results, cell, of_shape, of_time):
+        """Write what :func:`border_at` reads."""
+        results.border[terms * cell] = of_shape
+        if dual:
+            results.border[terms * cell + 1] = of_time
+
+    # ------------------------------------------------------------------- forward
+
+    @_device
+    def fill_costs(problem, pair, strip, s, costs):
+        """Delta of this lane at the steps of a chunk, in units of gamma * log(2).
+
+        Outside of the lattice it is that of the nearest cell, which nobody looks at. float64 differences keep the
+        digits of series far from zero.
+        """
+        for u in range(CHUNK):
+            costs[u] = 0.0
+        if of_costs:
+            at = (pair.b * problem.N + strip.i) * problem.M
+            for u in range(CHUNK):
+                costs[u] = float64(problem.D[at + column_of(pair, s + u)])
+        else:
+            x, y = pair.b * problem.C * problem.N + strip.i, pair.b * problem.C * problem.M
+            for _ in range(problem.C):
+                value = float64(problem.x[x])
+                for u in range(CHUNK):
+                    difference = value - float64(problem.y[y + column_of(pair, s + u)])
+                    costs[u] += difference * difference
+                x, y = x + problem.N, y + problem.M
+        unit = 1.0 / (problem.gamma[0] * LN2)
+        for u in range(CHUNK):
+            costs[u] *= unit
+        if problem.band < problem.N + problem.M:
+            for u in range(CHUNK):
+                if abs(int32(strip.row + pair.lane - s - u)) > problem.band:
+                    costs[u] = UNREACHABLE
+
+    @_device
+    def forward_step(problem, results, pair, strip, s, cost, omega, omega_scale, inverse_gamma, front, keep, weights):
+        """Eq. 2 and Eq. 4: V and V_dot of this lane's cell at step s, and its weights."""
+        up, dot_up = cuda.shfl_up_sync(EVERY_LANE, front.V, 1), 0.0
+        up = front.V_border if pair.lane == 0 else up
+        V_dot, V_border, dot_border = 0.0, UNREACHABLE, 0.0
+        if dual:
+            dot_up = cuda.shfl_up_sync(EVERY_LANE, front.V_dot, 1)
+            dot_up = front.dot_border if pair.lane == 0 else dot_up
+        if strip.k > 0:
+            V_border, dot_border = border_at(results, strip.above + _smaller(int32(s + 1), int32(pair.m - 1)))
+        value, q_left, q_up, q_diagonal = softmin(front.V, up, front.V_diagonal, number)
+        if keep:
+            results.weights[weights] = q_left
+            results.weights[weights + WARP] = q_diagonal
+            results.weights[weights + 2 * WARP] = q_up
+        if dual:
+            own = problem.omega[omega + column_of(pair, s) * int32(problem.by_column)] * omega_scale
+            V_dot, q_dot_left, q_dot_up = tangent(
+                own, front.V_dot, dot_up, front.dot_diagonal, q_left, q_up, q_diagonal, inverse_gamma, number
+            )
+            if keep:
+                results.weights[weights + 3 * WARP] = q_dot_left
+                results.weights[weights + 4 * WARP] = q_dot_up
+        return Front(cost + value, V_dot, up, dot_up, V_border, dot_border)
+
+    @_device
+    def forward_segment(problem, results, pair, segment, keep, again):
+        """Sweep a segment, and keep its weights if asked to; V and V_dot of this lane's last cell."""
+        strip = strip_of(problem, pair, segment)
+        # the row below a segment has been written the first time, and then E is in its place
+        writes = pair.lane == WARP - 1 and strip.k < pair.strips - 1
+        writes = writes and not (again and pair.warp == pair.warps - 1)
+        weights = strip.weights
+        omega = problem.first + pair.b * problem.by_pair + strip.i * problem.by_row
+        omega_scale = problem.omega_scale[pair.b] if problem.has_scale else 1.0
+        inverse_gamma = number(1.0 / problem.gamma[0])
+        costs = cuda.local.array(CHUNK, float64)
+        V_diagonal = 0.0 if strip.row == 0 else UNREACHABLE  # the path starts at (-1, -1)
+        front = Front(UNREACHABLE, 0.0, V_diagonal, 0.0, UNREACHABLE, 0.0)
+        t, rounds = int32(0), int32(pair.chunks + (pair.warps - 1) * LAG)
+        while t < rounds:
+            chunk = int32(t - pair.warp * LAG)
+            if chunk >= 0 and chunk < strip.chunks:
+                s, u = int32(chunk * CHUNK - pair.offset), int32(0)
+                fill_costs(problem, pair, strip, s, costs)
+                if chunk == 0 and strip.k > 0:
+                    V_border, dot_border = border_at(results, strip.above)
+                    front = Front(front.V, front.V_dot, front.V_diagonal, front.dot_diagonal, V_border, dot_border)
+                while s < 0:  # nothing comes back over steps that are left out
+                    if keep:
+                        for part in range(parts):
+                            results.weights[weights + part * WARP] = number(0.0)
+                    weights, s, u = weights + step, int32(s + 1), int32(u + 1)
+                while u < CHUNK:
+                    front = forward_step(
+                        problem, results, pair, strip, s, costs[uint32(u)], omega, omega_scale, inverse_gamma, front,
+                        keep, weights,
+                    )  # fmt: skip
+                    if writes and s >= WARP - 1:
+                        write_border(results, strip.below + s - (WARP - 1), front.V, front.V_dot)
+                    weights, s, u = weights + step, int32(s + 1), int32(u + 1)
+            cuda.syncthreads()
+            t = int32(t + 1)
+        return front.V, front.V_dot
+
+    # ------------------------------------------------------------------- backward
+
+    @_device
+    def weights_at(results, at):
+        """The weights of a step: left, diagonal, up and the derivatives of left and up."""
+        W = results.weights
+        if dual:
+            return W[at], W[at + WARP], W[at + 2 * WARP], W[at + 3 * WARP], W[at + 4 * WARP]
+        return W[at], W[at + WARP], W[at + 2 * WARP], number(0.0), number(0.0)
+
+    @_device
+    def border_below(results, pair, strip, s):
+        """E and E_dot that come up to the last lane at step s."""
+        j = int32(s - (WARP - 1))
+        if strip.is_last or j < 0 or j >= pair.m:
+            return 0.0, 0.0
+        return border_at(results, strip.below + j)
+
+    @_device
+    def backward_step(problem, results, pair, strip, s, weights, x, flow):
+        """Algorithm 2: E and E_dot of this lane's cell at step s, and their shares for its predecessors: times q."""
+        q_left, q_diagonal, q_up, q_dot_left, q_dot_up = weights
+        is_lowest = pair.lane == WARP - 1
+        from_below = cuda.shfl_down_sync(EVERY_LANE, flow.up, 1)
+        E, E_dot = flow.left + (flow.E_border if is_lowest else from_below), 0.0
+        correction = correction_of(q_left, q_up, q_diagonal)
+        share = E * correction
+        left, up = float64(q_left) * share, float64(q_up) * share + flow.across
+        across, left_dot, up_dot, across_dot = float64(q_diagonal) * share, 0.0, 0.0, 0.0
+        if dual:
+            from_below = cuda.shfl_down_sync(EVERY_LANE, flow.up_dot, 1)
+            E_dot = flow.left_dot + (flow.dot_border if is_lowest else from_below)
+            share_dot = E_dot * correction
+            left_dot = float64(q_left) * share_dot + float64(q_dot_left) * share
+            up_dot = float64(q_up) * share_dot + float64(q_dot_up) * share + flow.across_dot
+            across_dot = float64(q_diagonal) * share_dot - (float64(q_dot_left) + float64(q_dot_up)) * share
+        E_border, dot_border = border_below(results, pair, strip, int32(s - 1))
+        if pair.lane == 0 and strip.k > 0 and s >= 0 and s < pair.m:
+            write_border(results, strip.above + s, up, up_dot)
+        by_x, by_x_dot, total, total_dot = flow.by_x, flow.by_x_dot, flow.by_gamma, flow.by_gamma_dot
+        if not of_costs:
+            difference = x - float64(problem.y[pair.b * problem.C * problem.M + column_of(pair, s)])
+            by_x, by_x_dot = by_x + E * difference, by_x_dot + E_dot * difference
+        if by_gamma:
+            q = float64(q_left), float64(q_up), float64(q_diagonal)
+            entropy, entropy_dot = entropies(*q, float64(q_dot_left), float64(q_dot_up))
+            total, total_dot = total - E * entropy, total_dot - E_dot * entropy - E * entropy_dot
+        handed_on = left, left_dot, up, up_dot, across, across_dot, E_border, dot_border
+        return E, E_dot, Flow(*handed_on, by_x, by_x_dot, total, total_dot)
+
+    @_device
+    def backward_segment(problem, results, pair, segment, by_gamma_sums):
+        """E and E_dot of a segment, and the derivatives that are wanted; weights are fetched four steps ahead."""
+        strip = strip_of(problem, pair, segment)
+        weights = strip.weights + int64(strip.chunks * CHUNK - 1) * step
+        E, E_dot = cuda.local.array(CHUNK, float64), cuda.local.array(CHUNK, float64)
+        x = 0.0
+        if not of_costs:
+            x = float64(problem.x[pair.b * problem.C * problem.N + strip.i])
+        starts = 1.0 if strip.is_last and pair.lane == pair.last_lane else 0.0  # E of the last cell is one
+        flow = Flow(starts, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, by_gamma_sums[0], by_gamma_sums[1])
+        none = (number(0.0), number(0.0), number(0.0), number(0.0), number(0.0))
+        q0, q1, q2, q3 = none, none, none, none
+        t = int32(pair.chunks + (pair.warps - 1) * LAG - 1)
+        while t >= 0:
+            chunk = int32(t - pair.warp * LAG)
+            if chunk >= 0 and chunk < strip.chunks:
+                s, u = int32(chunk * CHUNK + CHUNK - 1 - pair.offset), int32(CHUNK - 1)
+                if chunk == strip.chunks - 1:
+                    q0, q1 = weights_at(results, weights), weights_at(results, weights - step)
+                    q2, q3 = weights_at(results, weights - 2 * step), weights_at(results, weights - 3 * step)
+                    E_border, dot_border = border_below(results, pair, strip, s)
+                    start = starts, 0.0, 0.0, 0.0, 0.0, 0.0, E_border, dot_border
+                    flow = Flow(*start, 0.0, 0.0, by_gamma_sums[0], by_gamma_sums[1])
+                while u >= 0:
+                    more = u > 3 or chunk > 0  # are there four more steps?
+                    E3, D3, flow = backward_step(problem, results, pair, strip, s, q0, x, flow)
+                    if more:
+                        q0 = weights_at(results, weights - 4 * step)
+                    E2, D2, flow = backward_step(problem, results, pair, strip, int32(s - 1), q1, x, flow)
+                    if more:
+                        q1 = weights_at(results, weights - 5 * step)
+                    E1, D1, flow = backward_step(problem, results, pair, strip, int32(s - 2), q2, x, flow)
+                    if more:
+                        q2 = weights_at(results, weights - 6 * step)
+                    E0, D0, flow = backward_step(problem, results, pair, strip, int32(s - 3), q3, x, flow)
+                    if more:
+                        q3 = weights_at(results, weights - 7 * step)
+                    if keeps_E:
+                        E[uint32(u)], E[uint32(u - 1)], E[uint32(u - 2)], E[uint32(u - 3)] = E3, E2, E1, E0
+                        E_dot[uint32(u)], E_dot[uint32(u - 1)] = D3, D2
+                        E_dot[uint32(u - 2)], E_dot[uint32(u - 3)] = D1, D0
+                    weights, s, u = weights - 4 * step, int32(s - 4), int32(u - 4)
+                if of_costs and keeps_E:
+                    store_by_costs(problem, results, pair, strip.row, int32(s + 1), E, E_dot)
+                if not of_costs and keeps_E:
+                    add_to_series(problem, results, pair, strip, int32(s + 1), E, E_dot, chunk)
+                if not of_costs and problem.want_x and chunk == 0:
+                    store_by_x(problem, results, pair, strip.row, 0, flow.by_x, flow.by_x_dot)
+            cuda.syncthreads()
+            t = int32(t - 1)
+        return flow.by_gamma, flow.by_gamma_dot
+
+    @_device
+    def store_by_costs(problem, results, pair, i, s, E, E_dot):
+        """Derivatives by the costs of a chunk, which begins at step s."""
+        row = (pair.b * problem.N + i) * problem.M
+        for u in range(CHUNK):
+            j = int32(s + u - pair.lane)
+            if i < pair.n and j >= 0 and j < pair.m:
+                results.d_D[row + j] = number(E[u])
+                if dual:
+                    results.d_D[problem.batch * problem.N * problem.M + row + j] = number(E_dot[u])
+
+    @_device
+    def add_to_series(problem, results, pair, strip, s, E, E_dot, chunk):
+        """Chain E of a chunk, which begins at step s, through Delta = (x - y)**2.
+
+        Sums by x stay in their lane. Those by y go up with their column from lane to lane, and from the first one to
+        memory; what is on its way when the chunk is over goes to memory, too.
+        """
+        block, C, N, M = int64(cuda.blockIdx.x), problem.C, problem.N, problem.M
+        c = int64(0) if problem.want_y else int64(1)  # the first variable of x is added up on the way
+        while c < C:
+            value = float64(problem.x[(pair.b * C + c) * N + strip.i])
+            y = (pair.b * C + c) * M
+            by_x, by_x_dot, by_y, by_y_dot = 0.0, 0.0, 0.0, 0.0
+            to_x, to_y = (block * terms * C + c) * N + strip.i, (block * terms * C + c) * M
+            u = int32(CHUNK - 1)
+            while u >= 0:
+                difference = value - float64(problem.y[y + column_of(pair, s + u)])
+                by_x += E[uint32(u)] * difference
+                if dual:
+                    by_x_dot += E_dot[uint32(u)] * difference
+                if problem.want_y:
+                    by_y = cuda.shfl_down_sync(EVERY_LANE, by_y, 1)
+                    by_y = E[uint32(u)] * difference + (0.0 if pair.lane == WARP - 1 else by_y)
+                    if dual:
+                        by_y_dot = cuda.shfl_down_sync(EVERY_LANE, by_y_dot, 1)
+                        by_y_dot = E_dot[uint32(u)] * difference + (0.0 if pair.lane == WARP - 1 else by_y_dot)
+                    j = int32(s + u - pair.lane)
+                    if (pair.lane == 0 or u == 0) and j >= 0 and j < pair.m:
+                        results.by_y[to_y + j] += by_y
+                        if dual:
+                            results.by_y[to_y + C * M + j] += by_y_dot
+                u = int32(u - 1)
+            if problem.want_x and c > 0 and strip.row < pair.n:
+                if chunk < strip.chunks - 1:
+                    by_x += results.by_x[to_x]
+                    if dual:
+                        by_x_dot += results.by_x[to_x + C * N]
+                results.by_x[to_x] = by_x
+                if dual:
+                    results.by_x[to_x + C * N] = by_x_dot
+                if chunk == 0:
+                    store_by_x(problem, results, pair, strip.row, c, by_x, by_x_dot)
+            c += 1
+
+    @_device
+    def store_by_x(problem, results, pair, i, c, by_x, by_x_dot):
+        """Derivatives by variable c of this lane's step of x, from sums."""
+        if i < pair.n:
+            at = (pair.b * problem.N + i) * problem.C + c
+            results.d_x[at] = number(2.0 * by_x)
+            if dual:
+                results.d_x[problem.batch * problem.N * problem.C + at] = number(2.0 * by_x_dot)
+
+    @_device
+    def clear_by_y(problem, results):
+        """Zeros for the sums by y."""
+        size = terms * problem.C * problem.M
+        at = int64(cuda.blockIdx.x) * size
+        k = int64(cuda.threadIdx.x)
+        while k < size:
+            results.by_y[at + k] = 0.0
+            k += cuda.blockDim.x
+
+    @_device
+    def store_by_y(problem, results, pair):
+        """From sums (C, M), one term after the other, to the results (terms, B, M, C)."""
+        C, M = problem.C, problem.M
+        at = int64(cuda.blockIdx.x) * terms * C * M
+        for term in range(terms):
+            for c in range(C):
+                j = int64(cuda.threadIdx.x)
+                while j < pair.m:
+                    total = -2.0 * results.by_y[at + (term * C + c) * M + j]
+                    results.d_y[((term * problem.batch + pair.b) * M + j) * C + c] = number(total)
+                    j += cuda.blockDim.x
+
+    @_device
+    def store_by_gamma(problem, results, pair, by_gamma_sums):
+        """Add up what the lanes have, then the warps, always in the same order."""
+        total, total_dot = by_gamma_sums
+        for k in (16, 8, 4, 2, 1):
+            total += cuda.shfl_down_sync(EVERY_LANE, total, k)
+            total_dot += cuda.shfl_down_sync(EVERY_LANE, total_dot, k)
+        sums = int64(cuda.blockIdx.x) * 2 * (pair.warps + 1)
+        if pair.lane == 0:
+            results.sums[sums + pair.warp] = total
+            results.sums[sums + pair.warps + 1 + pair.warp] = total_dot
+        cuda.syncthreads()
+        if cuda.threadIdx.x == 0:
+            total, total_dot = 0.0, 0.0
+            for w in range(pair.warps):
+                total += results.sums[sums + w]
+                total_dot += results.sums[sums + pair.warps + 1 + w]
+            results.d_gamma[pair.b] = total
+            if dual:
+                results.d_gamma[problem.batch + pair.b] = total_dot
+
+    @_device
+    def spoil(out, at, size):
+        """NaN for all the derivatives of a pair by one of its inputs."""
+        k = int64(cuda.threadIdx.x)
+        while k < size:
+            out[at + k] = math.nan
+            k += cuda.blockDim.x
+
+    @_device
+    def spoil_pair(problem, results, b):
+        """NaN for all the derivatives of a pair whose value is NaN."""
+        for term in range(terms):
+            pair = term * problem.batch + b
+            if of_costs and keeps_E:
+                spoil(results.d_D, pair * problem.N * problem.M, problem.N * problem.M)
+            if problem.want_x:
+                spoil(results.d_x, pair * problem.N * problem.C, problem.N * problem.C)
+            if problem.want_y:
+                spoil(results.d_y, pair * problem.M * problem.C, problem.M * problem.C)
+            if by_gamma:
+                spoil(results.d_gamma, pair, 1)
+
+    @_device
+    def sweep_pair(problem, results, pair):
+        """All segments forward, then back; each but the last one is swept forward again on the way back."""
+        segments = int32((pair.strips + pair.warps - 1) // pair.warps)
+        sums = int64(cuda.blockIdx.x) * 2 * (pair.warps + 1) + pair.warps
+        by_gamma_sums = (0.0, 0.0)
+        if backward and problem.want_y:
+            clear_by_y(problem, results)
+        k = int32(0)
+        while k < (2 * segments - 1 if backward else segments):
+            segment = _smaller(k, int32(2 * (segments - 1) - k))
+            V, V_dot = forward_segment(
+                problem, results, pair, segment, backward and k >= int32(segments - 1), k >= segments
+            )
+            if k == segments - 1:
+                strip = segment * pair.warps + pair.warp
+                if strip == pair.strips - 1 and pair.lane == pair.last_lane:
+                    results.sums[sums] = V
+                    longer = abs(pair.n - pair.m)
+                    nan_if_invalid = 0.0 if abs(V) < 0.5 * UNREACHABLE and longer <= problem.band else math.nan
+                    results.value[pair.b] = number(V * problem.gamma[0] * LN2 + nan_if_invalid)
+                    if dual:
+                        results.value_dot[pair.b] = number(V_dot + nan_if_invalid)
+                cuda.syncthreads()
+            if backward and k >= segments - 1:
+                by_gamma_sums = backward_segment(problem, results, pair, segment, by_gamma_sums)
+            k = int32(k + 1)
+        if backward:
+            if problem.want_y:
+                store_by_y(problem, results, pair)
+            if by_gamma:
+                store_by_gamma(problem, results, pair, by_gamma_sums)
+            V = results.sums[sums]
+            cuda.syncthreads()
+            if not abs(V) < 0.5 * UNREACHABLE or abs(pair.n - pair.m) > problem.band:
+                spoil_pair(problem, results, pair.b)
+
+    def sweep(problem, results):
+        b = int64(cuda.blockIdx.x)
+        while b < problem.batch:
+            sweep_pair(problem, results, _pair(problem, b))
+            cuda.syncthreads()
+            b += cuda.gridDim.x
+
+    return sweep
+
+
+def compile_ptx(kind: Kind, capability: tuple[int, int] = (9, 0)) -> str:
+    """The PTX of the kernel of a kind for a compute capability; needs no GPU."""
+    return cuda_launch.compile_ptx(make_kernel(kind), signature(kind), capability)
+
+
 @cache
-def _compiled(number, shared: bool, device: torch.device) -> Callable:
-    """A kernel, ready to be launched on a device: each has machine code of its own."""
-    if _SIMULATED:
-        return cuda.jit(make_kernel(number, shared))
-    return cuda.jit(signature(number), max_registers=_REGISTERS)(make_kernel(number, shared))
+def load(kind: Kind, capability: tuple[int, int]) -> object:
+    """The kernel of a kind, ready to be launched on devices of a compute capability."""
+    make_ptx = partial(compile_ptx, kind, capability)
+    return cuda_launch.load(cuda_launch.machine_code("-".join(map(str, kind)), make_ptx, capability))
 
 
-@lru_cache(maxsize=256)
-def _launcher(number, device: torch.device, blocks: int, threads: int, shared_bytes: int, stream: int) -> Callable:
-    """A kernel on a device, which is the current one, and on one of its streams, given by its address."""
-    kernel = _compiled(number, shared_bytes > 0, device)
-    with warnings.catch_warnings():  # a small batch needs few blocks, and numba would say so each time
-        warnings.filterwarnings("ignore", "Grid size")
-        return kernel[blocks, threads, cuda.external_stream(stream), shared_bytes]
+def launch(kind: Kind, blocks: int, threads: int, problem: Problem, results: Results) -> None:
+    """Run the kernel of a kind on torch's current stream of the tensors' device."""
+    device = results.value.device
+    with torch.cuda.device(device):
+        kernel = load(kind, torch.cuda.get_device_capability(device))
+        cuda_launch.launch(kernel, blocks, threads, (*problem, *results))
 
 
 # ----------------------------------------------------------------------- how a batch is cut up
@@ -531,91 +740,41 @@ def _launcher(number, device: torch.device, blocks: int, threads: int, shared_by
 class Limits(NamedTuple):
     """What a launch may use of a device."""
 
-    processors: int = 1
-    warp: int = 32
-    most_threads: int = 512  # of a block; a longer row takes several turns
-    threads_per_processor: int = 512  # enough to hide each other's waiting, few enough to share the scratch memory
-    shared_bytes: int = 48 << 10  # of a block, without asking the device for more
-    scratch_bytes: int = 64 << 20  # for weights, E and all as large as the series; more if sqrt(all rows) need more
+    processors: int
+    warps_per_processor: int = 16  # registers allow no more
+    most_warps: int = MOST_WARPS  # of a block
+    scratch_bytes: int = 1 << 30  # for the weights, unless those of a single strip take more
 
 
-class Sizes(NamedTuple):
-    """What decides about memory."""
+class Plan(NamedTuple):
+    """How many blocks and warps sweep a batch."""
 
-    batch: int
-    N: int
-    M: int
-    C: int
-    band: int  # N + M for none
-    itemsize: int
-    dual: bool
-    want_x: bool
-    want_y: bool
-    backward: bool
+    blocks: int
+    warps: int  # of a block
+    segments: int  # of the longest pair
+    steps: int  # of a strip
+    weights: int  # numbers of all blocks
 
 
 @cache
 def limits_of(device: torch.device) -> Limits:
-    """The limits of a device."""
-    return Limits(1 if _SIMULATED else torch.cuda.get_device_properties(device).multi_processor_count)
+    """The limits of a device; at most a 32nd of its memory is taken for the weights."""
+    properties = torch.cuda.get_device_properties(device)
+    return Limits(properties.multi_processor_count, scratch_bytes=min(1 << 30, properties.total_memory >> 5))
 
 
 @lru_cache(maxsize=128)
-def make_plan(sizes: Sizes, limits: Limits) -> tuple[Plan, int, int, int]:
-    """A plan without its memory, and blocks, threads, and bytes of shared memory."""
-    batch, N, M, C, band, itemsize, dual, want_x, want_y, backward = sizes
-    width = min(N, M, band + 1)
-    threads = min(limits.most_threads, -(-width // limits.warp) * limits.warp)
-    blocks = min(batch, limits.processors * max(1, limits.threads_per_processor // threads))
-    terms = 2 if dual else 1
-    stride, of_weights, of_E = N * terms, 5 if dual else 3, terms if want_x or want_y else 0
-    shared_bytes = 3 * stride * 8 if 3 * stride * 8 <= limits.shared_bytes else 0
-
-    diagonals, bytes_per_row = N + M - 1, width * (of_weights * itemsize + 8 * of_E)
-    by_x, by_y = terms * C * N if want_x else 0, terms * C * M if want_y else 0
-    copies_and_gradients = (1 + terms) * batch * C * (N + M) * itemsize
-    room = (limits.scratch_bytes - copies_and_gradients) // blocks - 8 * (by_x + by_y)
-    rows = min(diagonals, max(math.isqrt(diagonals - 1) + 1, room // bytes_per_row))
-    segments = -(-diagonals // rows) if backward else 0
-    parts = (
-        0 if shared_bytes else 3 * stride,
-        segments * 3 * stride if segments > 1 else 0,
-        rows * width * of_E if backward else 0,
-        by_x,
-        by_y,
-        2 * threads,
-    )
-    rows_at, saved_at, E_at, by_x_at, by_y_at, sums_at, doubles = np.cumsum((0, *parts)).tolist()
-    table = (rows + 2) * width if backward else 0
-    plan = Plan(0, 0, doubles, of_weights * table, width, rows, table, rows * width, stride, rows_at, saved_at, E_at,
-                by_x_at, by_y_at, sums_at)  # fmt: skip
-    return plan, blocks, threads, shared_bytes
-
-
-def _pointer(tensor: Tensor | None):
-    """The address of a tensor's first number, or what the simulator has for it."""
-    if tensor is None or not tensor.numel():
-        return 0
-    return memoryview(tensor.detach().numpy().reshape(-1)) if _SIMULATED else tensor.data_ptr()
-
-
-def _launch(problem: Problem, results: Results, sizes: Sizes, limits: Limits, like: Tensor) -> None:
-    """Sweep the whole batch, on the current stream of the tensors' device."""
-    device = like.device
-    plan, blocks, threads, shared_bytes = make_plan(sizes, limits)
-    doubles = like.new_empty(blocks * plan.doubles_per_block, dtype=torch.float64)
-    numbers = like.new_empty(blocks * plan.numbers_per_block)
-    plan = plan._replace(doubles=_pointer(doubles), numbers=_pointer(numbers))
-    number = _NUMBERS[like.dtype]
-    if _SIMULATED:
-        _compiled(number, shared_bytes > 0, device)[blocks, threads, 0, shared_bytes](problem, plan, results)
-        return
-    with torch.cuda.device(device):
-        stream = torch.cuda.current_stream(device).cuda_stream
-        _launcher(number, device, blocks, threads, shared_bytes, stream)(problem, plan, results)
-
-
-_NUMBERS = {torch.float32: float32, torch.float64: float64}
+def make_plan(batch: int, N: int, M: int, itemsize: int, kind: Kind, limits: Limits) -> Plan:
+    """As many warps as fill the device and as have room for weights; first a block for each pair, then more warps."""
+    strips = -(-N // WARP)
+    steps = -(-(M + WARP - 1 + CHUNK - 1) // CHUNK) * CHUNK  # with the steps that a first chunk leaves out
+    per_warp = steps * WARP * (5 if kind.dual else 3) if kind.backward else 0
+    most = min(batch * strips, limits.processors * limits.warps_per_processor)
+    if per_warp:
+        most = max(1, min(most, limits.scratch_bytes // (per_warp * itemsize)))
+    blocks = min(batch, most)
+    warps = min(strips, limits.most_warps, most // blocks)
+    return Plan(blocks, warps, -(-strips // warps), steps, blocks * warps * per_warp)
 
 
 # ----------------------------------------------------------------------- what the operators call
@@ -642,21 +801,47 @@ def sweep(
     band: int,
     wants: Wants,
     limits: Limits | None = None,
+    launch: Callable[[Kind, int, int, Problem, Results], None] = launch,
 ) -> tuple[Tensor, ...]:
     """Either operator: pack the arguments, allocate the results, launch; without Omega there is no temporal term."""
     check_arguments(x, y, D, gamma, n, m, omega, omega_scale, band)
     of_series, dual = D is None, omega is not None
-    batch, N, M, C = (*x.shape[:2], *y.shape[1:]) if of_series else (*D.shape, 1)
+    B, N, M, C = (*x.shape[:2], *y.shape[1:]) if of_series else (*D.shape, 1)
     like, band = x if of_series else D, N + M if band < 0 else min(band, N + M)
+    keeps_E = wants[1] or wants[2] or (wants[0] and C > 1)
+    kind = Kind(str(like.dtype).removeprefix("torch."), not of_series, dual, any(wants), wants[3], keeps_E)
+    terms = 2 if dual else 1
+    outputs = allocate(x, y, D, gamma, terms, wants)
+    if B == 0:
+        return outputs
+    for lengths, by_series in zip((n, m), outputs[2:4], strict=True):
+        if lengths is not None:
+            by_series.zero_()  # the kernel leaves padding alone
+    plan = make_plan(B, N, M, like.element_size(), kind, limits or limits_of(like.device))
+
     # copies must live until the kernel is launched; torch gives their memory to what comes after it on the stream
     series = (s.detach().transpose(1, 2).contiguous() for s in (x, y)) if of_series else (None, None)
-    others = (t if t is None else t.contiguous() for t in (D, gamma, omega, omega_scale, n, m))
-    inputs = (*series, *others)
+    arrays = (*series, *(t if t is None else t.detach().contiguous() for t in (D, gamma, omega, omega_scale, n, m)))
     problem = Problem(
-        *map(_pointer, inputs), batch, N, M, C, band, *_omega_steps(omega, N, M), of_series,
-        *(t is not None for t in (omega_scale, n, m)), dual, *wants, any(wants),
+        *arrays, B, N, M, C, band, *_omega_steps(omega, N, M), *wants[:2],
+        *(t is not None for t in (omega_scale, n, m)), plan.segments, plan.steps,
     )  # fmt: skip
-    outputs = allocate(x, y, D, gamma, 2 if dual else 1, wants)
-    sizes = Sizes(batch, N, M, C, band, like.element_size(), dual, *wants[:2], any(wants))
-    _launch(problem, Results(*map(_pointer, outputs)), sizes, limits or limits_of(like.device), like)
+    doubles = partial(like.new_empty, dtype=torch.float64)
+    results = Results(
+        *(t if t.numel() else None for t in outputs),
+        like.new_empty(plan.weights) if plan.weights else None,
+        doubles(plan.blocks * (plan.segments + plan.warps) * (M + CHUNK) * terms),
+        doubles(plan.blocks * terms * C * N) if wants[0] and C > 1 else None,
+        doubles(plan.blocks * terms * C * M) if wants[1] else None,
+        doubles(plan.blocks * 2 * (plan.warps + 1)),
+    )
+    launch(kind, plan.blocks, plan.warps * WARP, problem, results)
     return outputs
+
+
+def try_out() -> None:
+    """Compile, or find on disk, and load the smallest kernel: whatever is missing raises."""
+    if "numba_cuda" not in cuda.__file__:
+        raise ImportError("numba imports its own old numba.cuda, so the installation of numba-cuda is not complete")
+    smallest = Kind("float32", of_costs=True, dual=False, backward=False, by_gamma=False, keeps_E=False)
+    load(smallest, torch.cuda.get_device_capability())

@@ -349,3 +349,8 @@ def log2_1p(u):
     first = log2_1p(u.to(ir.FloatType())).double()
     z = (u + 1.0) * exp2(0.0 - first) - 1.0  # about 1e-7: two terms of log(1 + z) are enough
     return first + (z - z * z * 0.5) * (1.0 / _LN2)
+
+
+def inverse(x):
+    """1 / x."""
+    return 1.0 / x
