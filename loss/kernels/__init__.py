@@ -58,7 +58,5 @@ def _missing_for_cuda() -> str:
         try_out()
     except Exception as error:  # of compilers, linkers and drivers, which raise whatever they like
         reason = " ".join(str(error).split())
-        return (
-            f"its kernels cannot be compiled and loaded ({type(error).__name__}: {reason}); see requirements-cuda.txt"
-        )
+        return f"they cannot be compiled and loaded ({type(error).__name__}: {reason}); see requirements-cuda.txt"
     return ""

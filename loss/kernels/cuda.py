@@ -97,6 +97,9 @@ class Problem(NamedTuple):
     steps: int  # that the weights of a strip have room for
 
 
+TENSORS = Problem._fields.index("batch")  # come first
+
+
 class Results(NamedTuple):
     """What a kernel writes: the results, as in :class:`.lattice.Results`, then the memory that all blocks work in."""
 
@@ -720,8 +723,9 @@ def compile_ptx(kind: Kind, capability: tuple[int, int] = (9, 0)) -> str:
 
 
 @cache
-def load(kind: Kind, capability: tuple[int, int]) -> object:
-    """The kernel of a kind, ready to be launched on devices of a compute capability."""
+def load(kind: Kind, device: torch.device) -> object:
+    """The kernel of a kind, ready to be launched on a device."""
+    capability = torch.cuda.get_device_capability(device)
     make_ptx = partial(compile_ptx, kind, capability)
     return cuda_launch.load(cuda_launch.machine_code("-".join(map(str, kind)), make_ptx, capability))
 
@@ -730,8 +734,7 @@ def launch(kind: Kind, blocks: int, threads: int, problem: Problem, results: Res
     """Run the kernel of a kind on torch's current stream of the tensors' device."""
     device = results.value.device
     with torch.cuda.device(device):
-        kernel = load(kind, torch.cuda.get_device_capability(device))
-        cuda_launch.launch(kernel, blocks, threads, (*problem, *results))
+        cuda_launch.launch(load(kind, device), blocks, threads, problem[:TENSORS], problem[TENSORS:], results)
 
 
 # ----------------------------------------------------------------------- how a batch is cut up
@@ -844,4 +847,4 @@ def try_out() -> None:
     if "numba_cuda" not in cuda.__file__:
         raise ImportError("numba imports its own old numba.cuda, so the installation of numba-cuda is not complete")
     smallest = Kind("float32", of_costs=True, dual=False, backward=False, by_gamma=False, keeps_E=False)
-    load(smallest, torch.cuda.get_device_capability())
+    load(smallest, torch.device("cuda", torch.cuda.current_device()))

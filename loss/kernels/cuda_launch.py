@@ -80,8 +80,19 @@ def _stream(handle: int) -> Stream:
     return Stream.from_handle(handle)
 
 
-def launch(kernel: Kernel, blocks: int, threads: int, arguments: Sequence[Tensor | int | bool | None]) -> None:
-    """Run a kernel on torch's current stream of the current device; tensors are given by their addresses."""
-    numbers = (v.data_ptr() if isinstance(v, Tensor) else 0 if v is None else v for v in arguments)
+def launch(
+    kernel: Kernel,
+    blocks: int,
+    threads: int,
+    inputs: Sequence[Tensor | None],
+    numbers: Sequence[int | bool],
+    outputs: Sequence[Tensor | None],
+) -> None:
+    """Run a kernel on torch's current stream of the current device; its arguments are tensors, numbers, tensors."""
     stream = _stream(torch.cuda.current_stream().cuda_stream)
-    launch_kernel(stream, _configuration(blocks, threads), kernel, *numbers)
+    arguments = (*map(_address, inputs), *numbers, *map(_address, outputs))
+    launch_kernel(stream, _configuration(blocks, threads), kernel, *arguments)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -7,6 +7,7 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -279,6 +280,36 @@ def test_a_gpu_without_numba_cuda_is_announced_once_with_what_to_install():
         warnings.simplefilter("error")
         assert not kernels.has_kernels(torch.device("cuda", 1))
     assert (ROOT / "requirements-cuda.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("No module named 'cuda.core'"),
+        AttributeError("module 'numpy' has no attribute 'row_stack'"),
+        RuntimeError("libnvvm.so:\n  not found"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_gpu_whose_compiler_or_driver_fails_is_announced_once_with_the_reason(monkeypatch, error):
+    def try_out():
+        raise error
+
+    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: "found")
+    monkeypatch.setitem(sys.modules, f"{kernels.__name__}.cuda", SimpleNamespace(try_out=try_out))
+    monkeypatch.setattr(kernels, "_warned", set())
+    kernels._missing_for_cuda.cache_clear()
+    try:
+        with pytest.warns(
+            UserWarning, match=f"compiled and loaded .{type(error).__name__}: .*plain PyTorch"
+        ) as warned:
+            assert not kernels.has_kernels(torch.device("cuda"))
+        assert "\n" not in str(warned[0].message)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert not kernels.has_kernels(torch.device("cuda"))
+    finally:
+        kernels._missing_for_cuda.cache_clear()
 
 
 @pytest.mark.parametrize("missing", ["", "numba-cuda is not installed"])
