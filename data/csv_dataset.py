@@ -17,7 +17,7 @@ from typing import TextIO
 import numpy as np
 import torch
 
-from .windows import CHRONOLOGICAL_SPLIT, ForecastData, Scaling, chronological_windows, split_points
+from .windows import CHRONOLOGICAL_SPLIT, ForecastData, Scaling, chronological_windows, fingerprint, split_points
 
 Column = str | int
 Row = tuple[int, list[str]]  # line number in the file (from 1), cells
@@ -37,6 +37,7 @@ def load_csv(
     header: bool | None = None,
     delimiter: str | None = None,
     reach_back: bool = False,
+    scaling: Scaling | None = None,
 ) -> ForecastData:
     """Make a forecasting task of one or several columns of a CSV file whose rows are equal steps in time.
 
@@ -60,6 +61,8 @@ def load_csv(
         delimiter: By default a tab, a semicolon or a comma, the first of these that the first line holds.
         reach_back: Let the inputs of validation and test begin in the part before, so that all of its rows are
             forecast; by default no window reaches over a border.
+        scaling: Standardise by this one, such as that of the data a network was trained on, in place of the
+            training part's.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -71,11 +74,11 @@ def load_csv(
     values, names, chosen = read_columns(path, lambda *found: _wanted(columns, *found), header, delimiter)
     target_columns = _target_columns(targets, names, chosen)
     train_end, _, _ = split_points(len(values), split, input_length, horizon, reach_back)
-    scaling = _standardisation(values[:train_end])
+    scaling = _standardisation(values[:train_end]) if scaling is None else scaling.checked(values)
     series = (values - scaling.mean.numpy()) / scaling.std.numpy()
     parts = chronological_windows(series, input_length, horizon, stride, split, target_columns, reach_back)
     target_scaling = Scaling(scaling.mean[target_columns], scaling.std[target_columns])
-    return ForecastData("csv", *parts, scaling, target_scaling)
+    return ForecastData("csv", *parts, scaling, target_scaling, fingerprint(values))
 
 
 def _standardisation(train: np.ndarray) -> Scaling:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .csv_dataset import open_text
-from .windows import ForecastData, WindowDataset, check_count
+from .windows import ForecastData, WindowDataset, check_count, fingerprint
 
 _LENGTH, _INPUT_LENGTH = 140, 84
 _CLASS_COUNTS = {"TRAIN": (292, 177, 10, 19, 2), "TEST": (2627, 1590, 86, 175, 22)}  # of classes 1 to 5
@@ -62,7 +62,8 @@ def load_ecg5000(
     chosen = np.zeros(len(train), dtype=bool)
     chosen[np.random.default_rng(seed).permutation(len(train))[:held_out]] = True
     valid = _dataset(train[chosen]) if held_out else None
-    return ForecastData("ecg5000", _dataset(train[~chosen]), valid, _dataset(test))
+    read = fingerprint(np.concatenate([train, test]))
+    return ForecastData("ecg5000", _dataset(train[~chosen]), valid, _dataset(test), fingerprint=read)
 
 
 def _dataset(series: np.ndarray) -> WindowDataset:

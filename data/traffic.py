@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .csv_dataset import existing_file, read_columns
-from .windows import CHRONOLOGICAL_SPLIT, ForecastData, Scaling, chronological_windows
+from .windows import CHRONOLOGICAL_SPLIT, ForecastData, Scaling, chronological_windows, fingerprint
 
 _SOURCE = "https://github.com/laiguokun/multivariate-time-series-data/tree/master/traffic"
 _FILE_NAMES = ("traffic.csv", "traffic.txt", "traffic.csv.gz", "traffic.txt.gz")
@@ -16,7 +16,11 @@ _HOW_TO_GET = f"get traffic.txt.gz from {_SOURCE} and pass the file or its folde
 
 
 def load_traffic(
-    path: str | Path | None = None, input_length: int = 168, horizon: int = 24, stride: int = 1
+    path: str | Path | None = None,
+    input_length: int = 168,
+    horizon: int = 24,
+    stride: int = 1,
+    scaling: Scaling | None = None,
 ) -> ForecastData:
     """Load the paper's Traffic task: one week of hours in, one day out.
 
@@ -31,6 +35,7 @@ def load_traffic(
         input_length: N_input, in hours.
         horizon: N_output, in hours.
         stride: Hours from one window to the next.
+        scaling: Scale by this one, such as that of the data a network was trained on, in place of the maximum.
 
     Raises:
         FileNotFoundError: There is no such file; the sentence names the files looked for and how to get them.
@@ -42,9 +47,11 @@ def load_traffic(
     maximum = _checked_maximum(file, occupancy)
     # By the maximum of the whole series: only then do the paper's errors fit; raw, they would be worse than
     # a constant's.
-    parts = chronological_windows(occupancy / maximum, input_length, horizon, stride, CHRONOLOGICAL_SPLIT)
-    scaling = Scaling(torch.zeros(1, dtype=torch.float64), torch.tensor([maximum], dtype=torch.float64))
-    return ForecastData("traffic", *parts, scaling, scaling)
+    if scaling is None:
+        scaling = Scaling(torch.zeros(1, dtype=torch.float64), torch.tensor([maximum], dtype=torch.float64))
+    series = scaling.checked(occupancy).scale(torch.from_numpy(occupancy))
+    parts = chronological_windows(series, input_length, horizon, stride, CHRONOLOGICAL_SPLIT)
+    return ForecastData("traffic", *parts, scaling, scaling, fingerprint(occupancy))
 
 
 def _find(path: Path) -> Path:

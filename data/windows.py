@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import operator
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 CHRONOLOGICAL_SPLIT = (0.6, 0.2, 0.2)  # train, validation, test: the paper's Traffic protocol (section 4.1)
 
 Index = SupportsIndex | slice | Sequence[int] | np.ndarray | Tensor
+Fingerprint = dict[str, int | str]
 
 
 def check_count(name: str, value: SupportsIndex, at_least: int = 1) -> int:
@@ -127,6 +129,16 @@ class Scaling:
     mean: Tensor
     std: Tensor
 
+    def checked(self, values: np.ndarray | Tensor) -> Scaling:
+        """Return this scaling, once made sure that it is one of `values` (..., d).
+
+        Raises:
+            ValueError: It is of another number of variables.
+        """
+        if len(self.mean) != values.shape[-1]:
+            raise ValueError(f"scaling must be of {values.shape[-1]} variables, given {len(self.mean)}")
+        return self
+
     def scale(self, values: Tensor) -> Tensor:
         """Bring `values` (..., d) from the file's units to the network's, in their own dtype and device."""
         return (values - self.mean.to(values)) / self.std.to(values)
@@ -134,6 +146,15 @@ class Scaling:
     def unscale(self, values: Tensor) -> Tensor:
         """Bring `values` (..., d), for example forecasts, back to the file's units."""
         return values * self.std.to(values) + self.mean.to(values)
+
+
+def fingerprint(values: np.ndarray) -> Fingerprint:
+    """Return what tells apart the numbers read from files: their `rows`, and the `sha256` of their float64.
+
+    Args:
+        values: (rows, columns), any real dtype.
+    """
+    return {"rows": len(values), "sha256": hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +168,7 @@ class ForecastData:
         test: Pairs to report on.
         input_scaling: The scaling of the inputs; None where they are in the file's own units.
         target_scaling: The same for the targets: `target_scaling.unscale(forecast)` undoes it.
+        fingerprint: Of the numbers that were read from files (see `fingerprint`); None where no file was read.
     """
 
     name: str
@@ -155,6 +177,7 @@ class ForecastData:
     test: WindowDataset
     input_scaling: Scaling | None = None
     target_scaling: Scaling | None = None
+    fingerprint: Fingerprint | None = None
 
     @property
     def input_length(self) -> int:

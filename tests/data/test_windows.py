@@ -13,6 +13,7 @@ from data.windows import (
     batches,
     check_count,
     chronological_windows,
+    fingerprint,
     split_points,
 )
 
@@ -302,3 +303,32 @@ def test_load_lists_the_options_when_one_is_unknown(name):
 def test_load_names_the_option_that_is_missing():
     with pytest.raises(TypeError, match="dataset 'csv' needs the option 'path'; its options are path, columns"):
         load("csv", horizon=3)
+
+
+@pytest.mark.parametrize("name", ["traffic", "csv"])
+def test_a_series_is_scaled_by_the_scaling_that_is_given(tmp_path, name):
+    series = np.random.default_rng(0).integers(1, 4700, 1000) / 10_000
+    (tmp_path / "a.csv").write_text("".join(f"{value}\n" for value in series))
+    (tmp_path / "b.csv").write_text("".join(f"{value}\n" for value in series / 2 + 0.1))
+    own = load(name, path=tmp_path / "a.csv")
+    assert torch.equal(load(name, path=tmp_path / "a.csv", scaling=own.input_scaling).test.inputs, own.test.inputs)
+    other = load(name, path=tmp_path / "b.csv", scaling=own.input_scaling)
+    assert torch.equal(other.target_scaling.mean, own.target_scaling.mean)
+    expected = own.input_scaling.scale(torch.tensor(series / 2 + 0.1)[-192:-24, None])
+    torch.testing.assert_close(other.test.inputs[-1], expected.float())
+    with pytest.raises(ValueError, match="scaling must be of 1 variables, given 2"):
+        load(name, path=tmp_path / "a.csv", scaling=Scaling(torch.zeros(2), torch.ones(2)))
+
+
+@given(st.integers(1, 9), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_a_fingerprint_is_of_all_numbers_whatever_their_type_and_memory(rows, columns, random):
+    values = np.array([[random.randint(-9, 9) for _ in range(columns)] for _ in range(rows)])
+    found = fingerprint(values)
+    assert found["rows"] == rows
+    assert found == fingerprint(np.asfortranarray(values, dtype=np.float64))
+    values[random.randrange(rows), random.randrange(columns)] += 1
+    assert fingerprint(values)["sha256"] != found["sha256"]
+
+
+def test_data_without_a_file_have_no_fingerprint():
+    assert load("synthetic", n=4).fingerprint is None
