@@ -23,6 +23,7 @@ from training import (
     predict,
     train_model,
 )
+from training.data_record import record_of
 from training.experiment import Experiment, announced_compilation, at_a_time, compile_kernels, prepare
 from training.interruption import continuation, interruptible
 from training.losses import LOSSES
@@ -30,7 +31,7 @@ from training.run_folder import RunFolder, flattened
 from training.settings import complaints, opened_folder, parse_args, settings_of
 from training.side_by_side import train_side_by_side
 from training.streams import usable_streams
-from training.table import introduction, results_table
+from training.table import introduction, results_table, whose_scaling
 
 DEFAULT_PLOT_SAMPLES = range(1, 6)
 
@@ -140,7 +141,7 @@ def train_one(experiment: Experiment, folder: RunFolder, loss: str, **callbacks:
         data.test,
         settings,
         checkpoint=folder.checkpoint(loss),
-        metadata={"loss": loss, **settings_of(args)},
+        metadata={"loss": loss, **settings_of(args), "data": record_of(data).plain},
         on_eval=lambda record: folder.append_metrics({"loss": loss, **record}),
         **callbacks,
     )
@@ -154,7 +155,7 @@ def evaluate(experiment: Experiment) -> dict[str, Record]:
         net = experiment.trained_network(path)
         scores = eval_model(net, experiment.data.test, experiment.args.batch_size)
         name = checkpoint.get("settings", {}).get("loss", Path(path).stem)
-        print(results_table(experiment, {name: scores}))
+        print("\n".join([*whose_scaling(experiment), results_table(experiment, {name: scores})]))
     return {name: scores}
 
 

@@ -78,7 +78,8 @@ def load_csv(
     series = (values - scaling.mean.numpy()) / scaling.std.numpy()
     parts = chronological_windows(series, input_length, horizon, stride, split, target_columns, reach_back)
     target_scaling = Scaling(scaling.mean[target_columns], scaling.std[target_columns])
-    return ForecastData("csv", *parts, scaling, target_scaling, fingerprint(values))
+    observed = tuple(names[position] for position in chosen)
+    return ForecastData("csv", *parts, scaling, target_scaling, fingerprint(values), observed, tuple(target_columns))
 
 
 def _standardisation(train: np.ndarray) -> Scaling:

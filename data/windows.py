@@ -169,6 +169,8 @@ class ForecastData:
         input_scaling: The scaling of the inputs; None where they are in the file's own units.
         target_scaling: The same for the targets: `target_scaling.unscale(forecast)` undoes it.
         fingerprint: Of the numbers that were read from files (see `fingerprint`); None where no file was read.
+        columns: Names of the observed variables; empty where they have none.
+        target_columns: Where the variables to forecast stand among the observed ones; None: they are the same.
     """
 
     name: str
@@ -178,6 +180,8 @@ class ForecastData:
     input_scaling: Scaling | None = None
     target_scaling: Scaling | None = None
     fingerprint: Fingerprint | None = None
+    columns: tuple[str, ...] = ()
+    target_columns: tuple[int, ...] | None = None
 
     @property
     def input_length(self) -> int:

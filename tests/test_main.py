@@ -333,6 +333,80 @@ def test_evaluate_takes_bare_weights_with_the_settings_of_the_flags(small):
     assert run(*small, "--evaluate", "bare.pt")["bare"] == results("run")["mse"]
 
 
+def rewritten(table, path, columns=("sine", "other"), level=0.0, size=1.0, rows=None):
+    """Other values, names, or a part of the rows of a file of two columns, in a new file."""
+    values = np.loadtxt(table, delimiter=",", skiprows=1)[:rows] * size + level
+    np.savetxt(path, values, fmt="%.17g", delimiter=",", header=",".join(columns), comments="")
+    return path
+
+
+def without_record(path):
+    """Make a checkpoint one of an earlier version, which kept nothing of its data."""
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["settings"]["data"]
+    torch.save(checkpoint, path)
+
+
+@pytest.mark.parametrize("columns", [[], ["all"], ["other", "sine"]])
+def test_evaluate_scales_any_file_as_the_data_of_the_training(small, table, tmp_path, capsys, columns):
+    flags = ["--csv-columns", *columns] if columns else []
+    run(*small, *flags, "--output", "run", "--losses", "mse", "--model", "mlp")
+    path, own = "run/checkpoints/mse.pt", results("run")["mse"]
+    rewritten(table, "far.csv", level=50, size=3)
+    capsys.readouterr()
+    assert run("--evaluate", path, "--data-path", table)["mse"] == own
+    assert f"scaled by the mean and deviation of the data that the network was trained on, kept in {path}\n" in (
+        capsys.readouterr().out
+    )
+    far = run("--evaluate", path, "--data-path", "far.csv")["mse"]
+    experiment = prepare(parse_args(["--evaluate", path, "--data-path", "far.csv"]))
+    net = experiment.trained_network(path)
+    trained = prepare(parse_args([*small, *flags])).data
+    values = np.loadtxt("far.csv", delimiter=",", skiprows=1)[-24:]  # the test part
+    order = {"sine": 0, "other": 1}
+    values = values[:, [order[name] for name in trained.columns]]
+    scaled = trained.input_scaling.scale(torch.tensor(values)).float().unfold(0, 10, 1).transpose(1, 2)
+    with torch.no_grad():
+        expected = (net(scaled[:, :6]) - scaled[:, 6:]).square().mean().item()
+    assert far["mse"] == pytest.approx(expected, rel=1e-5)
+    assert far["mse"] > 100 * own["mse"]
+
+
+def test_evaluate_says_that_a_checkpoint_of_an_earlier_version_scales_no_data(small, table, capsys):
+    run(*small, "--output", "run", "--losses", "mse")
+    rewritten(table, "far.csv", level=50, size=3)
+    path = "run/checkpoints/mse.pt"
+    without_record(path)
+    capsys.readouterr()
+    far = run("--evaluate", path, "--data-path", "far.csv")["mse"]
+    assert far["mse"] == pytest.approx(results("run")["mse"]["mse"], rel=1e-4)
+    sentence = f"{path} holds no mean and deviation of its training data: these data are scaled by their own mean"
+    assert sentence in capsys.readouterr().out
+
+
+def test_evaluate_refuses_other_columns_than_those_of_the_training(small, table, capsys):
+    run(*small, "--output", "run", "--losses", "mse")
+    rewritten(table, "renamed.csv", columns=("sine", "price"))
+    sentence = refusal(capsys, "--evaluate", "run/checkpoints/mse.pt", "--data-path", "renamed.csv")
+    assert "renamed.csv has the columns price, but run/checkpoints/mse.pt was trained on other." in sentence
+
+
+def test_evaluate_says_nothing_of_scaling_where_data_are_in_raw_units(capsys):
+    run("--evaluate", ROOT / "experiments/weights/dilate.pt")
+    assert "scaled" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("record", [{}, {"mean": [1.0]}, 3, [1]])
+def test_a_damaged_record_of_the_data_is_named(small, capsys, record):
+    run(*small, "--output", "run", "--losses", "mse")
+    path = "run/checkpoints/mse.pt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["settings"]["data"] = record
+    torch.save(checkpoint, path)
+    capsys.readouterr()
+    assert f"{path} is damaged: its record of the data" in refusal(capsys, "--evaluate", path)
+
+
 def test_every_gru_trains_to_the_same_numbers():
     flags = ["--epochs", 4, "--eval-every", 1, "--losses", "mse", "dilate", "--no-plots"]
     for gru in GRUS:

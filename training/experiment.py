@@ -14,11 +14,13 @@ from torch import nn
 from tqdm import tqdm
 
 from data import DATASETS, ForecastData, load
+from data.windows import Scaling
 from evaluation.metrics import evaluate_forecasts
 from models import build_model
 
 from . import data_parallel
 from .checkpoint import load_checkpoint, load_weights
+from .data_record import DataRecord, record_in
 from .loop import check_can_record, warm_up
 from .losses import LOSSES
 
@@ -112,6 +114,7 @@ class Experiment:
     args: argparse.Namespace
     data: ForecastData
     device: torch.device
+    trained_on: DataRecord | None = None  # of a checkpoint that is evaluated, where it holds one
 
     def network(self) -> nn.Module:
         """A network with the initial weights that all losses of a run start from.
@@ -130,7 +133,7 @@ class Experiment:
                 output_size=data.output_size,
                 hidden_size=args.hidden_size,
                 layers=args.layers,
-                output_columns=_output_columns(args),
+                output_columns=data.target_columns,
                 gru=args.gru,
             )
             net.to(self.device)
@@ -158,10 +161,15 @@ def prepare(args: argparse.Namespace) -> Experiment:
     if args.cuda_graph and not args.evaluate:
         check_can_record("--cuda-graph", device)
     set_up_torch(args, device)
-    return Experiment(args, _load_data(args), device)
+    trained_on = record_in(load_checkpoint(args.evaluate), args.evaluate) if args.evaluate else None
+    data = _load_data(args, trained_on and trained_on.scaling)
+    if trained_on and trained_on.columns != data.columns:
+        before, now = (", ".join(columns) for columns in (trained_on.columns, data.columns))
+        raise ValueError(f"{args.data_path} has the columns {now}, but {args.evaluate} was trained on {before}.")
+    return Experiment(args, data, device, trained_on)
 
 
-def _load_data(args: argparse.Namespace) -> ForecastData:
+def _load_data(args: argparse.Namespace, scaling: Scaling | None = None) -> ForecastData:
     options = {option: getattr(args, setting) for option, setting in LOADER_FLAGS.items()}
     options = {option: value for option, value in options.items() if value is not None}
     known = inspect.signature(DATASETS[args.dataset]).parameters
@@ -172,19 +180,10 @@ def _load_data(args: argparse.Namespace) -> ForecastData:
         raise ValueError("--dataset csv needs --data-path, the CSV file.")
     if options.get("columns") == ["all"]:
         options["columns"] = "all"
-    _output_columns(args)
-    return load(args.dataset, **options)
-
-
-def _output_columns(args: argparse.Namespace) -> list[int] | None:
-    """Where the columns to forecast stand among the observed ones, if only some are to be forecast."""
-    if args.csv_targets is None:
-        return None
-    observed = args.csv_columns or []
-    for column in args.csv_targets:
-        if column not in observed:
+    for column in args.csv_targets or []:
+        if column not in (args.csv_columns or []):
             raise ValueError(f"--csv-targets must be among --csv-columns, got {column!r}.")
-    return [observed.index(column) for column in args.csv_targets]
+    return load(args.dataset, **options, **({} if scaling is None else {"scaling": scaling}))
 
 
 # --------------------------------------------------------------------------------- processes and compilation

@@ -16,7 +16,7 @@ from . import data_parallel
 from .experiment import Experiment
 from .run_folder import METRICS
 
-__all__ = ["introduction", "results_table"]
+__all__ = ["introduction", "results_table", "whose_scaling"]
 
 
 def introduction(experiment: Experiment) -> str:
@@ -31,6 +31,19 @@ def introduction(experiment: Experiment) -> str:
         f"{args.model}: {parameters:,} parameters on {where}\n"
         f"losses: {', '.join(args.losses)} (alpha {args.alpha:g}, gamma {args.gamma:g})"
     )
+
+
+def whose_scaling(experiment: Experiment) -> list[str]:
+    """A line that says by whose mean and deviation the data of an evaluation are scaled; none for raw units."""
+    args, data = experiment.args, experiment.data
+    if data.input_scaling is None:
+        return []
+    scaling = "maximum" if data.name == "traffic" else "mean and deviation"
+    if experiment.trained_on is None:
+        return [
+            f"{args.evaluate} holds no {scaling} of its training data: these data are scaled by their own {scaling}"
+        ]
+    return [f"scaled by the {scaling} of the data that the network was trained on, kept in {args.evaluate}"]
 
 
 def results_table(experiment: Experiment, results: Mapping[str, Mapping[str, float]]) -> str:

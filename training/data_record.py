@@ -1,0 +1,113 @@
+"""What a checkpoint keeps of its data: sizes, names and scaling of the variables, a fingerprint of the numbers."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+
+from data import ForecastData
+from data.windows import Fingerprint, Scaling
+
+from .checkpoint import CheckpointError
+
+__all__ = ["DataRecord", "check_unchanged", "record_in", "record_of"]
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """The data of a training in plain values, as a network needs them that is used without these data.
+
+    Attributes:
+        input_length: N_input, in time steps.
+        horizon: N_output, in time steps.
+        columns: Names of the observed variables; empty where they have none.
+        target_columns: Where the variables to forecast stand among the observed ones; None: they are the same.
+        mean: Of each observed variable, in the file's units; None where the network works in these units.
+        std: The deviation that each observed variable was divided by, likewise.
+        input_size: Number of observed variables.
+        output_size: Number of variables to forecast.
+        fingerprint: Of the numbers read (see `data.windows.fingerprint`); None where no file was read.
+    """
+
+    input_length: int
+    horizon: int
+    input_size: int
+    output_size: int
+    columns: tuple[str, ...]
+    target_columns: tuple[int, ...] | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    fingerprint: Fingerprint | None
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """The scaling of the observed variables."""
+        if self.mean is None:
+            return None
+        return Scaling(*(torch.tensor(numbers, dtype=torch.float64) for numbers in (self.mean, self.std)))
+
+    @property
+    def plain(self) -> dict[str, object]:
+        """What a checkpoint holds."""
+        return asdict(self)
+
+
+def record_of(data: ForecastData) -> DataRecord:
+    """The record of data that are trained on."""
+    scaling = data.input_scaling
+    return DataRecord(
+        input_length=data.input_length,
+        horizon=data.horizon,
+        input_size=data.input_size,
+        output_size=data.output_size,
+        columns=tuple(data.columns),
+        target_columns=data.target_columns,
+        mean=None if scaling is None else tuple(scaling.mean.tolist()),
+        std=None if scaling is None else tuple(scaling.std.tolist()),
+        fingerprint=data.fingerprint,
+    )
+
+
+def record_in(checkpoint: Mapping, path: str | os.PathLike[str]) -> DataRecord | None:
+    """The record that a checkpoint holds; None in a checkpoint of an earlier version, or of weights only.
+
+    Args:
+        checkpoint: As read by `load_checkpoint`.
+        path: Its file, for the message.
+
+    Raises:
+        CheckpointError: If the record is damaged.
+    """
+    plain = checkpoint.get("settings", {}).get("data")
+    try:
+        return None if plain is None else DataRecord(**plain)
+    except TypeError:
+        raise CheckpointError(
+            f"{path} is damaged: its record of the data that it was trained on is incomplete."
+        ) from None
+
+
+def check_unchanged(what: str, before: Fingerprint | None, now: Fingerprint | None) -> None:
+    """Make sure that a file holds the numbers that it held; nothing is known of those without a fingerprint.
+
+    Args:
+        what: The file, for the message.
+        before: Fingerprint of the numbers that a network was trained on.
+        now: That of the numbers to go on with.
+
+    Raises:
+        CheckpointError: If the numbers differ.
+    """
+    if before is None or before == now:
+        return
+    rows = before["rows"], (now or {}).get("rows")
+    how = (
+        f"has {rows[1]} rows in place of {rows[0]}"
+        if rows[0] != rows[1]
+        else f"holds other values in its {rows[0]} rows"
+    )
+    raise CheckpointError(
+        f"{what} changed since the run began: it {how}; a run goes on with its own data only, "
+        "so give these by --data-path, or start a new run."
+    )
