@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from data.windows import Fingerprint
 from training import (
     CheckpointError,
     DivergenceError,
@@ -62,7 +63,7 @@ def run(experiment: Experiment) -> dict[str, Record]:
             jobs = at_a_time(experiment)
             samples = _plot_samples(args, len(experiment.data.test))
             lines = introduction(experiment)
-            folder = data_parallel.broadcast_from_rank0(lambda: stack.enter_context(opened_folder(args)))
+            folder = data_parallel.broadcast_from_rank0(lambda: stack.enter_context(opened_folder(experiment)))
         continued_by = continuation(folder, __file__)
         mistakes = complaints(OSError, CheckpointError, DivergenceError, continued_by=continued_by)
         with interruptible(continued_by), mistakes:
@@ -91,7 +92,8 @@ def train_all(experiment: Experiment, folder: RunFolder, jobs: int) -> dict[str,
         compile_kernels(experiment)
     if jobs > 1:
         print(f"\n{', '.join(args.losses)}: {jobs} at a time, each in a process of its own")
-        trained = train_side_by_side(partial(_train_in_new_process, args, folder), args.losses, jobs, args.epochs)
+        train = partial(_train_in_new_process, args, experiment.data.fingerprint, folder)
+        trained = train_side_by_side(train, args.losses, jobs, args.epochs)
     else:
         trained = _one_by_one(experiment, folder)
     with closing(trained):
@@ -110,8 +112,12 @@ def _one_by_one(experiment: Experiment, folder: RunFolder) -> Iterator[str]:
         yield loss
 
 
-def _train_in_new_process(args: argparse.Namespace, folder: RunFolder, loss: str, on_epoch, write) -> None:
-    train_one(prepare(args), folder, loss, on_epoch=on_epoch, write=write)
+def _train_in_new_process(
+    args: argparse.Namespace, fingerprint: Fingerprint | None, folder: RunFolder, loss: str, on_epoch, write
+) -> None:
+    experiment = prepare(args)  # which reads the data again
+    experiment.check_data(fingerprint)
+    train_one(experiment, folder, loss, on_epoch=on_epoch, write=write)
 
 
 def train_one(experiment: Experiment, folder: RunFolder, loss: str, **callbacks: object) -> list[Record]:

@@ -114,6 +114,21 @@ def write_waves(path):
     return path
 
 
+def write_traffic(folder, seed=0):
+    """Road occupancies of 120 hours."""
+    folder.mkdir(exist_ok=True)
+    np.savetxt(folder / "traffic.csv", np.random.default_rng(seed).uniform(0, 0.5, 120), fmt="%.4f")
+
+
+def write_ecg5000(folder, seed=0):
+    """Both parts of ECG5000 with the real shapes and class counts, in random numbers."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for part, counts in (("TRAIN", (292, 177, 10, 19, 2)), ("TEST", (2627, 1590, 86, 175, 22))):
+        labels = np.repeat(np.arange(1, 6), counts)
+        np.savetxt(folder / f"ECG5000_{part}.txt", np.c_[labels, rng.normal(size=(len(labels), 140))], fmt="%.3f")
+
+
 def records(folder):
     """All evaluations."""
     lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()

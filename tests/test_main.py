@@ -22,7 +22,7 @@ import main as program
 from evaluation.paper import TABLE_1, paper_row
 from main import main
 from models import GRUS
-from tests.helpers import ROOT, records, results, untimed, weights, write_waves
+from tests.helpers import ROOT, records, results, untimed, weights, write_ecg5000, write_traffic, write_waves
 from training import experiment as experiment_module
 from training.experiment import at_a_time, prepare, resolve_device
 from training.interruption import LostProcessError
@@ -315,6 +315,74 @@ def test_a_run_whose_data_moved_goes_on_where_they_are_now(small, table, capsys,
     assert stored["data_path"] == str(Path("new/data.csv").absolute())
     assert stored["device"] == (device or ["", "auto"])[1]
     run("--resume", "run", "--epochs", 6)
+
+
+@pytest.mark.parametrize(
+    ("change", "how"),
+    [
+        ({"level": 1e-9}, "holds other values in its 120 rows"),
+        ({"size": 2}, "holds other values in its 120 rows"),
+        ({"rows": 118}, "has 118 rows in place of 120"),
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["--csv-columns", "all"]])
+def test_resume_refuses_data_that_changed_and_leaves_the_run_as_it_is(small, table, capsys, change, how, flags):
+    rewritten(table, "waves.csv")
+    flags = ["waves.csv" if flag == str(table) else flag for flag in [*small, *flags]]
+    run(*flags, "--output", "run", "--losses", "mse")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    rewritten(table, "waves.csv", **change)
+    capsys.readouterr()
+    sentence = refusal(capsys, "--resume", "run", "--epochs", 6)
+    assert f"{Path('waves.csv').absolute()} changed since the run began: it {how}; " in sentence
+    assert {path: path.read_bytes() for path in before} == before
+    rewritten(table, "moved")
+    run("--resume", "run", "--epochs", 6, "--data-path", "moved", "--device", "cpu")
+    assert records("run")[-1]["epoch"] == 5
+
+
+def test_resume_goes_on_where_only_what_was_not_read_changed(small, table):
+    rewritten(table, "waves.csv")
+    flags = ["waves.csv" if flag == str(table) else flag for flag in small]
+    run(*flags, "--output", "run", "--losses", "mse")
+    values = np.loadtxt(table, delimiter=",", skiprows=1) * [2, 1]
+    np.savetxt("waves.csv", values, fmt="%.25e", delimiter=";", newline="\r\n", header="new;other", comments="")
+    run("--resume", "run", "--epochs", 6)
+
+
+def test_a_run_of_an_earlier_version_goes_on_without_a_fingerprint(small, table):
+    rewritten(table, "waves.csv")
+    flags = ["waves.csv" if flag == str(table) else flag for flag in small]
+    run(*flags, "--output", "run", "--losses", "mse")
+    without_record("run/checkpoints/mse.pt")
+    run("--resume", "run", "--epochs", 5)
+    rewritten(table, "waves.csv", level=1)
+    with pytest.raises(SystemExit):
+        run("--resume", "run", "--epochs", 6)
+
+
+@pytest.mark.parametrize("dataset", ["traffic", "ecg5000"])
+def test_resume_refuses_changed_files_of_every_dataset(tmp_path, capsys, dataset):
+    write = {"traffic": write_traffic, "ecg5000": write_ecg5000}[dataset]
+    sizes = ["--input-length", "6", "--horizon", "4"] if dataset == "traffic" else []
+    write(tmp_path / "data", seed=0)
+    flags = ["--dataset", dataset, "--data-path", "data", *sizes, "--model", "mlp", "--hidden-size", "2"]
+    flags += ["--losses", "mse", "--epochs", "1", "--no-plots", "--output", "run"]
+    run(*flags)
+    write(tmp_path / "moved", seed=0)
+    run("--resume", "run", "--data-path", "moved")
+    write(tmp_path / "moved", seed=1)
+    capsys.readouterr()
+    sentence = refusal(capsys, "--resume", "run", "--epochs", 2)
+    assert f"{tmp_path / 'moved'} changed since the run began: it holds other values in its " in sentence
+
+
+def test_a_file_that_changes_while_processes_start_ends_the_run(small, table, monkeypatch, capsys):
+    rewritten(table, "waves.csv")
+    flags = ["waves.csv" if flag == str(table) else flag for flag in small]
+    monkeypatch.setattr(program, "compile_kernels", lambda experiment: rewritten(table, "waves.csv", rows=119))
+    sentence = refusal(capsys, *flags, "--losses", "mse", "dilate", "--jobs", 2)
+    assert "changed since the run began: it has 119 rows in place of 120" in sentence
 
 
 def test_evaluate_gives_the_metrics_of_results_csv_and_writes_nothing(small, capsys):

@@ -88,12 +88,12 @@ def record_in(checkpoint: Mapping, path: str | os.PathLike[str]) -> DataRecord |
         ) from None
 
 
-def check_unchanged(what: str, before: Fingerprint | None, now: Fingerprint | None) -> None:
-    """Make sure that a file holds the numbers that it held; nothing is known of those without a fingerprint.
+def check_unchanged(what: str, before: Fingerprint | None, now: Fingerprint) -> None:
+    """Make sure that a file holds the numbers that it held.
 
     Args:
         what: The file, for the message.
-        before: Fingerprint of the numbers that a network was trained on.
+        before: Fingerprint of the numbers that a network was trained on; without one, all numbers pass.
         now: That of the numbers to go on with.
 
     Raises:
@@ -101,12 +101,8 @@ def check_unchanged(what: str, before: Fingerprint | None, now: Fingerprint | No
     """
     if before is None or before == now:
         return
-    rows = before["rows"], (now or {}).get("rows")
-    how = (
-        f"has {rows[1]} rows in place of {rows[0]}"
-        if rows[0] != rows[1]
-        else f"holds other values in its {rows[0]} rows"
-    )
+    had, has = before["rows"], now["rows"]
+    how = f"has {has} rows in place of {had}" if has != had else f"holds other values in its {had} rows"
     raise CheckpointError(
         f"{what} changed since the run began: it {how}; a run goes on with its own data only, "
         "so give these by --data-path, or start a new run."

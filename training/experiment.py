@@ -14,13 +14,13 @@ from torch import nn
 from tqdm import tqdm
 
 from data import DATASETS, ForecastData, load
-from data.windows import Scaling
+from data.windows import Fingerprint, Scaling
 from evaluation.metrics import evaluate_forecasts
 from models import build_model
 
 from . import data_parallel
 from .checkpoint import load_checkpoint, load_weights
-from .data_record import DataRecord, record_in
+from .data_record import DataRecord, check_unchanged, record_in
 from .loop import check_can_record, warm_up
 from .losses import LOSSES
 
@@ -143,6 +143,10 @@ class Experiment:
             size = f"--hidden-size {args.hidden_size} and --layers {args.layers}"
             raise ValueError(f"There is not enough memory for a network of {size}.") from None
         return net
+
+    def check_data(self, before: Fingerprint | None) -> None:
+        """Make sure that the data are those of the same run, read earlier (see `check_unchanged`)."""
+        check_unchanged(self.args.data_path or f"the data of {self.data.name}", before, self.data.fingerprint)
 
     def trained_network(self, path: str | Path) -> nn.Module:
         """A network with the weights of a checkpoint."""

@@ -14,7 +14,8 @@ from models import GRUS, MODELS
 
 from . import data_parallel
 from .checkpoint import Record, load_checkpoint
-from .experiment import flag, ran_out_of_memory
+from .data_record import record_in
+from .experiment import Experiment, flag, ran_out_of_memory
 from .losses import LOSSES_OF_TABLE_1
 from .run_folder import RunFolder, Settings, flattened, new_folder
 from .streams import say
@@ -291,8 +292,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 @contextmanager
-def opened_folder(args: argparse.Namespace) -> Iterator[RunFolder]:
+def opened_folder(experiment: Experiment) -> Iterator[RunFolder]:
     """The run's folder, a new one or that of an earlier run, with the settings and the metrics so far in it."""
+    args = experiment.args
     if args.resume:
         folder = RunFolder(Path(args.resume))
     elif args.output:
@@ -301,15 +303,15 @@ def opened_folder(args: argparse.Namespace) -> Iterator[RunFolder]:
     else:
         folder = new_folder(f"{args.dataset}-{args.model}")
     with folder.locked():
-        histories = _earlier_histories(args, folder)
+        histories = _earlier_histories(experiment, folder)
         folder.write_settings(settings_of(args))
         folder.write_metrics(flattened(histories))
         yield folder
 
 
-def _earlier_histories(args: argparse.Namespace, folder: RunFolder) -> dict[str, list[Record]]:
+def _earlier_histories(experiment: Experiment, folder: RunFolder) -> dict[str, list[Record]]:
     """Records of the losses that were trained before; the checkpoints, not metrics.jsonl, are the truth."""
-    histories = {}
+    args, histories = experiment.args, {}
     for loss in args.losses:
         path = folder.checkpoint(loss)
         if not path.exists():
@@ -323,6 +325,8 @@ def _earlier_histories(args: argparse.Namespace, folder: RunFolder) -> dict[str,
         for name, before in checkpoint.get("settings", {}).items():
             if name in now and name not in ("losses", *CHANGED_BY_RESUME) and now[name] != before:
                 raise ValueError(f"{path} was trained with {name} {before!r} and cannot go on with {now[name]!r}.")
+        record = record_in(checkpoint, path)
+        experiment.check_data(record and record.fingerprint)
     return histories
 
 
