@@ -25,9 +25,9 @@ from loss import DilateLoss, SoftDTWLoss
 from loss.kernels import has_kernels
 
 DEVICE = torch.device("cuda")
-GOALS = {(100, 20, 1): 0.15, (128, 96, 1): 0.25, (32, 512, 1): 1.0, (256, 720, 1): 8.0}  # DILATE's milliseconds
+GOALS = {(100, 20, 1): 0.04, (128, 96, 1): 0.15, (32, 512, 1): 0.8, (256, 720, 1): 4.0}  # DILATE's milliseconds
 SIZES = (*GOALS, (32, 512, 64), (1, 10_000, 1))  # batch, horizon, variables
-MEGABYTES = {(32, 512, 64): 100}  # that ours may take
+MEGABYTES = {(32, 512, 64): 230}  # that ours may take
 FASTER = 10  # times that ours must be faster than anybody else
 LONGEST = 1024  # of what others are asked for: some go on on the CPU beyond that, for minutes
 
