@@ -62,6 +62,7 @@ def run(experiment: Experiment) -> dict[str, Record]:
         with complaints(ValueError, OSError):
             jobs = at_a_time(experiment)
             samples = _plot_samples(args, len(experiment.data.test))
+            variable = _plot_variable(experiment)
             lines = introduction(experiment)
             folder = data_parallel.broadcast_from_rank0(lambda: stack.enter_context(opened_folder(experiment)))
         continued_by = continuation(folder, __file__)
@@ -70,7 +71,7 @@ def run(experiment: Experiment) -> dict[str, Record]:
             print(f"{lines}\nrun folder: {folder.path}")
             histories = train_all(experiment, folder, jobs)
             if args.plots:
-                draw(experiment, folder, histories, samples)
+                draw(experiment, folder, histories, samples, variable)
             results = {loss: history[-1] for loss, history in histories.items()}
             print(f"\n{results_table(experiment, results)}\n\nEverything is in {folder.path}")
     return results
@@ -166,7 +167,11 @@ def evaluate(experiment: Experiment) -> dict[str, Record]:
 
 
 def draw(
-    experiment: Experiment, folder: RunFolder, histories: Mapping[str, list[Record]], samples: list[int]
+    experiment: Experiment,
+    folder: RunFolder,
+    histories: Mapping[str, list[Record]],
+    samples: list[int],
+    variable: int,
 ) -> None:
     """Draw forecasts side by side, learning curves and one alignment per loss into the run's folder."""
     args, test = experiment.args, experiment.data.test
@@ -178,12 +183,15 @@ def draw(
 
     folder.figures.mkdir(exist_ok=True)
     inputs, targets = test[list(range(len(test)))][:2]
-    plot_forecasts(inputs, targets, forecasts, folder.figures / "forecasts.png", samples, show=args.show)
+    record = record_of(experiment.data)
+    shown = {"show": args.show, "variable": variable, "name": record.targets[variable] if record.targets else ""}
+    past = inputs[..., record.target_positions]
+    plot_forecasts(past, targets, forecasts, folder.figures / "forecasts.png", samples, **shown)
     plot_learning_curves(flattened(histories), folder.figures / "learning_curves.png", show=args.show)
     first = samples[0]
     for loss, forecast in forecasts.items():
         path, title = folder.figures / f"alignment_{loss}.png", f"{loss}, test sample {first}"
-        plot_alignment(targets[first], forecast[first], args.gamma, path, title=title, show=args.show)
+        plot_alignment(targets[first], forecast[first], args.gamma, path, title=title, **shown)
 
 
 def _forecast(experiment: Experiment, folder: RunFolder, loss: str) -> Tensor:
@@ -199,6 +207,18 @@ def _plot_samples(args: argparse.Namespace, count: int) -> list[int]:
         if not 0 <= index < count:
             raise ValueError(f"--plot-samples must lie between 0 and {count - 1}, got {index}.")
     return chosen
+
+
+def _plot_variable(experiment: Experiment) -> int:
+    """Which of the variables to forecast is drawn."""
+    chosen, names = experiment.args.plot_variable, record_of(experiment.data).targets
+    if chosen is None:
+        return 0
+    if not names:
+        raise ValueError(f"--plot-variable cannot be given with --dataset {experiment.data.name}, which names none.")
+    if chosen not in names:
+        raise ValueError(f"--plot-variable must be one of {', '.join(names)}, got {chosen!r}.")
+    return names.index(chosen)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ VIEWED_HORIZONS = 2
 MAX_POINTS_WITH_MARKERS = 25
 MAX_CELLS = 250
 MAX_NAMED_STATES = 41
+MAX_NAME = 24
 LOG_METRICS = ("mse", "dtw")
 INPUTS, FUTURES = ("S", "N_input", "input_size"), ("S", "N_output", "output_size")
 METRIC_LABELS = {"mse": "MSE", "dtw": "DTW", "tdi": "TDI"}
@@ -77,29 +78,34 @@ def plot_forecasts(
     path: str | os.PathLike[str],
     sample_ids: Sequence[int],
     show: bool = False,
+    variable: int = 0,
+    name: str = "",
 ) -> list[Path]:
     """Draw the forecasts of several networks side by side: a row per sample, a panel per training loss.
 
     Time counts the steps of the window: the input lies on 0..N_input-1, target and forecast on
     N_input..N_input+N_output-1, joined to the last input value. Of a longer input, the last two horizons are
     drawn, as in the paper's Figure 4. Panels of one row share the value axis. Each title gives the sample's
-    MSE, DTW and TDI (section 4.1), taken over all variables; the curves show the first variable.
+    MSE, DTW and TDI (section 4.1), taken over all variables; the curves show one variable.
 
     Args:
-        inputs: Observed windows, ``(S, N_input, input_size)``, of any real dtype.
+        inputs: Observed windows, ``(S, N_input, input_size)``, of any real dtype; their first variables are those of
+            the targets, in the same order.
         targets: True futures, ``(S, N_output, output_size)``.
         forecasts: Training loss -> forecasts, shaped like ``targets``; panels keep this order. A forecast
             with NaN is drawn as far as it is finite.
         path: File to write; its suffix chooses the format (none: PNG). Missing folders are made.
         sample_ids: Indices along S of the samples to draw.
         show: Also show the figures on screen, one after the other, where `show_available`.
+        variable: Which of the targets' variables to draw, counted from 0.
+        name: Its name, put beside each row.
 
     Returns:
         The files written, five samples each: ``path``, then with ``-2``, ``-3``, ... before its suffix.
 
     Raises:
-        ValueError: If shapes disagree, nothing is given to draw, an index is outside of 0..S-1 or the format
-            is unknown.
+        ValueError: If shapes disagree, nothing is given to draw, an index is outside of 0..S-1, there is no such
+            variable or the format is unknown.
         TypeError: If the series are not numbers or ``forecasts`` is no mapping.
         OSError: If a file cannot be written.
     """
@@ -107,6 +113,7 @@ def plot_forecasts(
     if len(inputs) != len(targets):
         raise ValueError(f"inputs and targets must hold the same samples, not {len(inputs)} and {len(targets)}.")
     forecasts = _forecast_arrays(forecasts, targets.shape)
+    _check_variable(variable, min(inputs.shape[2], targets.shape[2]))
     ids = _check_sample_ids(sample_ids, len(targets))
     path, written = Path(path), []
     for first in range(0, len(ids), ROWS_PER_FIGURE):
@@ -114,7 +121,8 @@ def plot_forecasts(
         chosen = {loss: series[page] for loss, series in forecasts.items()}
         file = path.with_name(f"{path.stem}-{len(written) + 1}{path.suffix}") if written else path
         with _house_style():
-            written.append(_finish(_forecast_figure(inputs[page], targets[page], chosen, page), file, show))
+            figure = _forecast_figure(inputs[page], targets[page], chosen, page, variable, name)
+            written.append(_finish(figure, file, show))
     return written
 
 
@@ -149,12 +157,14 @@ def plot_alignment(
     path: str | os.PathLike[str],
     title: str = "",
     show: bool = False,
+    variable: int = 0,
+    name: str = "",
 ) -> Path:
     """Draw the soft alignment A*_gamma of one forecast and its target (the paper's section 3.2).
 
     Rows are the steps h of the prediction, growing upwards, and columns the steps j of the target, so weight
     above the dashed diagonal means that the prediction is late. The series stand along the margins. Series
-    with several variables are aligned in all of them; the margins show the first. Beyond 250 steps a cell of
+    with several variables are aligned in all of them; the margins show one. Beyond 250 steps a cell of
     the picture shows the largest weight of a block.
 
     Args:
@@ -165,13 +175,16 @@ def plot_alignment(
         path: File to write; its suffix chooses the format (none: PNG). Missing folders are made.
         title: Put above the picture, before the line that names gamma.
         show: Also show the figure on screen, where `show_available`.
+        variable: Which of the d variables the margins show, counted from 0.
+        name: Its name, put behind the title.
 
     Returns:
         The file written.
 
     Raises:
         TypeError: If the series or gamma are not numbers.
-        ValueError: If the series are not 2-D with the same d, gamma is not positive or the format is unknown.
+        ValueError: If the series are not 2-D with the same d, gamma is not positive, there is no such variable or the
+            format is unknown.
         OSError: If the file cannot be written.
     """
     target, prediction = _array("target", target, ("M", "d")), _array("prediction", prediction, ("N", "d"))
@@ -180,8 +193,10 @@ def plot_alignment(
             f"target and prediction must have the same number of variables d, not {target.shape[1]} and "
             f"{prediction.shape[1]}."
         )
+    _check_variable(variable, target.shape[1])
+    title = ", ".join(filter(None, (title, _literal(name))))
     with _house_style():
-        return _finish(_alignment_figure(target, prediction, gamma, title), path, show)
+        return _finish(_alignment_figure(target, prediction, gamma, title, variable), path, show)
 
 
 def plot_ctc_alignment(
@@ -239,7 +254,12 @@ def show_available() -> bool:
 
 
 def _forecast_figure(
-    inputs: NDArray, targets: NDArray, forecasts: dict[str, NDArray], sample_ids: Sequence[int]
+    inputs: NDArray,
+    targets: NDArray,
+    forecasts: dict[str, NDArray],
+    sample_ids: Sequence[int],
+    variable: int = 0,
+    name: str = "",
 ) -> Figure:
     rows, columns = len(targets), len(forecasts)
     size = (max(3.7 * columns + 0.3, 6.0), 2.1 * rows + 0.9)
@@ -247,14 +267,15 @@ def _forecast_figure(
     panels = figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
     for column, (loss, series) in zip(panels.T, forecasts.items(), strict=True):
         for row, (axes, scores) in enumerate(zip(column, _score_lines(series, targets), strict=True)):
-            _draw_forecast(axes, inputs[row, :, 0], targets[row, :, 0], series[row, :, 0])
+            _draw_forecast(axes, *(values[row, :, variable] for values in (inputs, targets, series)))
             axes.set_title(scores)
         head = LOSS_LOOKS.get(_loss_key(loss), {"label": loss})["label"]
         place = {"xytext": (0, 20), "textcoords": "offset points", "ha": "center", "va": "bottom"}
         column[0].annotate(head, (0.5, 1), xycoords="axes fraction", fontsize=12, fontweight="bold", **place)
         column[-1].set_xlabel("time step")
     for axes, sample in zip(panels[:, 0], sample_ids, strict=True):
-        axes.set_ylabel(f"test sample {sample}{_drawn_variable(targets)}")
+        lines = [f"test sample {sample}", _literal(name), _which(variable, targets)]
+        axes.set_ylabel("\n".join(filter(None, lines)))
     figure.align_ylabels(panels[:, 0])
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
@@ -343,7 +364,7 @@ def _loss_looks(history: Sequence[Mapping[str, object]]) -> dict[str, dict[str, 
 # Alignment
 
 
-def _alignment_figure(target: NDArray, prediction: NDArray, gamma: float, title: str) -> Figure:
+def _alignment_figure(target: NDArray, prediction: NDArray, gamma: float, title: str, variable: int = 0) -> Figure:
     figure = Figure(figsize=(6.8, 6.6))
     # Fixed places: a layout engine would keep room beside the picture for the values of the upper margin.
     box = {"left": 0.09, "right": 0.84, "bottom": 0.1, "top": 0.88, "wspace": 0.12, "hspace": 0.08}
@@ -358,23 +379,23 @@ def _alignment_figure(target: NDArray, prediction: NDArray, gamma: float, title:
         picture.plot(*ends, color="#009E73", linewidth=1, linestyle=(0, (6, 4)))
     else:
         _note(picture, "no alignment:\na value is not finite")
-    _draw_margins(above, beside, target, prediction)
+    _draw_margins(above, beside, target[:, variable], prediction[:, variable], _which(variable, target))
     _share_steps(picture, above, beside, len(target), len(prediction))
     _entitle(figure, title, f"soft alignment $A^*_\\gamma$ with $\\gamma$ = {gamma:g}")
     return figure
 
 
-def _draw_margins(above: Axes, beside: Axes, target: NDArray, prediction: NDArray) -> None:
+def _draw_margins(above: Axes, beside: Axes, target: NDArray, prediction: NDArray, which: str) -> None:
     width = 0.7 * _line_width(max(len(target), len(prediction)))
     target_colour, prediction_colour = ROLE_COLOURS["target"], ROLE_COLOURS["prediction"]
-    above.plot(np.arange(len(target)), target[:, 0], color=target_colour, linewidth=width)
-    beside.plot(prediction[:, 0], np.arange(len(prediction)), color=prediction_colour, linewidth=width)
+    above.plot(np.arange(len(target)), target, color=target_colour, linewidth=width)
+    beside.plot(prediction, np.arange(len(prediction)), color=prediction_colour, linewidth=width)
     # One value scale for both, growing away from the picture.
     low, high = np.sort([*above.get_ylim(), *beside.get_xlim()])[[0, -1]]
     above.set_ylim(low, high)
     beside.set_xlim(high, low)
-    above.set_ylabel(f"target{_drawn_variable(target)}", color=target_colour)
-    beside.set_title(f"prediction{_drawn_variable(prediction)}", color=prediction_colour)
+    above.set_ylabel(f"target\n{which}".rstrip(), color=target_colour)
+    beside.set_title(f"prediction\n{which}".rstrip(), color=prediction_colour)
     above.yaxis.set_major_locator(MaxNLocator(nbins=4))
     beside.xaxis.set_major_locator(MaxNLocator(nbins=2))
     above.ticklabel_format(axis="y", scilimits=(-3, 4))
@@ -488,8 +509,14 @@ def _whole_steps(count: int) -> MaxNLocator:
     return MaxNLocator(nbins=count, integer=True, steps=(1, 2, 5, 10), min_n_ticks=1)
 
 
-def _drawn_variable(series: NDArray) -> str:
-    return "" if series.shape[-1] == 1 else f"\nvariable 1 of {series.shape[-1]}"
+def _which(variable: int, series: NDArray) -> str:
+    return "" if series.shape[-1] == 1 else f"variable {variable + 1} of {series.shape[-1]}"
+
+
+def _literal(name: str) -> str:
+    """A name of any length and characters, as a text that fits beside a panel and holds no formula."""
+    name = " ".join(name.split())
+    return (name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…").replace("$", r"\$")
 
 
 def _loss_key(loss: str) -> str:
@@ -540,6 +567,11 @@ def _check_sample_ids(sample_ids: Sequence[int], samples: int) -> list[int]:
     if len(outside):
         raise ValueError(f"{allowed}, but {outside[0]} is among them.")
     return ids.tolist()
+
+
+def _check_variable(variable: int, variables: int) -> None:
+    if variable not in range(variables):
+        raise ValueError(f"variable must be a whole number from 0 to {variables - 1}, not {variable!r}.")
 
 
 def _check_history(history: Sequence[Mapping[str, object]]) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import main as program
+from evaluation import plots
 from evaluation.paper import TABLE_1, paper_row
 from main import main
 from models import GRUS
@@ -590,6 +591,60 @@ def test_the_decoder_starts_from_the_column_that_it_forecasts(small):
     assert first_input(["sine", "other"]) == [0]
 
 
+def drawn(monkeypatch, *flags):
+    """What a run with figures draws: the past, the targets and the names of every figure."""
+    figures = {}
+
+    def spy(name, draw):
+        def drawing(*series, **options):
+            figures[name] = (*series, options)
+            return draw(*series, **options)
+
+        monkeypatch.setattr(plots, name, drawing)
+
+    with monkeypatch.context() as monkeypatch:
+        spy("plot_forecasts", plots.plot_forecasts)
+        spy("plot_alignment", plots.plot_alignment)
+        run(*flags, "--plots", "--epochs", 1, "--losses", "mse", "--model", "mlp")
+    return figures
+
+
+@pytest.mark.parametrize("chosen", [None, "sine", "other"])
+@pytest.mark.parametrize("columns", [["sine", "other"], ["other", "sine"]])
+@pytest.mark.parametrize("targets", [["other"], ["sine"], ["other", "sine"], ["sine", "other"]])
+def test_figures_show_the_past_of_the_variable_that_they_name(
+    small, table, monkeypatch, capsys, columns, targets, chosen
+):
+    flags = [*small, "--csv-columns", *columns, "--csv-targets", *targets, "--plot-samples", 2]
+    flags += [] if chosen is None else ["--plot-variable", chosen]
+    if chosen not in (None, *targets):
+        sentence = f"--plot-variable must be one of {', '.join(targets)}, got '{chosen}'."
+        assert sentence in refusal(capsys, *flags, "--plots")
+        assert not Path("runs").exists()
+        return
+    figures = drawn(monkeypatch, *flags)
+    past, truth, *_, options = figures["plot_forecasts"]
+    name, variable = options["name"], options["variable"]
+    assert name == (chosen or targets[0])
+    values = np.loadtxt(table, delimiter=",", skiprows=1)[:, ["sine", "other"].index(name)]
+    scaled = (values[96:] - values[:72].mean()) / values[:72].std()
+    for window in range(len(past)):
+        assert past[window, :, variable].numpy() == pytest.approx(scaled[window : window + 6], abs=1e-5)
+        assert truth[window, :, variable].numpy() == pytest.approx(scaled[window + 6 : window + 10], abs=1e-5)
+    target, _, _, _, options = figures["plot_alignment"]
+    assert target[:, options["variable"]].numpy() == pytest.approx(scaled[8:12], abs=1e-5)
+    assert options["name"] == name
+
+
+def test_another_variable_is_drawn_when_a_run_is_continued(small, monkeypatch):
+    run(*small, "--csv-columns", "all", "--losses", "mse", "--output", "run")
+    config = json.loads(Path("run/config.json").read_text())
+    del config["settings"]["plot_variable"]  # as in an earlier version
+    Path("run/config.json").write_text(json.dumps(config))
+    run("--resume", "run", "--plots", "--plot-variable", "other")
+    assert json.loads(Path("run/config.json").read_text())["settings"]["plot_variable"] == "other"
+
+
 def test_all_columns_are_observed_and_forecast(small):
     run(*small, "--csv-columns", "all", "--losses", "mse", "--output", "run")
     assert weights("run", "mse")["decoder.out.weight"].shape[0] == 2
@@ -796,6 +851,7 @@ PATHS = ("--resume", "--evaluate", "--output", "--data-path")
         (["--dataset", "csv", "--data-path", "none.csv"], "none.csv"),
         (["--dataset", "traffic", "--data-path", "none.csv"], "none.csv"),
         (["--dataset", "ecg5000", "--data-path", "none"], "none"),
+        (["--plot-variable", "x"], "--plot-variable cannot be given with --dataset synthetic, which names none."),
         (["--plot-samples", "500"], "--plot-samples must lie between 0 and 499, got 500."),
         (["--resume", "a", "--evaluate", "b"], "--resume and --evaluate cannot be given together."),
         (["--resume", "nowhere"], "There is no run to continue in nowhere: "),
@@ -1003,6 +1059,7 @@ NO_SETTINGS = {
     "csv_targets": NOT_A_LIST,
     "data_path": ["", "a\0b", ["a"]],
     "device": [["cpu"], []],
+    "plot_variable": [["x"], []],
 }
 
 

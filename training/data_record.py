@@ -41,6 +41,16 @@ class DataRecord:
     fingerprint: Fingerprint | None
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the variables to forecast; empty where they have none."""
+        return tuple(self.columns[position] for position in self.target_positions) if self.columns else ()
+
+    @property
+    def target_positions(self) -> list[int]:
+        """Where the variables to forecast stand among the observed ones."""
+        return list(range(self.output_size) if self.target_columns is None else self.target_columns)
+
+    @property
     def scaling(self) -> Scaling | None:
         """The scaling of the observed variables."""
         if self.mean is None:

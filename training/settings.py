@@ -24,9 +24,11 @@ __all__ = ["complaints", "fail", "get_args_parser", "opened_folder", "parse_args
 
 NOT_STORED = ("resume", "evaluate", "output", "jobs")
 MOVED = ("data_path", "device")  # what may be elsewhere on another machine
-CHANGED_BY_RESUME = ("cuda_graph", "epochs", "jobs", "plot_samples", "plots", "show", "threads", *MOVED)
+FIGURES = ("plot_samples", "plot_variable", "plots", "show")
+CHANGED_BY_RESUME = ("cuda_graph", "epochs", "jobs", *FIGURES, "threads", *MOVED)
 CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "threads")
-DEFAULTS_OF_MISSING_KEYS = {"gru": "torch", "clip_norm": None, "cuda_graph": False}  # before there was a flag
+# Before there was a flag.
+DEFAULTS_OF_MISSING_KEYS = {"gru": "torch", "clip_norm": None, "cuda_graph": False, "plot_variable": None}
 REMOVED = ("bf16", "compile")  # switches of earlier versions, off unless given
 
 PAPER = "paper and default: %(default)s"
@@ -150,6 +152,7 @@ def _add_output_flags(add: Callable) -> None:
     samples = "series of the test set to plot, counted from 0 (default: 1 2 3 4 5)"
     add("--output", type=_path, metavar="FOLDER", help="a new one (default: runs/<dataset>-<model>-<timestamp>)")
     add("--plot-samples", nargs="+", type=_count(at_least=0), metavar="I", help=samples)
+    add("--plot-variable", metavar="NAME", help="column to plot, one of those to forecast (default: the first)")
     add("--plots", **switch, help="draw figures at the end (default: yes)")
     add("--show", **switch, help="show them, where there is a display (default: yes)")
 

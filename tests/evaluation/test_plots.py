@@ -114,6 +114,34 @@ def test_titles_hold_the_metrics_of_the_sample_over_all_variables(rng):
         assert numbers_in(axes.get_title()) == pytest.approx(expected, rel=6e-3)
 
 
+@pytest.mark.parametrize("variable", [0, 1, 2])
+def test_the_variable_that_is_asked_for_is_drawn_and_named(rng, variable):
+    inputs, targets, forecasts = forecast_task(rng, samples=2, variables=3)
+    figure = plots._forecast_figure(inputs, targets, forecasts, [4, 7], variable, "price in $")
+    for number, axes in enumerate(panels_of(figure)):
+        row = number // len(forecasts)
+        assert curve_of(axes, "input").get_ydata() == pytest.approx(inputs[row, :, variable])
+        future = np.append(inputs[row, -1, variable], targets[row, :, variable])
+        assert curve_of(axes, "target").get_ydata() == pytest.approx(future)
+    lines = ["test sample 4", r"price in \$", f"variable {variable + 1} of 3"]
+    assert panels_of(figure)[0].get_ylabel().split("\n") == lines
+    target, prediction = targets[0], forecasts["mse"][0]
+    _, above, beside, *_ = plots._alignment_figure(target, prediction, 0.1, "", variable).axes
+    assert above.lines[0].get_ydata() == pytest.approx(target[:, variable])
+    assert beside.lines[0].get_xdata() == pytest.approx(prediction[:, variable])
+    assert f"variable {variable + 1} of 3" in above.get_ylabel()
+    assert f"variable {variable + 1} of 3" in beside.get_title()
+
+
+@pytest.mark.parametrize("name", ["$x$", "$\\nonsense", "a\n b", "very " * 20, "", "_^{}"])
+def test_any_name_of_a_variable_can_be_drawn(rng, tmp_path, name):
+    inputs, targets, forecasts = forecast_task(rng, samples=1, losses=("mse",))
+    assert_picture(plot_forecasts(inputs, targets, forecasts, tmp_path / "f.png", [0], name=name)[0])
+    assert_picture(plot_alignment(targets[0], targets[0], 0.1, tmp_path / "a.png", name=name))
+    with plots._house_style():
+        assert_nothing_overlaps(plots._forecast_figure(inputs, targets, forecasts, [0], 0, name))
+
+
 def test_of_several_variables_the_first_is_drawn_and_said(rng):
     inputs, targets, forecasts = forecast_task(rng, samples=1, variables=3, losses=("dilate",))
     (axes,) = panels_of(plots._forecast_figure(inputs, targets, forecasts, [0]))
@@ -641,6 +669,8 @@ def call_forecasts(tmp_path, **changes):
             ValueError,
             r"forecasts\['mse'\] must be shaped like targets, \(3, 20, 1\), not \(3, 19, 1\)",
         ),
+        ({"variable": 1}, ValueError, "variable must be a whole number from 0 to 0, not 1"),
+        ({"variable": -1}, ValueError, "variable must be a whole number from 0 to 0, not -1"),
         ({"inputs": np.zeros((2, 20, 1))}, ValueError, "inputs and targets .* same samples, not 2 and 3"),
         (
             {"inputs": np.zeros((3, 20))},
