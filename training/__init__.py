@@ -9,6 +9,7 @@ from .checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from .forecaster import Forecaster, load_forecaster
 from .loop import (
     Criterion,
     DivergenceError,
@@ -25,6 +26,7 @@ __all__ = [
     "CheckpointError",
     "Criterion",
     "DivergenceError",
+    "Forecaster",
     "Record",
     "TrainSettings",
     "atomic_write",
@@ -33,6 +35,7 @@ __all__ = [
     "errors_name",
     "eval_model",
     "load_checkpoint",
+    "load_forecaster",
     "load_weights",
     "predict",
     "save_checkpoint",

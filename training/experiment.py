@@ -109,10 +109,10 @@ def set_up_torch(args: argparse.Namespace, device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Settings, with the data and the device that they stand for."""
+    """Settings, with the device and the data that they stand for; of the data a record is enough for a network."""
 
     args: argparse.Namespace
-    data: ForecastData
+    data: ForecastData | DataRecord
     device: torch.device
     trained_on: DataRecord | None = None  # of a checkpoint that is evaluated, where it holds one
 
