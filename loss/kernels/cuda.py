@@ -746,38 +746,51 @@ class Limits(NamedTuple):
     processors: int
     warps_per_processor: int = 16  # registers allow no more
     most_warps: int = MOST_WARPS  # of a block
-    scratch_bytes: int = 1 << 30  # for the weights, unless those of a single strip take more
+    scratch_bytes: int = 1 << 30  # for the memory that blocks work in, unless a single strip takes more
 
 
 class Plan(NamedTuple):
-    """How many blocks and warps sweep a batch."""
+    """How many blocks and warps sweep a batch, and how many numbers a block has in each array of :class:`Results`."""
 
     blocks: int
     warps: int  # of a block
     segments: int  # of the longest pair
     steps: int  # of a strip
-    weights: int  # numbers of all blocks
+    weights: int
+    border: int
+    by_x: int
+    by_y: int
+    sums: int
+
+    def bytes(self, itemsize: int) -> int:
+        """Of all blocks."""
+        return self.blocks * (itemsize * self.weights + 8 * (self.border + self.by_x + self.by_y + self.sums))
 
 
 @cache
 def limits_of(device: torch.device) -> Limits:
-    """The limits of a device; at most a 32nd of its memory is taken for the weights."""
+    """The limits of a device; at most a 32nd of its memory is taken."""
     properties = torch.cuda.get_device_properties(device)
     return Limits(properties.multi_processor_count, scratch_bytes=min(1 << 30, properties.total_memory >> 5))
 
 
 @lru_cache(maxsize=128)
-def make_plan(batch: int, N: int, M: int, itemsize: int, kind: Kind, limits: Limits) -> Plan:
-    """As many warps as fill the device and as have room for weights; first a block for each pair, then more warps."""
-    strips = -(-N // WARP)
+def make_plan(shape: tuple[int, int, int, int], kind: Kind, want_x: bool, want_y: bool, limits: Limits) -> Plan:
+    """A block for each pair, then more warps, as long as they find a place and memory; shape is (B, N, M, C)."""
+    batch, N, M, C = shape
+    strips, terms, itemsize = -(-N // WARP), 2 if kind.dual else 1, 4 if kind.precision == "float32" else 8
     steps = -(-(M + WARP - 1 + CHUNK - 1) // CHUNK) * CHUNK  # with the steps that a first chunk leaves out
-    per_warp = steps * WARP * (5 if kind.dual else 3) if kind.backward else 0
-    most = min(batch * strips, limits.processors * limits.warps_per_processor)
-    if per_warp:
-        most = max(1, min(most, limits.scratch_bytes // (per_warp * itemsize)))
-    blocks = min(batch, most)
-    warps = min(strips, limits.most_warps, most // blocks)
-    return Plan(blocks, warps, -(-strips // warps), steps, blocks * warps * per_warp)
+    of_strip = steps * WARP * (5 if kind.dual else 3) if kind.backward else 0
+    by_x, by_y = terms * C * N if want_x and C > 1 else 0, terms * C * M if want_y else 0
+    places = min(batch * strips, limits.processors * limits.warps_per_processor)
+    blocks = min(batch, places)
+    for warps in range(min(strips, limits.most_warps, places // blocks), 0, -1):
+        segments = -(-strips // warps)
+        border = (segments + warps) * (M + CHUNK) * terms
+        plan = Plan(blocks, warps, segments, steps, warps * of_strip, border, by_x, by_y, 2 * (warps + 1))
+        if plan.bytes(itemsize) <= limits.scratch_bytes:
+            return plan
+    return plan._replace(blocks=max(1, blocks * limits.scratch_bytes // plan.bytes(itemsize)))
 
 
 # ----------------------------------------------------------------------- what the operators call
@@ -820,7 +833,7 @@ def sweep(
     for lengths, by_series in zip((n, m), outputs[2:4], strict=True):
         if lengths is not None:
             by_series.zero_()  # the kernel leaves padding alone
-    plan = make_plan(B, N, M, like.element_size(), kind, limits or limits_of(like.device))
+    plan = make_plan((B, N, M, C), kind, *wants[:2], limits or limits_of(like.device))
 
     # copies must live until the kernel is launched; torch gives their memory to what comes after it on the stream
     series = (s.detach().transpose(1, 2).contiguous() for s in (x, y)) if of_series else (None, None)
@@ -829,15 +842,9 @@ def sweep(
         *arrays, B, N, M, C, band, *_omega_steps(omega, N, M), *wants[:2],
         *(t is not None for t in (omega_scale, n, m)), plan.segments, plan.steps,
     )  # fmt: skip
-    doubles = partial(like.new_empty, dtype=torch.float64)
-    results = Results(
-        *(t if t.numel() else None for t in outputs),
-        like.new_empty(plan.weights) if plan.weights else None,
-        doubles(plan.blocks * (plan.segments + plan.warps) * (M + CHUNK) * terms),
-        doubles(plan.blocks * terms * C * N) if wants[0] and C > 1 else None,
-        doubles(plan.blocks * terms * C * M) if wants[1] else None,
-        doubles(plan.blocks * 2 * (plan.warps + 1)),
-    )
+    scratch = [like.new_empty(plan.blocks * plan.weights)]
+    scratch += (like.new_empty(plan.blocks * size, dtype=torch.float64) for size in plan[5:])
+    results = Results(*(t if t.numel() else None for t in (*outputs, *scratch)))
     launch(kind, plan.blocks, plan.warps * WARP, problem, results)
     return outputs
 

@@ -262,14 +262,12 @@ def test_a_gamma_out_of_range_gives_nan(gamma):
 def h200(batch, horizon, variables):
     """The bytes that a training step takes on an H200 beyond its inputs."""
     kind = cuda.Kind("float32", False, dual=True, backward=True, by_gamma=False, keeps_E=variables > 1)
-    plan = cuda.make_plan(batch, horizon, horizon, 4, kind, cuda.Limits(processors=132))
+    plan = cuda.make_plan((batch, horizon, horizon, variables), kind, True, False, cuda.Limits(processors=132))
     assert plan.warps * 32 <= cuda_launch.THREADS
-    border = 8 * 2 * plan.blocks * (plan.segments + plan.warps) * (horizon + cuda.CHUNK)
-    sums = 8 * 2 * plan.blocks * horizon * variables if variables > 1 else 0
     one_series = 4 * batch * horizon * variables
     copies = 2 * one_series if variables > 1 else 0
     gradients = 3 * one_series  # the kernel's of both terms, and what autograd makes of them
-    return 4 * plan.weights + border + sums + copies + gradients
+    return plan.bytes(4) + copies + gradients
 
 
 def test_memory_is_what_was_promised():
@@ -278,6 +276,8 @@ def test_memory_is_what_was_promised():
     assert h200(1, 10_000, 1) <= 150e6
     assert h200(256, 720, 1) <= 1.1e9
     assert h200(100_000, 20, 1) <= 200e6
+    assert h200(5_000, 720, 1) <= 1.2e9
+    assert h200(512, 96, 321) <= 1.5e9
 
 
 def test_machine_code_is_kept_on_disk(tmp_path, monkeypatch):
