@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_length, check_weight, has_values
+from .kernels.operators import is_recorded
 from .pairs import Pairs
 
 
@@ -109,8 +110,11 @@ def penalty(omega: Omega, pairs: Pairs) -> Penalty:
     if isinstance(omega, AsymmetricOmega):
         n, m, _ = pairs.lattice
         if n is None and m is None:
-            if device.type == "cpu" and type(N) is type(M) is int and not torch.compiler.is_compiling():
-                return Penalty(torch.from_numpy(_by_lag_on_cpu(omega, N, M)), None)
+            if type(N) is type(M) is int and not torch.compiler.is_compiling():
+                if device.type == "cpu":
+                    return Penalty(torch.from_numpy(_by_lag_on_cpu(omega, N, M)), None)
+                if device.type == "cuda" and (kept := _by_lag_on_gpu(device, omega, N, M)) is not None:
+                    return Penalty(kept, None)
             return Penalty(omega.by_lag(N, M, device) * (N * M) ** (-omega.power / 2), None)
         cells = (N if n is None else n) * (M if m is None else m)
         return Penalty(omega.by_lag(N, M, device), cells.double() ** (-omega.power / 2))
@@ -131,6 +135,25 @@ def _by_lag_on_cpu(omega: AsymmetricOmega, N: int, M: int) -> np.ndarray:
     NumPy from the start, so that torch's transforms, modes and defaults have no influence on what is cached.
     """
     return omega.at(np.arange(1 - M, N, dtype=np.float64)) * (N * M) ** (-omega.power / 2)
+
+
+_kept: dict[tuple, Tensor] = {}
+_MOST_KEPT = 256
+
+
+def _by_lag_on_gpu(device: torch.device, omega: AsymmetricOmega, N: int, M: int) -> Tensor | None:
+    """The same on a GPU, where it takes some small launches a call; None where it must be made anew.
+
+    Nothing that has been kept is ever freed: a CUDA graph or another stream may still read it. So there is a limit,
+    beyond which sizes are not kept. A size that is new while a CUDA graph is captured is not kept either.
+    """
+    key = device, omega, N, M
+    if key not in _kept:
+        if len(_kept) >= _MOST_KEPT or is_recorded() or torch.cuda.is_current_stream_capturing():
+            return None
+        with torch.inference_mode(False):  # a tensor made in inference mode could not be saved for a backward pass
+            _kept[key] = torch.from_numpy(_by_lag_on_cpu(omega, N, M)).to(device)
+    return _kept[key]
 
 
 def crop(values: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

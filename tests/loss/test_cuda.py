@@ -281,6 +281,24 @@ def test_the_second_of_two_devices():
         assert_alike(value_and_gradients(DilateLoss(), x.to(second), y.to(second)), theirs, 1e-10)
 
 
+def test_a_size_that_is_new_in_inference_mode_or_in_a_graph_trains_afterwards():
+    for horizon, context in ((61, torch.inference_mode), (62, None)):
+        x, y = (s.to(GPU) for s in series(3, horizon, horizon, dtype=torch.float32))
+        theirs = value_and_gradients(DilateLoss(), x.cpu(), y.cpu())
+        if context:
+            with context():
+                DilateLoss()(x, y)
+        else:
+            DilateLoss()(x[:, :5], y[:, :5])  # a kernel cannot be loaded while a graph is captured
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                value = DilateLoss()(x, y)
+            graph.replay()
+            assert_alike([value.cpu()], theirs[:1], 1e-5)
+        assert_alike(value_and_gradients(DilateLoss(), x, y), theirs, 1e-5)
+
+
 # ------------------------------------------------------------------------------------ memory, training
 
 
