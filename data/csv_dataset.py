@@ -1,29 +1,54 @@
-"""Any series of any CSV file as a forecasting task, and the reading of text files that the others share."""
+"""Any series of any CSV file as a forecasting task."""
 
 from __future__ import annotations
 
-import csv
-import gzip
 import operator
 import re
-import zlib
-from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import chain, islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
 
-from .windows import CHRONOLOGICAL_SPLIT, ForecastData, Scaling, chronological_windows, fingerprint, split_points
+from .arguments import called, giving
+from .csv_reading import (
+    FILL_FIRST,
+    Notation,
+    Table,
+    check_chosen,
+    existing_file,
+    listing,
+    open_text,
+    read_columns,
+    read_table,
+)
+from .csv_time import (
+    RowError,
+    are_stamps,
+    first_gap,
+    read_numbered_times,
+    read_times,
+    shown,
+    steps_of,
+    times_of_all,
+)
+from .windows import (
+    CHRONOLOGICAL_SPLIT,
+    ForecastData,
+    Scaling,
+    Series,
+    WindowDataset,
+    chronological_windows,
+    fingerprint,
+    split_points,
+)
+
+__all__ = ["existing_file", "load_csv", "open_text", "read_columns"]
 
 Column = str | int
-Row = tuple[int, list[str]]  # line number in the file (from 1), cells
 
-_MEND = "fill or remove missing values before loading"
-_MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "?"}
+_FILLS = ("refuse", "interpolate", "last")
+_FLOAT32 = np.finfo(np.float32)
 
 
 def load_csv(
@@ -38,63 +63,144 @@ def load_csv(
     delimiter: str | None = None,
     reach_back: bool = False,
     scaling: Scaling | None = None,
+    decimal: str = ".",
+    thousands: str | None = None,
+    encoding: str | None = None,
+    time: Column | None = None,
+    series: Column | None = None,
+    missing: str = "refuse",
 ) -> ForecastData:
     """Make a forecasting task of one or several columns of a CSV file whose rows are equal steps in time.
 
     The parts are cut in time, and every column is standardised by its mean and standard deviation on the
     training part (a column that is constant there is only centred). `target_scaling.unscale(forecast)` brings
-    forecasts back to the file's units.
+    forecasts back to the file's units. Several series in one file are cut and standardised each by itself.
 
     Args:
         path: The file, gzipped or not.
-        columns: Columns that the network observes: names or positions (from 0, or from -1 backwards), or "all"
-            columns of numbers; the last column of numbers by default. Columns of text, such as dates, are
-            left out unless asked for.
+        columns: Columns that the network observes: names or positions (from 0, or from -1 backwards; a name wins
+            over a position), or "all" columns of numbers; `targets` by default, or else the last column of numbers.
+            Whether a column holds numbers is decided by all of its rows.
         targets: Columns that it forecasts: some of `columns`; all of them by default.
         input_length: N_input, in rows.
         horizon: N_output, in rows.
         stride: Rows from one window to the next.
         split: Shares of train, validation and test, which sum to 1; or whole numbers, their rows, counted from the
             first one, such as (8640, 2880, 2880). Validation may be 0.
-        header: Whether the first row holds names; by default that is judged from the first two rows. Without
+        header: Whether the first row holds names; by default that is judged from the rows below. Without
             names the columns are called "0", "1", ...
-        delimiter: By default a tab, a semicolon or a comma, the first of these that the first line holds.
+        delimiter: By default what cuts all lines alike, the first such of tab, semicolon, bar and comma.
         reach_back: Let the inputs of validation and test begin in the part before, so that all of its rows are
             forecast; by default no window reaches over a border.
         scaling: Standardise by this one, such as that of the data a network was trained on, in place of the
             training part's.
+        decimal: The decimal mark, "." or ",".
+        thousands: The mark between groups of three digits, such as ","; none by default.
+        encoding: Of the text; by default UTF-16 where the file begins with its mark, else UTF-8.
+        time: The column of time stamps; by default the first column of text that holds dates; "none" takes the
+            rows as equal steps.
+        series: The column that names the series of each row, in a file of several series.
+        missing: "refuse" missing values and rows, or fill them: "interpolate" in a straight line between the values
+            before and after, or take the "last" value before.
 
     Raises:
         FileNotFoundError: There is no such file.
         IsADirectoryError: `path` is a folder.
         TypeError: A number or a column is of the wrong kind.
-        ValueError: A column, value, row or option is not usable; the sentence says which and why.
+        ValueError: A column, value, row, time stamp or option is not usable; the sentence says which and why.
     """
+    if missing not in _FILLS:
+        raise ValueError(f"{called('missing')} must be one of {', '.join(_FILLS)}, given {missing!r}")
     path = existing_file(path, "the CSV file")
-    values, names, chosen = read_columns(path, lambda *found: _wanted(columns, *found), header, delimiter)
-    target_columns = _target_columns(targets, names, chosen)
-    train_end, _, _ = split_points(len(values), split, input_length, horizon, reach_back)
-    scaling = _standardisation(values[:train_end]) if scaling is None else scaling.checked(values)
-    series = (values - scaling.mean.numpy()) / scaling.std.numpy()
-    parts = chronological_windows(series, input_length, horizon, stride, split, target_columns, reach_back)
-    target_scaling = Scaling(scaling.mean[target_columns], scaling.std[target_columns])
-    observed = tuple(names[position] for position in chosen)
-    return ForecastData("csv", *parts, scaling, target_scaling, fingerprint(values), observed, tuple(target_columns))
+    roles = _Roles(time, series)
+    table = read_table(path, roles.find, header, delimiter, Notation(decimal, thousands), encoding)
+    chosen, target_columns = _chosen(table, columns, targets, roles)
+    names = tuple(table.names[position] for position in chosen)
+    fills = f"{giving('missing', 'interpolate')} or 'last'"
+    values = table.numbers(chosen, may_miss=missing != "refuse", mend=f"{FILL_FIRST}, or {fills} fills them")
+    count_missing = int(np.isnan(values).sum())
+    groups = _rows_of_series(table, roles.series)
+    times = _times(table, roles.time, groups[0][1])
+    if scaling is not None:
+        scaling.checked(values)
+
+    read, parts, all_values = [], [], []
+    for name, rows in groups:
+        try:
+            filled, filled_times = _filled(values[rows], None if times is None else times[rows], missing, fills)
+        except RowError as problem:
+            column = roles.time if problem.column is None else chosen[problem.column]
+            row = np.arange(len(values))[rows][problem.row]
+            raise ValueError(f"{table.place(row, table.columns[column])} {problem}") from None
+        try:
+            ends = split_points(len(filled), split, input_length, horizon, reach_back)
+            own = scaling or _standardisation(filled[: ends[0]], names)
+            standard = _standardised(filled, own, names)
+        except ValueError as problem:
+            raise ValueError(str(problem) if name is None else f"{path}, series {name!r}: {problem}") from None
+        target_scaling = Scaling(own.mean[target_columns], own.std[target_columns])
+        read.append(Series(name, filled_times, ends, own, target_scaling))
+        parts.append(
+            chronological_windows(standard, input_length, horizon, stride, split, target_columns, reach_back)
+        )
+        all_values.append(filled)
+    joined = [_joined(of_all) for of_all in zip(*parts, strict=True)]
+    filled = all_values[0] if len(all_values) == 1 else np.concatenate(all_values)
+    scalings = (read[0].input_scaling, read[0].target_scaling) if roles.series is None else (None, None)
+    counts = (len(filled) - len(values), count_missing)
+    about = _about(table, roles, names, target_columns, read, joined, counts, missing)
+    return ForecastData(
+        "csv", *joined, *scalings, fingerprint(filled), names, tuple(target_columns), tuple(read), tuple(about)
+    )
 
 
-def _standardisation(train: np.ndarray) -> Scaling:
-    # A constant column's computed deviation may be a rounding error instead of 0.
-    std = np.where(train.max(axis=0) == train.min(axis=0), 1.0, train.std(axis=0))
-    return Scaling(torch.from_numpy(train.mean(axis=0)), torch.from_numpy(std))
+# ------------------------------------------------------------------------------------------------- columns
 
 
-def _wanted(columns: Column | Sequence[Column] | None, names: list[str], numeric: list[int]) -> list[int]:
-    """Return the positions of the columns asked for."""
-    if columns is None:
-        return numeric[-1:]
-    if columns == "all" and "all" not in names:
-        return numeric
-    return _positions("columns", columns, names)
+class _Roles:
+    """Which columns hold the time stamps and the names of the series; None where there is none."""
+
+    def __init__(self, time: Column | None, series: Column | None):
+        self._asked_time, self._asked_series = time, series
+        self.time: int | None = None
+        self.series: int | None = None
+
+    def find(self, names: list[str], sample: list[list[str]]) -> list[int]:
+        """Look for both, and return where they are."""
+        if self._asked_series is not None:
+            self.series = _position("series", self._asked_series, names)
+        if self._asked_time is None:
+            found = [p for p, cells in enumerate(zip(*sample, strict=True)) if p != self.series and are_stamps(cells)]
+            self.time = found[0] if found else None
+        elif self._asked_time != "none" or "none" in names:
+            self.time = _position("time", self._asked_time, names)
+        if self.time is not None and self.time == self.series:
+            both = f"{called('time')} and {called('series')}"
+            raise ValueError(f"{both} must name two columns, given {names[self.time]!r} for both")
+        return self.all
+
+    @property
+    def all(self) -> list[int]:
+        """Both, as far as there are any."""
+        return [position for position in (self.time, self.series) if position is not None]
+
+
+def _chosen(
+    table: Table,
+    columns: Column | Sequence[Column] | None,
+    targets: Column | Sequence[Column] | None,
+    roles: _Roles,
+) -> tuple[list[int], list[int]]:
+    """Return the positions of the observed columns, and where the targets stand among them."""
+    numeric = [position for position in table.numeric if position not in roles.all]
+    if columns == "all" and "all" not in table.names:
+        chosen = numeric
+    elif columns is None and targets is None:
+        chosen = numeric[-1:]
+    else:
+        chosen = _positions(*(("targets", targets) if columns is None else ("columns", columns)), table.names)
+    check_chosen(table, chosen)
+    return chosen, _target_columns(targets, table.names, chosen)
 
 
 def _target_columns(targets: Column | Sequence[Column] | None, names: list[str], chosen: list[int]) -> list[int]:
@@ -104,8 +210,9 @@ def _target_columns(targets: Column | Sequence[Column] | None, names: list[str],
     positions = _positions("targets", targets, names)
     for position in positions:
         if position not in chosen:
-            observed = _listing([names[i] for i in chosen])
-            raise ValueError(f"targets must be among columns ({observed}), given {names[position]!r}")
+            observed = listing([names[i] for i in chosen])
+            must = f"{called('targets')} must be among {called('columns')}"
+            raise ValueError(f"{must} ({observed}), given {names[position]!r}")
     return [chosen.index(position) for position in positions]
 
 
@@ -113,190 +220,179 @@ def _positions(argument: str, columns: Column | Sequence[Column], names: list[st
     asked = columns if isinstance(columns, Sequence) and not isinstance(columns, str) else [columns]
     positions = [_position(argument, column, names) for column in asked]
     if not positions or len(set(positions)) < len(positions):
-        raise ValueError(f"{argument} must name one or several columns, each once, given {columns!r}")
+        raise ValueError(f"{called(argument)} must name one or several columns, each once, given {columns!r}")
     return positions
 
 
 def _position(argument: str, column: Column, names: list[str]) -> int:
     if isinstance(column, str):
         if names.count(column) > 1:
-            raise ValueError(f"{argument} names {column!r}, which several columns share; give its position")
+            raise ValueError(f"{called(argument)} names {column!r}, which several columns share; give its position")
         if column in names:
             return names.index(column)
         if not re.fullmatch(r"-?\d+", column):
-            raise ValueError(f"{argument} names {column!r}, but the columns are {_listing(names)}")
+            raise ValueError(f"{called(argument)} names {column!r}, but the columns are {listing(names)}")
     try:
         position = int(column) if isinstance(column, str) else operator.index(column)
     except TypeError:
-        raise TypeError(f"{argument} must be column names or positions, given {column!r}") from None
+        raise TypeError(f"{called(argument)} must be column names or positions, given {column!r}") from None
     if not -len(names) <= position < len(names):
         allowed = f"between {-len(names)} and {len(names) - 1}"
-        raise ValueError(f"{argument} asks for column {position}, but positions lie {allowed}")
+        raise ValueError(f"{called(argument)} asks for column {position}, but positions lie {allowed}")
     return position % len(names)
 
 
-def _listing(names: Sequence[str], most: int = 20) -> str:
-    more = f", and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+# ------------------------------------------------------------------------------------------------- rows
 
 
-def existing_file(path: str | Path, what: str) -> Path:
-    """Return `path` if it is a file.
-
-    Raises:
-        FileNotFoundError: Nothing is there.
-        IsADirectoryError: The path is a folder.
-    """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        raise IsADirectoryError(f"{what} must be a file, but {path} is a folder")
-    if not path.exists():
-        raise FileNotFoundError(f"{what} was looked for at {path}, but there is no such file")
-    return path
+def _rows_of_series(table: Table, position: int | None) -> list[tuple[str | None, np.ndarray | slice]]:
+    """Return the name and the rows of each series, in the order of their first rows."""
+    if position is None:
+        return [(None, slice(None))]
+    column = table.columns[position]
+    names, first, number = np.unique(column.cells, return_index=True, return_inverse=True)
+    if b"" in names:
+        row = first[names.tolist().index(b"")]
+        raise ValueError(f"{table.place(row, column)} holds nothing, where the name of a series must stand")
+    by_series = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+    return [(names[series].decode(), by_series[series]) for series in np.argsort(first)]
 
 
-@contextmanager
-def open_text(path: Path) -> Iterator[TextIO]:
-    """Open a text file, gzipped or not whatever its name says; damage found while reading names the file.
-
-    Raises:
-        ValueError: The file is damaged or not text.
-    """
+def _times(table: Table, position: int | None, rows: np.ndarray | slice) -> np.ndarray | None:
+    """Return the times in a column, in which `rows` are those of one series."""
+    if position is None:
+        return None
+    column = table.columns[position]
+    if column.is_numeric:
+        return read_numbered_times(table.numbers([position])[:, 0])
     try:
-        with open(path, "rb") as raw:
-            opener = gzip.open if raw.read(2) == b"\x1f\x8b" else open
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as text:
-            yield text
-    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile, csv.Error) as problem:
-        raise ValueError(f"{path} is damaged or not a text file: {problem}") from problem
+        return read_times(column.cells, rows)
+    except RowError as problem:
+        raise ValueError(f"{table.place(problem.row, column)} {problem}") from None
 
 
-def read_columns(
-    path: Path,
-    choose: Callable[[list[str], list[int]], list[int]],
-    header: bool | None = None,
-    delimiter: str | None = None,
-) -> tuple[np.ndarray, list[str], list[int]]:
-    """Read some columns of numbers from a delimited text file, gzipped or not.
-
-    Args:
-        path: An existing file.
-        choose: Gets the names of all columns and the positions of those that hold numbers, and returns the
-            positions to read.
-        header: Whether the first row holds names; None to judge from the first two rows.
-        delimiter: One character; None for the first of tab, semicolon and comma that the first line holds.
-
-    Returns:
-        The values (rows, columns read) in float64, the names of all columns, and the positions read.
-
-    Raises:
-        ValueError: The file is damaged or empty, holds no numbers, its rows differ in length, or a value read
-            is missing, infinite or no number.
-    """
-    if delimiter is not None and (not isinstance(delimiter, str) or len(delimiter) != 1):
-        raise ValueError(f"delimiter must be one character, given {delimiter!r}")
-    with open_text(path) as text:
-        rows = _rows(path, text, delimiter)
-        head = list(islice(rows, 2))
-        if not head:
-            raise ValueError(f"{path} is empty")
-        names, body = _split_header(head, header)
-        if not body:
-            raise ValueError(f"{path} holds a header but no rows")
-        numeric = [i for i, cell in enumerate(body[0][1]) if _is_value(cell)]
-        chosen = choose(names, numeric)
-        if not chosen:
-            raise ValueError(f"{path} has no column of numbers; its first row is {_listing(body[0][1])}")
-        return _values(path, chain(body, rows), names, chosen), names, chosen
-
-
-def _rows(path: Path, text: TextIO, delimiter: str | None) -> Iterator[Row]:
-    """Yield the rows that are not blank, all of one length."""
-    first = text.readline()
-    if delimiter is None:
-        delimiter = next((candidate for candidate in "\t;" if candidate in first), ",")
-    reader = csv.reader(chain([first], text), delimiter=delimiter, skipinitialspace=True)
-    width, blank = 0, 0
-    for cells in reader:
-        if not cells:
-            blank = reader.line_num
-            continue
-        # In a file of one column a blank line between values is a missing value, and skipping it shifts time.
-        if blank and width == 1:
-            raise ValueError(f"{path}, line {blank} is blank; {_MEND}")
-        width = width or len(cells)
-        if len(cells) != width:
-            place = f"{path}, line {reader.line_num}"
-            raise ValueError(f"{place} has {len(cells)} cells, but the first row has {width}")
-        yield reader.line_num, cells
-
-
-def _split_header(head: list[Row], header: bool | None) -> tuple[list[str], list[Row]]:
-    """Return the column names and those of the first two rows that hold data."""
-    cells = head[0][1]
-    if header is None:
-        header = _has_header(cells, head[-1][1])
-    if header:
-        return [cell.strip() for cell in cells], head[1:]
-    return [str(position) for position in range(len(cells))], head
-
-
-def _has_header(first: list[str], second: list[str]) -> bool:
-    if any(_is_label(cell, below) for cell, below in zip(first, second, strict=True)):
-        return True
-    # pandas calls unnamed columns 0, 1, 2, ..., which only the decimals below tell from data.
-    unnamed = first == [str(position) for position in range(len(first))]
-    return unnamed and not all(re.fullmatch(r"\s*[+-]?\d+\s*", cell) for cell in second)
-
-
-def _is_label(cell: str, below: str) -> bool:
-    if _is_value(below):
-        return not cell or not _is_value(cell)
-    # Above text such as dates: a name is told by having no digits where they do.
-    return _has_digit(below) and not _has_digit(cell)
-
-
-def _has_digit(cell: str) -> bool:
-    return any(character.isdigit() for character in cell)
-
-
-def _is_value(cell: str) -> bool:
-    """Whether the cell belongs to a column of numbers: a number, or a mark for a missing one."""
-    if cell.strip().lower() in _MISSING:
-        return True
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _values(path: Path, rows: Iterator[Row], names: list[str], chosen: list[int]) -> np.ndarray:
-    numbers, lines = array("d"), []
-    for line, cells in rows:
+def _filled(
+    values: np.ndarray, times: np.ndarray | None, missing: str, fills: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the values and times of one series with all of its rows, once made sure that these are equal steps."""
+    last = len(values) - 1
+    if times is not None:
+        as_steps = f"{giving('time', 'none')} takes the rows as equal steps"
         try:
-            numbers.extend([float(cells[position]) for position in chosen])
-        except ValueError:
-            raise _bad_cell(path, line, names, chosen, cells) from None
-        lines.append(line)
-    values = np.frombuffer(numbers, dtype=np.float64).reshape(-1, len(chosen))
-    infinite = np.argwhere(~np.isfinite(values))
-    if len(infinite):
-        row, column = infinite[0]
-        raise _unusable(path, lines[row], names[chosen[column]], str(values[row, column]))
-    return values
+            steps = steps_of(times)
+        except RowError as problem:
+            several = f"name the series by {called('series')} if the file holds several"
+            raise RowError(problem.row, f"{problem}; sort the rows by time, or {several}; {as_steps}") from None
+        gap = first_gap(times, steps)
+        if gap and missing == "refuse":
+            raise RowError(gap.row, f"{gap}; {fills} fills the rows between, {as_steps}")
+        if gap:
+            there, all_steps = len(values), int(steps.positions[-1]) + 1
+            if all_steps > 2 * there:
+                raise RowError(
+                    gap.row, f"{gap}; {all_steps - there} rows are missing, more than there are; {as_steps}"
+                )
+            known, values = values, np.full((all_steps, values.shape[1]), np.nan)
+            values[steps.positions] = known
+            times = times_of_all(times, steps)
+    unknown = np.isnan(values)
+    values = values.copy() if unknown.any() else values
+    for column in np.flatnonzero(unknown.any(axis=0)):
+        holes = unknown[:, column]
+        if holes[0] or (holes[-1] and missing == "interpolate"):
+            side = "before" if holes[0] else "after"
+            raise RowError(
+                0 if holes[0] else last, f"is missing, and has no value {side} it to be filled from", column
+            )
+        known = np.flatnonzero(~holes)
+        if missing == "interpolate":
+            values[holes, column] = np.interp(np.flatnonzero(holes), known, values[known, column])
+        else:
+            values[:, column] = values[known, column][np.cumsum(~holes) - 1]
+    return values, times
 
 
-def _bad_cell(path: Path, line: int, names: list[str], chosen: list[int], cells: list[str]) -> ValueError:
-    # A mark such as "n/a" counts as a value for _is_value but not for float.
-    for position in chosen:
-        try:
-            float(cells[position])
-        except ValueError:
-            break
-    return _unusable(path, line, names[position], repr(cells[position]) if cells[position] else "nothing")
+# ------------------------------------------------------------------------------------------------- scaling
 
 
-def _unusable(path: Path, line: int, name: str, found: str) -> ValueError:
-    place = f"{path}, line {line}, column {name!r}"
-    return ValueError(f"{place} holds {found}, which is not a finite number; {_MEND}")
+def _standardisation(train: np.ndarray, names: Sequence[str]) -> Scaling:
+    most = abs(train).max(axis=0)
+    # Networks work in float32, and so does whoever brings their forecasts back to the file's units.
+    if (most > _FLOAT32.max).any():
+        column = most.argmax()
+        reaches = f"column {names[column]!r} reaches {most[column]:.3g}"
+        raise ValueError(f"{reaches}, more than float32 holds ({_FLOAT32.max:.3g}): give it in larger units")
+    # A constant column's computed deviation may be a rounding error instead of 0.
+    std = np.where(train.max(axis=0) == train.min(axis=0), 1.0, train.std(axis=0))
+    if (std < _FLOAT32.tiny).any():
+        deviates = f"column {names[std.argmin()]!r} deviates by {std.min():.3g} from its mean"
+        raise ValueError(f"{deviates}, less than float32 holds ({_FLOAT32.tiny:.3g}): give it in smaller units")
+    return Scaling(torch.from_numpy(train.mean(axis=0)), torch.from_numpy(std))
+
+
+def _standardised(values: np.ndarray, scaling: Scaling, names: Sequence[str]) -> np.ndarray:
+    standard = values - scaling.mean.numpy()
+    standard /= scaling.std.numpy()
+    beyond = np.maximum(standard.max(axis=0), -standard.min(axis=0)) > _FLOAT32.max
+    if beyond.any():
+        raise ValueError(f"column {names[beyond.argmax()]!r} holds values that float32 cannot hold once standardised")
+    return standard
+
+
+def _joined(parts: Sequence[WindowDataset | None]) -> WindowDataset | None:
+    """Return the windows of all series."""
+    if len(parts) == 1 or parts[0] is None:
+        return parts[0]
+    return WindowDataset(*(torch.cat([getattr(part, name) for part in parts]) for name in ("inputs", "targets")))
+
+
+# ------------------------------------------------------------------------------------------------- what was read
+
+
+def _about(
+    table: Table,
+    roles: _Roles,
+    names: Sequence[str],
+    target_columns: Sequence[int],
+    read: Sequence[Series],
+    parts: Sequence[WindowDataset | None],
+    filled: tuple[int, int],
+    missing: str,
+) -> Iterator[str]:
+    """Yield what was read, line by line."""
+    head = "names in the first row" if table.header else "no names"
+    marks = "" if table.notation.is_plain else f", decimal mark {table.notation.decimal!r}"
+    marks += f", thousands mark {table.notation.thousands!r}" if table.notation.thousands else ""
+    comments = f", {table.comments} lines of comments" if table.comments else ""
+    form = f"delimiter {table.delimiter!r}{marks}, {head}, {table.encoding}{comments}"
+    yield f"file: {table.path}, {len(table.lines):,} rows, {form}"
+    rest = [name for p, name in enumerate(table.names) if name not in names and p not in roles.all]
+    left_out = f"; not used: {listing(rest)}" if rest else ""
+    targets = listing([names[position] for position in target_columns])
+    yield f"observed: {listing(names)}; forecast: {targets}{left_out}"
+    yield from _about_rows(table, roles, read, filled, missing)
+    yield "; ".join(_about_parts(read, parts))
+
+
+def _about_rows(
+    table: Table, roles: _Roles, read: Sequence[Series], filled: tuple[int, int], missing: str
+) -> Iterator[str]:
+    if roles.series is not None:
+        all_names = listing([str(series.name) for series in read], most=5)
+        yield f"series: {len(read)} in column {table.names[roles.series]!r} ({all_names}), each scaled by itself"
+    if roles.time is None:
+        yield "time: no column of time stamps, so rows are taken as equal steps"
+    else:
+        times = [series.times for series in read]
+        span = f"{shown(min(t[0] for t in times))} to {shown(max(t[-1] for t in times))}"
+        steps = sorted({str(steps_of(t)) for t in times})
+        yield f"time: {span} in column {table.names[roles.time]!r}, step {listing(steps, most=3)}"
+    if missing != "refuse":
+        how = "by the last value" if missing == "last" else "by interpolation"
+        yield f"filled {how}: {filled[0]:,} missing rows, {filled[1]:,} missing values in other rows"
+
+
+def _about_parts(read: Sequence[Series], parts: Sequence[WindowDataset | None]) -> Iterator[str]:
+    ends = np.array([(0, *series.ends) for series in read])
+    for name, rows, part in zip(("training", "validation", "test"), np.diff(ends).sum(axis=0), parts, strict=True):
+        yield f"{name}: {rows:,} rows, {0 if part is None else len(part):,} windows"

@@ -154,7 +154,26 @@ def fingerprint(values: np.ndarray) -> Fingerprint:
     Args:
         values: (rows, columns), any real dtype.
     """
-    return {"rows": len(values), "sha256": hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()}
+    return {"rows": len(values), "sha256": hashlib.sha256(np.ascontiguousarray(values, dtype="<f8")).hexdigest()}
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One of the series that windows were cut from.
+
+    Attributes:
+        name: Its name; None where a file holds one series only.
+        times: The time of each row, datetime64 or float64 (rows,); None where the file holds none.
+        ends: The rows at which its training, validation and test part end.
+        input_scaling: The scaling of its inputs.
+        target_scaling: The same for its targets.
+    """
+
+    name: str | None
+    times: np.ndarray | None
+    ends: tuple[int, int, int]
+    input_scaling: Scaling
+    target_scaling: Scaling
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,11 +185,14 @@ class ForecastData:
         train: Pairs to train on.
         valid: Pairs to choose and stop by; None where the dataset has no such part.
         test: Pairs to report on.
-        input_scaling: The scaling of the inputs; None where they are in the file's own units.
+        input_scaling: The scaling of the inputs; None where they are in the file's own units, or where several
+            series are scaled each by itself (see `series`).
         target_scaling: The same for the targets: `target_scaling.unscale(forecast)` undoes it.
         fingerprint: Of the numbers that were read from files (see `fingerprint`); None where no file was read.
         columns: Names of the observed variables; empty where they have none.
         target_columns: Where the variables to forecast stand among the observed ones; None: they are the same.
+        series: The series that the windows were cut from, of a CSV file.
+        about: Lines that say what was read from a CSV file.
     """
 
     name: str
@@ -182,6 +204,8 @@ class ForecastData:
     fingerprint: Fingerprint | None = None
     columns: tuple[str, ...] = ()
     target_columns: tuple[int, ...] | None = None
+    series: tuple[Series, ...] = ()
+    about: tuple[str, ...] = ()
 
     @property
     def input_length(self) -> int:

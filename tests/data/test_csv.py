@@ -216,7 +216,7 @@ def test_a_missing_value_is_named_by_line_and_column(tmp_path, values, row, sent
 
 def test_a_hole_in_a_column_that_is_not_used_does_no_harm(tmp_path, values):
     lines = dated(values).splitlines()
-    lines[51] = "2016-01-01,,2,3"
+    lines[51] = f"{lines[51][:10]},,2,3"
     (tmp_path / "hole.csv").write_text("\n".join(lines))
     assert load("csv", path=tmp_path / "hole.csv", **SMALL).train.inputs.isfinite().all()
 
@@ -229,7 +229,7 @@ def test_a_hole_in_a_column_that_is_not_used_does_no_harm(tmp_path, values):
         (b"a,b\n", "no column of numbers"),
         (b"day\nmonday\ntuesday\n", "no column of numbers; its first row is day"),
         (b"x\n1\n\n2\n", "line 3 is blank; fill or remove"),
-        (b"\xff\xfe\x00\x81", "damaged or not a text file"),
+        (b"\x81\x00\xff", r"no text in UTF-8 .*encoding='latin-1', or another name, says its encoding"),
         (gzip.compress(b"x\n" + b"1.5\n" * 50, mtime=0)[:-12], "damaged or not a text file"),
     ],
 )

@@ -1,0 +1,36 @@
+"""How the errors of the loaders call an argument: by its name, or by the flag that gave it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
+
+_flags: ContextVar[Mapping[str, str]] = ContextVar("flags", default=MappingProxyType({}))
+
+
+@contextmanager
+def called_by_flags(flags: Mapping[str, str]) -> Iterator[None]:
+    """Within this context errors speak of flags: argument -> flag, such as "columns" -> "--csv-columns"."""
+    token = _flags.set(flags)
+    try:
+        yield
+    finally:
+        _flags.reset(token)
+
+
+def called(argument: str) -> str:
+    """Return what the user calls an argument."""
+    return _flags.get().get(argument, argument)
+
+
+def giving(argument: str, value: object) -> str:
+    """Return how the user gives an argument that value."""
+    flag = _flags.get().get(argument)
+    if flag is None:
+        return f"{argument}={value!r}"
+    if isinstance(value, bool):
+        return flag if value else flag.replace("--", "--no-", 1)
+    return f"{flag} {shlex.quote(str(value))}"

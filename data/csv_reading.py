@@ -1,0 +1,595 @@
+"""Delimited text files: how a file is written, its cells, and which of its columns hold numbers."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import math
+import re
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from .arguments import called, giving
+
+Row = tuple[int, list[str]]  # line number in the file (from 1), cells
+
+FILL_FIRST = "fill or remove missing values before loading"
+_MISSING = {
+    *("", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "nat", "null", "none", "nil", "missing", "?", "-", "--"),
+    *("---", ".", "..", "*", "\\n", "#value!", "#div/0!", "#ref!", "#num!", "#null!", "#name?"),
+}
+_SAMPLE_LINES, _SAMPLE_ROWS, _ROWS_AT_ONCE = 100, 20, 500
+_DELIMITERS = "\t;|,"
+
+# Numbers in another notation than the one that is read: 1,5 and 1.017,5 and 1 017; with a sign of percent or a unit.
+_GROUPS = r"\d{1,3}(?P<mark>[,.'\s])\d{3}(?:(?P=mark)\d{3})*(?:[.,]\d+)?"
+_OTHER_NOTATION = re.compile(rf"\s*[-+−]?(?:\d*[.,]\d+|\d+[.,]?|{_GROUPS})(?:[eE][-+]?\d+)?\s*")
+_WITH_UNIT = re.compile(
+    rf"\s*(?P<before>[$€£¥]?)\s*[-+−]?(?:{_GROUPS}|\d+(?:[.,]\d+)?)\s*(?P<after>[^\W\d_]{{1,12}}|[%‰°$€£¥]\S{{0,3}}|)\s*"
+)
+
+
+@dataclass(frozen=True)
+class Notation:
+    """How numbers are written: the decimal mark, and the mark between groups of three digits, if there is one."""
+
+    decimal: str = "."
+    thousands: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.decimal not in (".", ","):
+            raise ValueError(f"{called('decimal')} must be a point or a comma, given {self.decimal!r}")
+        mark = self.thousands
+        if mark is not None and (len(mark) != 1 or mark.isalnum() or mark in "+-"):
+            raise ValueError(f"{called('thousands')} must be one character, no letter, digit or sign, given {mark!r}")
+        if mark == self.decimal:
+            both = f"{called('decimal')} and {called('thousands')}"
+            raise ValueError(f"{both} must differ, given {mark!r} for both")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether Python writes numbers so."""
+        return self.decimal == "." and self.thousands is None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern:
+        mark = self.thousands or ""
+        space = "[ \u00a0\u202f]" if mark.isspace() else re.escape(mark)
+        groups = rf"\d{{1,3}}(?:{space}\d{{3}})+|" if mark else ""
+        return re.compile(rf"([-+]?)({groups}\d*)(?:{re.escape(self.decimal)}(\d*))?([eE][-+]?\d+)?")
+
+    def number(self, cell: str) -> float:
+        """Return the number in a cell, NaN if there is none."""
+        if not self.is_plain:
+            parts = self._pattern.fullmatch(cell.strip())
+            if parts is None:
+                return math.nan
+            sign, whole, fraction, exponent = (part or "" for part in parts.groups())
+            digits = re.sub(r"\D", "", whole)
+            cell = f"{sign}{digits}.{fraction}{exponent}"
+        try:
+            return math.nan if "_" in cell else float(cell)  # float takes 2016_07_01 for 20160701
+        except ValueError:
+            return math.nan
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell is a mark for a missing value."""
+    return cell.strip().lower() in _MISSING
+
+
+class Column:
+    """One column: its numbers, and what else is in it.
+
+    Attributes:
+        name: Its name.
+        numbers: Cells that hold a number.
+        missing: Cells that mark a missing value.
+        others: Cells that hold neither.
+        first_missing: Row (from 0) and cell of the first missing value; None if there is none.
+        first_other: The same for the others.
+    """
+
+    def __init__(self, name: str, notation: Notation, keep: bool):
+        self.name, self.notation = name, notation
+        self.numbers = self.missing = self.others = self._in_other_notation = self._with_unit = 0
+        self.first_missing: tuple[int, str] | None = None
+        self.first_other: tuple[int, str] | None = None
+        self._units: set[str] = set()
+        self._values: list[np.ndarray] = []
+        self._cells: list[np.ndarray] | None = [] if keep else None
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether this is a column of numbers, though some of its cells may be none."""
+        # Codes such as 1A, 2B have many units.
+        alike = self._in_other_notation + (self._with_unit if len(self._units) == 1 else 0)
+        return self.numbers + alike > self.others - alike
+
+    @property
+    def values(self) -> np.ndarray:
+        """Float64 (rows,), NaN where a cell is no number."""
+        return np.concatenate(self._values)
+
+    @values.setter
+    def values(self, values: np.ndarray) -> None:
+        self._values = [values]
+
+    @property
+    def cells(self) -> np.ndarray:
+        """The cells (rows,) of a column that is kept, in UTF-8."""
+        self._cells = [np.concatenate(self._cells)]
+        return self._cells[0]
+
+    def add(self, cells: Sequence[str]) -> None:
+        """Append the next cells."""
+        if self._cells is not None:
+            self._cells.append(np.array([cell.strip().encode() for cell in cells], dtype=np.bytes_))
+        self._values.append(self._plain_numbers(cells) if self.notation.is_plain else self._sorted_out(cells))
+
+    def _plain_numbers(self, cells: Sequence[str]) -> np.ndarray:
+        try:
+            values = np.fromiter(map(float, cells), np.float64, len(cells))
+        except ValueError:
+            return self._sorted_out(cells)
+        if not np.isfinite(values).all() or "_" in "".join(cells):
+            return self._sorted_out(cells)
+        self.numbers += len(cells)
+        return values
+
+    def _sorted_out(self, cells: Sequence[str]) -> np.ndarray:
+        before = self.numbers + self.missing + self.others
+        if self._cells is not None and self.others:  # the text of times and of series
+            self.others += len(cells)
+            return np.full(len(cells), math.nan)
+        counts = Counter(cells)
+        found = {cell: self.notation.number(cell) for cell in counts}
+        for cell, count in counts.items():
+            if math.isfinite(found[cell]):
+                self.numbers += count
+            elif is_missing(cell):
+                self.missing += count
+                self.first_missing = self.first_missing or (before + cells.index(cell), cell)
+            else:
+                self.others += count
+                self.first_other = self.first_other or (before + cells.index(cell), cell)
+                self._look_at(cell, count)
+        return np.fromiter((found[cell] for cell in cells), np.float64, len(cells))
+
+    def _look_at(self, cell: str, count: int) -> None:
+        if math.isinf(self.notation.number(cell)) or _OTHER_NOTATION.fullmatch(cell):
+            self._in_other_notation += count
+        elif unit := _WITH_UNIT.fullmatch(cell):
+            self._with_unit += count
+            if len(self._units) < 2:
+                self._units.add(unit["before"] + unit["after"])
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of a file.
+
+    Attributes:
+        path: The file.
+        delimiter: What stands between cells.
+        encoding: The encoding of the text.
+        header: Whether names were read.
+        columns: All columns.
+        lines: The line (from 1) in which each row ends.
+        first: The cells of the first row.
+        comments: How many lines are comments.
+        notation: How numbers are written.
+    """
+
+    path: Path
+    delimiter: str
+    encoding: str
+    header: bool
+    columns: list[Column]
+    lines: array
+    first: list[str]
+    comments: int
+    notation: Notation
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all columns."""
+        return [column.name for column in self.columns]
+
+    @property
+    def numeric(self) -> list[int]:
+        """Positions of the columns of numbers."""
+        return [position for position, column in enumerate(self.columns) if column.is_numeric]
+
+    def place(self, row: int, column: Column) -> str:
+        """Return where a cell stands in the file."""
+        return f"{self.path}, line {self.lines[row]}, column {column.name!r}"
+
+    def numbers(self, positions: Sequence[int], may_miss: bool = False, mend: str = FILL_FIRST) -> np.ndarray:
+        """Return columns as float64 (rows, columns).
+
+        Args:
+            positions: Which.
+            may_miss: Whether values may be missing, and are NaN.
+            mend: What to do about a missing value, if none may.
+
+        Raises:
+            ValueError: A cell holds no finite number, or is missing.
+        """
+        wrong = []
+        for column in (self.columns[position] for position in positions):
+            wrong += [(*first, column, True) for first in [column.first_missing] if first and not may_miss]
+            wrong += [(*first, column, False) for first in [column.first_other] if first]
+        if wrong:
+            row, cell, column, is_missed = min(wrong, key=lambda one: one[0])
+            raise ValueError(self._unusable(row, cell, column, mend if is_missed else None))
+        values = np.empty((len(self.lines), len(positions)))
+        for place, position in enumerate(positions):
+            values[:, place] = self.columns[position].values
+            self.columns[position].values = values[:, place]  # kept once
+        return values
+
+    def _unusable(self, row: int, cell: str, column: Column, mend: str | None) -> str:
+        if not cell.strip() and len(self.columns) == 1:
+            return f"{self.path}, line {self.lines[row]} is blank; {mend}"
+        found = repr(cell) if cell.strip() else "nothing"
+        if not math.isfinite(value := _float(cell)):
+            found = str(value)
+        advice = mend or self._advice(row, cell)
+        return f"{self.place(row, column)} holds {found}, which is not a finite number; {advice}"
+
+    def _advice(self, row: int, cell: str) -> str:
+        firsts = [self.columns[position].first_other for position in self.numeric]
+        if row == 0 and all(first and first[0] == 0 for first in firsts):
+            return f"line {self.lines[row]} may hold units and no data: remove that line, or correct it"
+        if "_" in cell and not math.isnan(_float(cell.replace("_", ""))):
+            return "underscores belong to no number"
+        unit = _WITH_UNIT.fullmatch(cell)
+        if unit and (sign := unit["before"] or unit["after"]):
+            return f"remove {sign!r} from the cells of that column"
+        if "−" in cell:
+            return "write its sign as -"
+        if not _OTHER_NOTATION.fullmatch(cell) or math.isinf(_float(cell)):
+            return f"correct that cell, or choose other columns by {called('columns')}"
+        return _advice_on_marks(cell, self.notation)
+
+
+def _advice_on_marks(cell: str, notation: Notation) -> str:
+    """Say which marks are which in a number of another notation."""
+    marks = [mark for mark in re.sub(r"[eE].*", "", cell.strip()) if mark in ",.'" or mark.isspace()]
+    last = marks[-1] if marks else ""
+    if not last or last in (notation.decimal, notation.thousands):
+        return "its groups of digits do not fit: correct that cell"
+    if last not in ",.":
+        return f"{giving('thousands', last)} says that {last!r} groups thousands"
+    decimal, thousands = giving("decimal", last), giving("thousands", last)
+    if len(set(marks)) > 1:
+        return f"{decimal} and {giving('thousands', marks[0])} say which mark is which"
+    is_group = re.search(rf"^\s*[-+−]?[1-9]\d{{0,2}}(\{last}\d{{3}})+\s*$", cell)
+    if not is_group:
+        return f"{decimal} says that {last!r} is the decimal mark"
+    if len(marks) > 1:
+        return f"{thousands} says that {last!r} groups thousands"
+    return f"{decimal} if {last!r} is the decimal mark, {thousands} if {last!r} groups thousands"
+
+
+def _float(cell: str) -> float:
+    """Return the value of a cell, infinity and NaN included; 0 if it is no number at all."""
+    try:
+        return float(cell)
+    except ValueError:
+        return 0.0
+
+
+# ------------------------------------------------------------------------------------------------- files
+
+
+def existing_file(path: str | Path, what: str) -> Path:
+    """Return `path` if it is a file.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        IsADirectoryError: The path is a folder.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise IsADirectoryError(f"{what} must be a file, but {path} is a folder")
+    if not path.exists():
+        raise FileNotFoundError(f"{what} was looked for at {path}, but there is no such file")
+    return path
+
+
+@contextmanager
+def open_text(path: Path, encoding: str | None = None) -> Iterator[TextIO]:
+    """Open a text file, gzipped or not whatever its name says; damage found while reading names the file.
+
+    Args:
+        path: An existing file.
+        encoding: Of the text; by default UTF-16 where the file begins with its mark, else UTF-8.
+
+    Raises:
+        ValueError: The file is damaged or not text.
+    """
+    try:
+        with open(path, "rb") as raw:
+            opener = gzip.open if raw.read(2) == b"\x1f\x8b" else open
+        with opener(path, "rb") as raw:
+            is_utf16 = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        with opener(path, "rt", encoding=encoding or ("utf-16" if is_utf16 else "utf-8-sig"), newline="") as text:
+            yield text
+    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile, csv.Error) as problem:
+        raise ValueError(f"{path} is damaged or not a text file: {problem}") from problem
+
+
+@contextmanager
+def _open_table(path: Path, encoding: str | None) -> Iterator[TextIO]:
+    """Open a text file; bytes that its encoding does not have lead to a sentence on `encoding`."""
+    try:
+        name = None if encoding is None else codecs.lookup(encoding).name
+        "".encode(name or "utf-8")  # raises for codecs of other things than text
+    except (LookupError, ValueError):
+        known = "the name of an encoding, such as utf-8, latin-1 or cp1252"
+        raise ValueError(f"{called('encoding')} must be {known}, given {encoding!r}") from None
+    with open_text(path, "utf-8-sig" if name == "utf-8" else name) as text:
+        try:
+            yield text
+        except UnicodeError as problem:  # a file in UTF-16 without a mark raises no UnicodeDecodeError
+            found = f"{path} is no text in {text.encoding.removesuffix('-sig').upper()} ({problem})"
+            raise ValueError(
+                f"{found}; {giving('encoding', 'latin-1')}, or another name, says its encoding"
+            ) from None
+
+
+class _Lines:
+    """The lines of a text but for comments, which begin with "#".
+
+    Attributes:
+        number: Of the last line given out, from 1.
+        comments: How many lines were left out.
+        comment: The last of them.
+    """
+
+    def __init__(self, lines: Iterator[str], number: int):
+        self._lines, self.number, self.comments, self.comment = lines, number, 0, ""
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._lines:
+            self.number += 1
+            if line.startswith("#"):
+                self.comments, self.comment = self.comments + 1, line
+            else:
+                yield line
+
+    def rows(self, path: Path, delimiter: str, width: int = 0) -> Iterator[Row]:
+        """Yield the rows, all of one length; empty rows at the end, and blank lines between longer rows, are none."""
+        begin, empty = self.number + 1, []
+        try:
+            for cells in csv.reader(self, delimiter=delimiter, skipinitialspace=True, strict=True):
+                begin = self.number + 1
+                if not any(cells):
+                    empty.append((self.number, len(cells)))
+                    continue
+                if width:
+                    yield from ((line, [""] * width) for line, count in empty if count > 1 or width == 1)
+                empty.clear()
+                width = width or len(cells)
+                if len(cells) < width or any(cells[width:]):
+                    place = f"{path}, line {self.number}"
+                    raise ValueError(f"{place} has {len(cells)} cells, but the first row has {width}")
+                yield self.number, cells[:width]
+        except csv.Error as problem:
+            raise ValueError(f"{path}, line {begin} has a quotation mark too many or too few: {problem}") from None
+
+    def plain_rows(self, delimiter: str, width: int) -> list[list[str]]:
+        """Return the next rows, one for each line, in less time than `rows`; none where that takes more care."""
+        block = list(islice(self._lines, _ROWS_AT_ONCE))
+        text = "".join(block)
+        if '"' not in text and "#" not in text:
+            rows = list(csv.reader(block, delimiter=delimiter, skipinitialspace=True))
+            if set(map(len, rows)) == {width} and [""] * width not in rows:
+                self.number += len(block)
+                return rows
+        self._lines = chain(block, self._lines)
+        return []
+
+
+def _delimiter(lines: list[str], path: Path) -> str:
+    """Return what stands between the cells: what cuts all lines into equally many cells."""
+    if not lines:
+        raise ValueError(f"{path} is empty")
+    for candidate in _DELIMITERS:
+        # The last of the lines may end within a quoted cell.
+        rows = [row for row in csv.reader(lines, delimiter=candidate, skipinitialspace=True) if any(row)]
+        widths = {len(row) for row in rows[: _SAMPLE_LINES // 2]}
+        if len(widths) == 1 and widths != {1}:
+            return candidate
+    return next((candidate for candidate in "\t;,|" if candidate in lines[0]), ",")
+
+
+# ------------------------------------------------------------------------------------------------- names
+
+
+def _has_header(first: list[str], below: list[list[str]], notation: Notation) -> bool | None:
+    """Whether the first row holds names, judged by the rows below; None if that is not certain."""
+    labels = data = False
+    whole_above_decimals = []
+    for position, cell in enumerate(first):
+        cells = [row[position] for row in below]
+        numbers = [other for other in cells if math.isfinite(notation.number(other))]
+        is_whole = re.fullmatch(r"\s*\d+\s*", cell) is not None
+        is_numeric = 2 * len(numbers) > sum(not is_missing(other) for other in cells)
+        if is_missing(cell):
+            # pandas writes no name above the numbers or dates of its rows.
+            is_index = not is_numeric or cells == [str(row) for row in range(len(cells))]
+            labels |= position == 0 and not cell.strip() and is_index
+        elif is_numeric:
+            if math.isnan(notation.number(cell)) and not _OTHER_NOTATION.fullmatch(cell) and "%" not in cell:
+                labels = True
+            else:
+                data |= not is_whole
+                whole_above_decimals.append(is_whole and not any(re.fullmatch(r"\s*[-+]?\d+\s*", n) for n in numbers))
+        else:
+            # Above text such as dates: a name is told by having no digits where they do.
+            labels |= any(map(_has_digit, cells)) and not _has_digit(cell)
+    if labels or data:
+        return None if labels and data else labels
+    if below and first == [str(position) for position in range(len(first))]:
+        # pandas calls unnamed columns 0, 1, 2, ..., which only the decimals below tell from data.
+        return not all(re.fullmatch(r"\s*[+-]?\d+\s*", cell) for cell in below[0])
+    if any(whole_above_decimals):
+        return True if all(whole_above_decimals) and len(whole_above_decimals) > 1 and len(below) > 2 else None
+    return False
+
+
+def _has_digit(cell: str) -> bool:
+    return any(character.isdigit() for character in cell)
+
+
+def _named(
+    path: Path, head: list[Row], header: bool | None, notation: Notation, comment: list[str]
+) -> tuple[list[str] | None, list[Row]]:
+    """Return the names, None if there are none, and those of the first rows that hold data."""
+    line, first = head[0]
+    below = [cells for _, cells in head[1:]]
+    has = _has_header(first, below, notation)
+    # numpy writes the names into a comment.
+    may_be_comment = header is not False and not has and len(comment) == len(first)
+    if may_be_comment and _has_header(comment, [first, *below], notation):
+        return comment, head
+    if header is None and has is None:
+        either = f"{giving('header', True)} if names, {giving('header', False)} if data"
+        raise ValueError(f"{path}, line {line} may hold names or data ({listing(first)}); {either}")
+    if has if header is None else header:
+        return [cell.strip() for cell in first], head[1:]
+    return None, head
+
+
+def listing(names: Sequence[str], most: int = 20) -> str:
+    """Return names in a row, the first ones of many."""
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def read_table(
+    path: Path,
+    keep: Callable[[list[str], list[list[str]]], Iterable[int]] = lambda names, sample: (),
+    header: bool | None = None,
+    delimiter: str | None = None,
+    notation: Notation | None = None,
+    encoding: str | None = None,
+) -> Table:
+    """Read a delimited text file, gzipped or not.
+
+    Args:
+        path: An existing file.
+        keep: Gets the names of all columns and the first rows, and returns the positions of the columns whose cells
+            are kept as text too.
+        header: Whether the first row holds names; None to judge from the rows below.
+        delimiter: One character; None for the one of tab, semicolon, bar and comma that cuts all lines alike.
+        notation: How numbers are written; as in Python by default.
+        encoding: Of the text; None for UTF-16 where the file begins with its mark, else UTF-8.
+
+    Raises:
+        ValueError: The file is damaged or empty, its rows differ in length, or it may have a header or not.
+    """
+    if delimiter is not None and (not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise ValueError(f"{called('delimiter')} must be one character, given {delimiter!r}")
+    notation = notation or Notation()
+    with _open_table(path, encoding) as text:
+        opening = list(islice(text, _SAMPLE_LINES))
+        if any("\0" in line for line in opening):
+            unmarked = f"{giving('encoding', 'utf-16-le')} says that it is in UTF-16 without a mark"
+            raise ValueError(f"{path} holds zero bytes, so it is no text in {text.encoding}; {unmarked}")
+        said = re.fullmatch(r"sep=(.)\s*", opening[0], re.IGNORECASE) if opening else None
+        if said:  # a spreadsheet's word on the delimiter
+            delimiter, opening = delimiter or said[1], opening[1:]
+        delimiter = delimiter or _delimiter([line for line in opening if line.strip() and line[0] != "#"], path)
+        lines = _Lines(chain(opening, text), number=1 if said else 0)
+        rows = lines.rows(path, delimiter)
+        head = list(islice(rows, 1))
+        last = [lines.comment.removeprefix("#").strip()]
+        comment = next(csv.reader(last, delimiter=delimiter, skipinitialspace=True), [])
+        head += islice(rows, _SAMPLE_ROWS)
+        if not head:
+            raise ValueError(f"{path} is empty")
+        names, body = _named(path, head, header, notation, comment)
+        if not body:
+            raise ValueError(f"{path} holds a header but no rows")
+        has_names = names is not None
+        names = names or [str(position) for position in range(len(head[0][1]))]
+        kept = set(keep(names, [cells for _, cells in body]))
+        columns = [Column(name, notation, position in kept) for position, name in enumerate(names)]
+        numbers = _fill(columns, body, lines, path, delimiter)
+    encoding = text.encoding.removesuffix("-sig")
+    return Table(path, delimiter, encoding, has_names, columns, numbers, body[0][1], lines.comments, notation)
+
+
+def _fill(columns: list[Column], body: list[Row], lines: _Lines, path: Path, delimiter: str) -> array:
+    """Read the first rows, and all that follow, into the columns; return the line of each row."""
+    width, numbers = len(columns), array("q")
+
+    def add(rows: Sequence[list[str]], of_rows: Iterable[int]) -> None:
+        numbers.extend(of_rows)
+        for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
+            column.add(cells)
+
+    add([cells for _, cells in body], [line for line, _ in body])
+    while rows := lines.plain_rows(delimiter, width):
+        add(rows, range(lines.number - len(rows) + 1, lines.number + 1))
+    rest = lines.rows(path, delimiter, width)
+    while chunk := list(islice(rest, _ROWS_AT_ONCE)):
+        add([cells for _, cells in chunk], [line for line, _ in chunk])
+    return numbers
+
+
+def read_columns(
+    path: Path,
+    choose: Callable[[list[str], list[int]], list[int]],
+    header: bool | None = None,
+    delimiter: str | None = None,
+) -> tuple[np.ndarray, list[str], list[int]]:
+    """Read some columns of numbers from a delimited text file, gzipped or not.
+
+    Args:
+        path: An existing file.
+        choose: Gets the names of all columns and the positions of those that hold numbers, and returns the
+            positions to read.
+        header: Whether the first row holds names; None to judge from the rows below.
+        delimiter: One character; None for the one of tab, semicolon, bar and comma that cuts all lines alike.
+
+    Returns:
+        The values (rows, columns read) in float64, the names of all columns, and the positions read.
+
+    Raises:
+        ValueError: The file is damaged or empty, holds no numbers, its rows differ in length, or a value read
+            is missing, infinite or no number.
+    """
+    table = read_table(path, header=header, delimiter=delimiter)
+    chosen = choose(table.names, table.numeric)
+    check_chosen(table, chosen)
+    return table.numbers(chosen), table.names, chosen
+
+
+def check_chosen(table: Table, chosen: Sequence[int]) -> None:
+    """Make sure that there is a column to read.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if not chosen:
+        taken = f"the delimiter was taken to be {table.delimiter!r}, and {called('delimiter')} says another"
+        raise ValueError(f"{table.path} has no column of numbers; its first row is {listing(table.first)}; {taken}")
