@@ -185,6 +185,8 @@ def draw(
     inputs, targets = test[list(range(len(test)))][:2]
     record = record_of(experiment.data)
     shown = {"show": args.show, "variable": variable, "name": record.targets[variable] if record.targets else ""}
+    if (scaling := experiment.data.target_scaling) is not None:
+        shown |= {"mean": float(scaling.mean[variable]), "std": float(scaling.std[variable])}
     past = inputs[..., record.target_positions]
     plot_forecasts(past, targets, forecasts, folder.figures / "forecasts.png", samples, **shown)
     plot_learning_curves(flattened(histories), folder.figures / "learning_curves.png", show=args.show)

@@ -80,6 +80,8 @@ def plot_forecasts(
     show: bool = False,
     variable: int = 0,
     name: str = "",
+    mean: float = 0.0,
+    std: float = 1.0,
 ) -> list[Path]:
     """Draw the forecasts of several networks side by side: a row per sample, a panel per training loss.
 
@@ -99,6 +101,9 @@ def plot_forecasts(
         show: Also show the figures on screen, one after the other, where `show_available`.
         variable: Which of the targets' variables to draw, counted from 0.
         name: Its name, put beside each row.
+        mean: Of that variable, where the series are standardised: its curves are drawn in the units that it had
+            before. The scores are those of the series as they are given.
+        std: Its deviation, likewise.
 
     Returns:
         The files written, five samples each: ``path``, then with ``-2``, ``-3``, ... before its suffix.
@@ -121,7 +126,7 @@ def plot_forecasts(
         chosen = {loss: series[page] for loss, series in forecasts.items()}
         file = path.with_name(f"{path.stem}-{len(written) + 1}{path.suffix}") if written else path
         with _house_style():
-            figure = _forecast_figure(inputs[page], targets[page], chosen, page, variable, name)
+            figure = _forecast_figure(inputs[page], targets[page], chosen, page, variable, name, mean, std)
             written.append(_finish(figure, file, show))
     return written
 
@@ -159,6 +164,8 @@ def plot_alignment(
     show: bool = False,
     variable: int = 0,
     name: str = "",
+    mean: float = 0.0,
+    std: float = 1.0,
 ) -> Path:
     """Draw the soft alignment A*_gamma of one forecast and its target (the paper's section 3.2).
 
@@ -177,6 +184,9 @@ def plot_alignment(
         show: Also show the figure on screen, where `show_available`.
         variable: Which of the d variables the margins show, counted from 0.
         name: Its name, put behind the title.
+        mean: Of that variable, where the series are standardised: the margins show it in the units that it had
+            before. The alignment is that of the series as they are given.
+        std: Its deviation, likewise.
 
     Returns:
         The file written.
@@ -196,7 +206,7 @@ def plot_alignment(
     _check_variable(variable, target.shape[1])
     title = ", ".join(filter(None, (title, _literal(name))))
     with _house_style():
-        return _finish(_alignment_figure(target, prediction, gamma, title, variable), path, show)
+        return _finish(_alignment_figure(target, prediction, gamma, title, variable, mean, std), path, show)
 
 
 def plot_ctc_alignment(
@@ -260,6 +270,8 @@ def _forecast_figure(
     sample_ids: Sequence[int],
     variable: int = 0,
     name: str = "",
+    mean: float = 0.0,
+    std: float = 1.0,
 ) -> Figure:
     rows, columns = len(targets), len(forecasts)
     size = (max(3.7 * columns + 0.3, 6.0), 2.1 * rows + 0.9)
@@ -267,7 +279,7 @@ def _forecast_figure(
     panels = figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
     for column, (loss, series) in zip(panels.T, forecasts.items(), strict=True):
         for row, (axes, scores) in enumerate(zip(column, _score_lines(series, targets), strict=True)):
-            _draw_forecast(axes, *(values[row, :, variable] for values in (inputs, targets, series)))
+            _draw_forecast(axes, *(values[row, :, variable] * std + mean for values in (inputs, targets, series)))
             axes.set_title(scores)
         head = LOSS_LOOKS.get(_loss_key(loss), {"label": loss})["label"]
         place = {"xytext": (0, 20), "textcoords": "offset points", "ha": "center", "va": "bottom"}
@@ -364,7 +376,15 @@ def _loss_looks(history: Sequence[Mapping[str, object]]) -> dict[str, dict[str, 
 # Alignment
 
 
-def _alignment_figure(target: NDArray, prediction: NDArray, gamma: float, title: str, variable: int = 0) -> Figure:
+def _alignment_figure(
+    target: NDArray,
+    prediction: NDArray,
+    gamma: float,
+    title: str,
+    variable: int = 0,
+    mean: float = 0.0,
+    std: float = 1.0,
+) -> Figure:
     figure = Figure(figsize=(6.8, 6.6))
     # Fixed places: a layout engine would keep room beside the picture for the values of the upper margin.
     box = {"left": 0.09, "right": 0.84, "bottom": 0.1, "top": 0.88, "wspace": 0.12, "hspace": 0.08}
@@ -379,7 +399,8 @@ def _alignment_figure(target: NDArray, prediction: NDArray, gamma: float, title:
         picture.plot(*ends, color="#009E73", linewidth=1, linestyle=(0, (6, 4)))
     else:
         _note(picture, "no alignment:\na value is not finite")
-    _draw_margins(above, beside, target[:, variable], prediction[:, variable], _which(variable, target))
+    curves = (series[:, variable] * std + mean for series in (target, prediction))
+    _draw_margins(above, beside, *curves, _which(variable, target))
     _share_steps(picture, above, beside, len(target), len(prediction))
     _entitle(figure, title, f"soft alignment $A^*_\\gamma$ with $\\gamma$ = {gamma:g}")
     return figure
@@ -413,6 +434,7 @@ def _share_steps(picture: Axes, above: Axes, beside: Axes, columns: int, rows: i
     for axis in (picture.xaxis, picture.yaxis):
         axis.set_major_locator(_whole_steps(8))
     above.tick_params(labelbottom=False)
+    beside.tick_params(axis="x", labelsize=8)
     picture.tick_params(labelleft=False)
     picture.grid(False)
 

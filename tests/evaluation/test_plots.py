@@ -133,6 +133,22 @@ def test_the_variable_that_is_asked_for_is_drawn_and_named(rng, variable):
     assert f"variable {variable + 1} of 3" in beside.get_title()
 
 
+def test_standardised_curves_are_drawn_in_their_units_with_the_scores_and_the_path_of_the_given_ones(rng):
+    inputs, targets, forecasts = forecast_task(rng, samples=1, variables=2, losses=("mse",))
+    scaled = [plots._forecast_figure(inputs, targets, forecasts, [0], 1, "", *units) for units in ((), (5000, 300))]
+    (plain,), (axes,) = map(panels_of, scaled)
+    for role in ("input", "target", "prediction"):
+        given = curve_of(plain, role).get_ydata()
+        assert curve_of(axes, role).get_ydata() == pytest.approx(300 * given + 5000)
+    assert axes.get_title() == plain.get_title()
+    series = targets[0], forecasts["mse"][0], 0.1, ""
+    figures = [plots._alignment_figure(*series, 1, *units).axes for units in ((), (5000, 300))]
+    (plain, above, beside, *_), (picture, above_in_units, beside_in_units, *_) = figures
+    assert (picture.images[0].get_array() == plain.images[0].get_array()).all()
+    assert above_in_units.lines[0].get_ydata() == pytest.approx(300 * above.lines[0].get_ydata() + 5000)
+    assert beside_in_units.lines[0].get_xdata() == pytest.approx(300 * beside.lines[0].get_xdata() + 5000)
+
+
 @pytest.mark.parametrize("name", ["$x$", "$\\nonsense", "a\n b", "very " * 20, "", "_^{}"])
 def test_any_name_of_a_variable_can_be_drawn(rng, tmp_path, name):
     inputs, targets, forecasts = forecast_task(rng, samples=1, losses=("mse",))
