@@ -116,7 +116,7 @@ def load_csv(
     table = read_table(path, roles.find, header, delimiter, Notation(decimal, thousands), encoding)
     chosen, target_columns = _chosen(table, columns, targets, roles)
     names = tuple(table.names[position] for position in chosen)
-    fills = f"{giving('missing', 'interpolate')} or 'last'"
+    fills = f"{giving('missing', 'interpolate')} or {giving('missing', 'last')}"
     values = table.numbers(chosen, may_miss=missing != "refuse", mend=f"{FILL_FIRST}, or {fills} fills them")
     count_missing = int(np.isnan(values).sum())
     groups = _rows_of_series(table, roles.series)
@@ -127,7 +127,7 @@ def load_csv(
     read, parts, all_values = [], [], []
     for name, rows in groups:
         try:
-            filled, filled_times = _filled(values[rows], None if times is None else times[rows], missing, fills)
+            filled, filled_times, step = _filled(values[rows], None if times is None else times[rows], missing, fills)
         except RowError as problem:
             column = roles.time if problem.column is None else chosen[problem.column]
             row = np.arange(len(values))[rows][problem.row]
@@ -139,7 +139,7 @@ def load_csv(
         except ValueError as problem:
             raise ValueError(str(problem) if name is None else f"{path}, series {name!r}: {problem}") from None
         target_scaling = Scaling(own.mean[target_columns], own.std[target_columns])
-        read.append(Series(name, filled_times, ends, own, target_scaling))
+        read.append(Series(name, filled_times, step, ends, own, target_scaling))
         parts.append(
             chronological_windows(standard, input_length, horizon, stride, split, target_columns, reach_back)
         )
@@ -250,7 +250,7 @@ def _rows_of_series(table: Table, position: int | None) -> list[tuple[str | None
     if position is None:
         return [(None, slice(None))]
     column = table.columns[position]
-    names, first, number = np.unique(column.cells, return_index=True, return_inverse=True)
+    names, first, number = np.unique(column.take_cells(), return_index=True, return_inverse=True)
     if b"" in names:
         row = first[names.tolist().index(b"")]
         raise ValueError(f"{table.place(row, column)} holds nothing, where the name of a series must stand")
@@ -266,16 +266,16 @@ def _times(table: Table, position: int | None, rows: np.ndarray | slice) -> np.n
     if column.is_numeric:
         return read_numbered_times(table.numbers([position])[:, 0])
     try:
-        return read_times(column.cells, rows)
+        return read_times(column.take_cells(), rows)
     except RowError as problem:
         raise ValueError(f"{table.place(problem.row, column)} {problem}") from None
 
 
 def _filled(
     values: np.ndarray, times: np.ndarray | None, missing: str, fills: str
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the values and times of one series with all of its rows, once made sure that these are equal steps."""
-    last = len(values) - 1
+) -> tuple[np.ndarray, np.ndarray | None, str | None]:
+    """Return values, times and step of one series with all of its rows, once made sure that these are equal steps."""
+    last, step = len(values) - 1, None
     if times is not None:
         as_steps = f"{giving('time', 'none')} takes the rows as equal steps"
         try:
@@ -283,7 +283,7 @@ def _filled(
         except RowError as problem:
             several = f"name the series by {called('series')} if the file holds several"
             raise RowError(problem.row, f"{problem}; sort the rows by time, or {several}; {as_steps}") from None
-        gap = first_gap(times, steps)
+        step, gap = str(steps), first_gap(times, steps)
         if gap and missing == "refuse":
             raise RowError(gap.row, f"{gap}; {fills} fills the rows between, {as_steps}")
         if gap:
@@ -309,7 +309,7 @@ def _filled(
             values[holes, column] = np.interp(np.flatnonzero(holes), known, values[known, column])
         else:
             values[:, column] = values[known, column][np.cumsum(~holes) - 1]
-    return values, times
+    return values, times, step
 
 
 # ------------------------------------------------------------------------------------------------- scaling
@@ -385,8 +385,8 @@ def _about_rows(
     else:
         times = [series.times for series in read]
         span = f"{shown(min(t[0] for t in times))} to {shown(max(t[-1] for t in times))}"
-        steps = sorted({str(steps_of(t)) for t in times})
-        yield f"time: {span} in column {table.names[roles.time]!r}, step {listing(steps, most=3)}"
+        steps = listing(sorted({str(series.step) for series in read}), most=3)
+        yield f"time: {span} in column {table.names[roles.time]!r}, step {steps}"
     if missing != "refuse":
         how = "by the last value" if missing == "last" else "by interpolation"
         yield f"filled {how}: {filled[0]:,} missing rows, {filled[1]:,} missing values in other rows"

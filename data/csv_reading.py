@@ -126,11 +126,10 @@ class Column:
     def values(self, values: np.ndarray) -> None:
         self._values = [values]
 
-    @property
-    def cells(self) -> np.ndarray:
-        """The cells (rows,) of a column that is kept, in UTF-8."""
-        self._cells = [np.concatenate(self._cells)]
-        return self._cells[0]
+    def take_cells(self) -> np.ndarray:
+        """Return the cells (rows,) of a column that is kept, in UTF-8, and forget them."""
+        cells, self._cells = np.concatenate(self._cells), None
+        return cells
 
     def add(self, cells: Sequence[str]) -> None:
         """Append the next cells."""
@@ -250,9 +249,6 @@ class Table:
         return f"{self.place(row, column)} holds {found}, which is not a finite number; {advice}"
 
     def _advice(self, row: int, cell: str) -> str:
-        firsts = [self.columns[position].first_other for position in self.numeric]
-        if row == 0 and all(first and first[0] == 0 for first in firsts):
-            return f"line {self.lines[row]} may hold units and no data: remove that line, or correct it"
         if "_" in cell and not math.isnan(_float(cell.replace("_", ""))):
             return "underscores belong to no number"
         unit = _WITH_UNIT.fullmatch(cell)
@@ -260,28 +256,29 @@ class Table:
             return f"remove {sign!r} from the cells of that column"
         if "−" in cell:
             return "write its sign as -"
-        if not _OTHER_NOTATION.fullmatch(cell) or math.isinf(_float(cell)):
-            return f"correct that cell, or choose other columns by {called('columns')}"
-        return _advice_on_marks(cell, self.notation)
+        if _OTHER_NOTATION.fullmatch(cell):
+            return _advice_on_marks(cell, self.notation)
+        firsts = [self.columns[position].first_other for position in self.numeric]
+        if row == 0 and all(first and first[0] == 0 for first in firsts):
+            return f"line {self.lines[row]} may hold units and no data: remove that line, or correct it"
+        return f"correct that cell, or choose other columns by {called('columns')}"
 
 
 def _advice_on_marks(cell: str, notation: Notation) -> str:
     """Say which marks are which in a number of another notation."""
     marks = [mark for mark in re.sub(r"[eE].*", "", cell.strip()) if mark in ",.'" or mark.isspace()]
-    last = marks[-1] if marks else ""
-    if not last or last in (notation.decimal, notation.thousands):
-        return "its groups of digits do not fit: correct that cell"
-    if last not in ",.":
-        return f"{giving('thousands', last)} says that {last!r} groups thousands"
-    decimal, thousands = giving("decimal", last), giving("thousands", last)
-    if len(set(marks)) > 1:
-        return f"{decimal} and {giving('thousands', marks[0])} say which mark is which"
-    is_group = re.search(rf"^\s*[-+−]?[1-9]\d{{0,2}}(\{last}\d{{3}})+\s*$", cell)
-    if not is_group:
-        return f"{decimal} says that {last!r} is the decimal mark"
-    if len(marks) > 1:
-        return f"{thousands} says that {last!r} groups thousands"
-    return f"{decimal} if {last!r} is the decimal mark, {thousands} if {last!r} groups thousands"
+    first, last = (marks[0], marks[-1]) if marks else ("", "")
+    settle = []
+    if first != last:
+        settle = [giving("decimal", last)] if last != notation.decimal else []
+        settle += [giving("thousands", first)] if first != notation.thousands else []
+    elif last and last not in (notation.decimal, notation.thousands):
+        is_group = re.fullmatch(rf"\s*[-+]?[1-9]\d{{0,2}}({re.escape(last)}\d{{3}})+\s*", cell)
+        settle = [giving("decimal", last)] if len(marks) == 1 and last in ",." else []
+        settle += [giving("thousands", last)] if is_group else []
+        if len(settle) == 2:
+            return f"give {settle[0]} if {last!r} is the decimal mark, {settle[1]} if it groups thousands"
+    return f"give {' '.join(settle)}" if settle else "its groups of digits do not fit: correct that cell"
 
 
 def _float(cell: str) -> float:
@@ -346,9 +343,7 @@ def _open_table(path: Path, encoding: str | None) -> Iterator[TextIO]:
             yield text
         except UnicodeError as problem:  # a file in UTF-16 without a mark raises no UnicodeDecodeError
             found = f"{path} is no text in {text.encoding.removesuffix('-sig').upper()} ({problem})"
-            raise ValueError(
-                f"{found}; {giving('encoding', 'latin-1')}, or another name, says its encoding"
-            ) from None
+            raise ValueError(f"{found}; give its encoding, such as {giving('encoding', 'latin-1')}") from None
 
 
 class _Lines:
@@ -468,7 +463,7 @@ def _named(
     if may_be_comment and _has_header(comment, [first, *below], notation):
         return comment, head
     if header is None and has is None:
-        either = f"{giving('header', True)} if names, {giving('header', False)} if data"
+        either = f"give {giving('header', True)} or {giving('header', False)}"
         raise ValueError(f"{path}, line {line} may hold names or data ({listing(first)}); {either}")
     if has if header is None else header:
         return [cell.strip() for cell in first], head[1:]
@@ -512,7 +507,7 @@ def read_table(
     with _open_table(path, encoding) as text:
         opening = list(islice(text, _SAMPLE_LINES))
         if any("\0" in line for line in opening):
-            unmarked = f"{giving('encoding', 'utf-16-le')} says that it is in UTF-16 without a mark"
+            unmarked = f"give its encoding, such as {giving('encoding', 'utf-16-le')}"
             raise ValueError(f"{path} holds zero bytes, so it is no text in {text.encoding}; {unmarked}")
         said = re.fullmatch(r"sep=(.)\s*", opening[0], re.IGNORECASE) if opening else None
         if said:  # a spreadsheet's word on the delimiter
@@ -591,5 +586,5 @@ def check_chosen(table: Table, chosen: Sequence[int]) -> None:
         ValueError: There is none.
     """
     if not chosen:
-        taken = f"the delimiter was taken to be {table.delimiter!r}, and {called('delimiter')} says another"
+        taken = f"give {called('delimiter')} if it is not {table.delimiter!r}"
         raise ValueError(f"{table.path} has no column of numbers; its first row is {listing(table.first)}; {taken}")

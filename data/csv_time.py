@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_AT_ONCE = 100_000
+_AT_ONCE = 20_000
 _ISO = re.compile(r"\d{4}-\d{2}(-\d{2}([T ]+\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?\s*(Z|[+-]\d{2}:?\d{2})?)?)?")
 _DATE = re.compile(r"(\d{1,2}|\d{4})([-/. ])(\d{1,2}|[A-Za-z]{3,9})\2(\d{4}|\d{2})(?:[T ]+(\d.*))?")
 _TIMES = {
@@ -209,21 +209,17 @@ def _ticks(times: np.ndarray) -> tuple[np.ndarray, str]:
     """Return times in numbers, in which equal steps are equal, and the unit of these."""
     if times.dtype.kind != "M":
         return times, ""
-    days, months = times.astype("datetime64[D]"), times.astype("datetime64[M]")
     shortest = np.diff(times).min()
-    at_one_hour = len(np.unique(times - days)) == 1
-    if at_one_hour and shortest >= np.timedelta64(28, "D"):
-        of_month = (days - months.astype("datetime64[D]")).astype(int)
-        if len(np.unique(of_month)) == 1 or _are_last_days(days):
+    days = times.astype("datetime64[D]")
+    if shortest >= np.timedelta64(1, "D") and len(np.unique(times - days)) == 1:
+        months = times.astype("datetime64[M]")
+        of_month = days - months.astype("datetime64[D]")
+        if shortest >= np.timedelta64(28, "D") and (len(np.unique(of_month)) == 1 or _are_last_days(days)):
             return months.astype(np.int64), "month"
-    if (
-        at_one_hour
-        and shortest == np.timedelta64(1, "D")
-        and len(np.unique(np.diff(days))) > 1
-        and np.is_busday(days).all()
-    ):
-        return np.busday_count(days[0], days), "working day"
-    return times.astype(np.int64), "microsecond"
+        # Days on which nobody works may be left out.
+        if shortest == np.timedelta64(1, "D") and len(np.unique(np.diff(days))) > 1 and np.is_busday(days).all():
+            return np.busday_count(days[0], days), "working day"
+    return times.view(np.int64), "microsecond"
 
 
 def times_of_all(times: np.ndarray, steps: Steps) -> np.ndarray:

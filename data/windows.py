@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
+from .arguments import called
+
 CHRONOLOGICAL_SPLIT = (0.6, 0.2, 0.2)  # train, validation, test: the paper's Traffic protocol (section 4.1)
 
 Index = SupportsIndex | slice | Sequence[int] | np.ndarray | Tensor
@@ -30,9 +32,9 @@ def check_count(name: str, value: SupportsIndex, at_least: int = 1) -> int:
     try:
         count = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number of at least {at_least}, given {value!r}") from None
+        raise TypeError(f"{called(name)} must be a whole number of at least {at_least}, given {value!r}") from None
     if count < at_least:
-        raise ValueError(f"{name} must be a whole number of at least {at_least}, given {count}")
+        raise ValueError(f"{called(name)} must be a whole number of at least {at_least}, given {count}")
     return count
 
 
@@ -164,6 +166,7 @@ class Series:
     Attributes:
         name: Its name; None where a file holds one series only.
         times: The time of each row, datetime64 or float64 (rows,); None where the file holds none.
+        step: The time from row to row, in words, likewise.
         ends: The rows at which its training, validation and test part end.
         input_scaling: The scaling of its inputs.
         target_scaling: The same for its targets.
@@ -171,6 +174,7 @@ class Series:
 
     name: str | None
     times: np.ndarray | None
+    step: str | None
     ends: tuple[int, int, int]
     input_scaling: Scaling
     target_scaling: Scaling
@@ -252,7 +256,8 @@ def split_points(
     for part, count in steps.items():
         observed = 0 if reach_back and part != "training" else input_length
         if count < observed + horizon and (part != "validation" or float(split[1]) > 0):
-            need = f"input_length + horizon = {observed} + {horizon} = {observed + horizon}"
+            lengths = f"{called('input_length')} + {called('horizon')}"
+            need = f"{lengths} = {observed} + {horizon} = {observed + horizon}"
             raise ValueError(f"the {part} part has {count} of the {length} time steps, but one window needs {need}")
     return ends
 
@@ -271,14 +276,16 @@ def _part_ends(length: int, split: Sequence[float]) -> tuple[int, int, int]:
         return int(length * first + 1e-6), int(length * (first + second) + 1e-6), length
     _check_parts(split, steps)
     if sum(steps) > length:
-        raise ValueError(f"split asks for {' + '.join(map(str, steps))} time steps, but the series has {length}")
+        raise ValueError(
+            f"{called('split')} asks for {' + '.join(map(str, steps))} time steps, but the series has {length}"
+        )
     return steps[0], steps[0] + steps[1], sum(steps)
 
 
 def _check_parts(split: Sequence[float], sizes: Sequence[float]) -> None:
     if len(sizes) != 3 or min(sizes) < 0 or sizes[0] == 0 or sizes[2] == 0:
         allowed = "three shares (train, validation, test) that sum to 1, or three numbers of time steps"
-        raise ValueError(f"split must be {allowed}, of which only validation may be 0, given {split!r}")
+        raise ValueError(f"{called('split')} must be {allowed}, of which only validation may be 0, given {split!r}")
 
 
 def chronological_windows(

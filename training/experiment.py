@@ -14,6 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from data import DATASETS, ForecastData, load
+from data.arguments import called_by_flags
 from data.windows import Fingerprint, Scaling
 from evaluation.metrics import evaluate_forecasts
 from models import build_model
@@ -43,6 +44,15 @@ LOADER_FLAGS = {
     "input_length": "input_length",
     "horizon": "horizon",
     "stride": "stride",
+    "split": "split",
+    "delimiter": "csv_delimiter",
+    "decimal": "csv_decimal",
+    "thousands": "csv_thousands",
+    "encoding": "csv_encoding",
+    "header": "csv_header",
+    "time": "csv_time",
+    "series": "csv_series",
+    "missing": "csv_missing",
 }
 
 
@@ -184,10 +194,8 @@ def _load_data(args: argparse.Namespace, scaling: Scaling | None = None) -> Fore
         raise ValueError("--dataset csv needs --data-path, the CSV file.")
     if options.get("columns") == ["all"]:
         options["columns"] = "all"
-    for column in args.csv_targets or []:
-        if column not in (args.csv_columns or []):
-            raise ValueError(f"--csv-targets must be among --csv-columns, got {column!r}.")
-    return load(args.dataset, **options, **({} if scaling is None else {"scaling": scaling}))
+    with called_by_flags({option: flag(setting) for option, setting in LOADER_FLAGS.items()}):
+        return load(args.dataset, **options, **({} if scaling is None else {"scaling": scaling}))
 
 
 # --------------------------------------------------------------------------------- processes and compilation

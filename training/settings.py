@@ -28,7 +28,12 @@ FIGURES = ("plot_samples", "plot_variable", "plots", "show")
 CHANGED_BY_RESUME = ("cuda_graph", "epochs", "jobs", *FIGURES, "threads", *MOVED)
 CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "threads")
 # Before there was a flag.
-DEFAULTS_OF_MISSING_KEYS = {"gru": "torch", "clip_norm": None, "cuda_graph": False, "plot_variable": None}
+DEFAULTS_OF_MISSING_KEYS = {
+    "gru": "torch",
+    "cuda_graph": False,
+    **dict.fromkeys(("clip_norm", "plot_variable", "split", "csv_delimiter", "csv_decimal", "csv_thousands")),
+    **dict.fromkeys(("csv_encoding", "csv_header", "csv_time", "csv_series", "csv_missing")),
+}
 REMOVED = ("bf16", "compile")  # switches of earlier versions, off unless given
 
 PAPER = "paper and default: %(default)s"
@@ -97,13 +102,33 @@ def _add_data_flags(add: Callable) -> None:
     add("--dataset", choices=list(DATASETS), default="synthetic", help="default: %(default)s")
     path = {"type": _path, "metavar": "PATH"}
     add("--data-path", **path, help="file or folder of the data; csv needs one, synthetic takes none")
-    add("--csv-columns", **column, help="to observe: names, positions from 0, or all (default: the last)")
+    observed = "to observe: names, positions from 0, or all (default: --csv-targets, else the last column of numbers)"
+    add("--csv-columns", **column, help=observed)
     add("--csv-targets", **column, help="to forecast: some of --csv-columns (default: all of them)")
+    _add_csv_flags(add)
     lengths = ", ".join(f"{name} {observed}" for name, (observed, _) in PAPER_WINDOWS.items())
     horizons = ", ".join(f"{name} {forecast}" for name, (_, forecast) in PAPER_WINDOWS.items())
     add("--input-length", **length, help=f"observed; paper and default: {lengths}; csv 168")
     add("--horizon", **length, help=f"forecast, k; paper and default: {horizons}; csv 24")
     add("--stride", **length, help="between two windows of traffic or csv (default: 1)")
+    shares = "of csv: shares, or numbers of rows, of training, validation and test (default: 0.6 0.2 0.2)"
+    add("--split", nargs="+", type=_part, metavar="PART", help=shares)
+
+
+def _add_csv_flags(add: Callable) -> None:
+    """How a CSV file is written, and what its rows are."""
+    mark, column = {"type": _character, "metavar": "MARK"}, {"metavar": "COLUMN"}
+    header = "the first row holds names, or not (default: judged from the rows below)"
+    time = "of time stamps, or none: rows are equal steps (default: the first column of dates as text)"
+    missing = "values or rows: refuse them, or fill them by interpolation or by the last value (default: refuse)"
+    add("--csv-delimiter", **mark, help="between cells; also: tab, space (default: the tab, ; | or , that fits)")
+    add("--csv-decimal", choices=[".", ","], help="decimal mark (default: .)")
+    add("--csv-thousands", **mark, help="mark between groups of three digits (default: none)")
+    add("--csv-encoding", metavar="NAME", help="such as latin-1 (default: UTF-8, or UTF-16 where the file says so)")
+    add("--csv-header", action=argparse.BooleanOptionalAction, help=header)
+    add("--csv-time", **column, help=time)
+    add("--csv-series", **column, help="that names the series of each row, if there are several in one file")
+    add("--csv-missing", choices=["refuse", "interpolate", "last"], help=missing)
 
 
 def _add_network_flags(add: Callable) -> None:
@@ -169,6 +194,19 @@ def _path(text: str) -> str:
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"must be a path, got {text!r}")
     return text
+
+
+def _character(text: str) -> str:
+    character = {"tab": "\t", r"\t": "\t", "space": " "}.get(text, text)
+    if len(character) != 1:
+        raise argparse.ArgumentTypeError(f"must be one character, tab or space, got {text!r}")
+    return character
+
+
+def _part(text: str) -> int | float:
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    return _number(text, "must be a share or a number of rows", lambda value: 0 <= value <= 1)
 
 
 def _count(at_least: int = 1, at_most: int = 2**31 - 1) -> Callable[[str], int]:

@@ -25,12 +25,14 @@ def introduction(experiment: Experiment) -> str:
     parameters = sum(parameter.numel() for parameter in experiment.network().parameters())
     count = data_parallel.world_size()
     where = f"{experiment.device}" if count == 1 else f"{experiment.device.type} in {count} processes"
-    return (
+    lines = [
         f"{data.name}: {len(data.train)} training and {len(data.test)} test series, "
-        f"{data.input_length} -> {data.horizon} steps\n"
-        f"{args.model}: {parameters:,} parameters on {where}\n"
-        f"losses: {', '.join(args.losses)} (alpha {args.alpha:g}, gamma {args.gamma:g})"
-    )
+        f"{data.input_length} -> {data.horizon} steps",
+        *data.about,
+        f"{args.model}: {parameters:,} parameters on {where}",
+        f"losses: {', '.join(args.losses)} (alpha {args.alpha:g}, gamma {args.gamma:g})",
+    ]
+    return "\n".join(lines)
 
 
 def whose_scaling(experiment: Experiment) -> list[str]:
@@ -66,7 +68,7 @@ def results_table(experiment: Experiment, results: Mapping[str, Mapping[str, flo
 
 
 def _caption(experiment: Experiment, results: Mapping[str, Mapping[str, float]], with_paper: bool) -> str:
-    units = "scaled units" if experiment.data.target_scaling is not None else "raw units"
+    units = "scaled units" if experiment.data.target_scaling is not None or experiment.data.series else "raw units"
     epochs = {record["epoch"] + 1 for record in results.values() if "epoch" in record}
     after = f" after {max(epochs)} epoch{'s' if max(epochs) > 1 else ''}" if epochs else ""
     paper = "; paper: Table 1, mean ± std of 10 runs" if with_paper else ""
