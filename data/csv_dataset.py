@@ -63,7 +63,7 @@ def load_csv(
     delimiter: str | None = None,
     reach_back: bool = False,
     scaling: Scaling | None = None,
-    decimal: str = ".",
+    decimal: str | None = None,
     thousands: str | None = None,
     encoding: str | None = None,
     time: Column | None = None,
@@ -94,7 +94,7 @@ def load_csv(
             forecast; by default no window reaches over a border.
         scaling: Standardise by this one, such as that of the data a network was trained on, in place of the
             training part's.
-        decimal: The decimal mark, "." or ",".
+        decimal: The decimal mark, "." or ","; by default ".", and 1.017 among 998 and 999 is refused.
         thousands: The mark between groups of three digits, such as ","; none by default.
         encoding: Of the text; by default UTF-16 where the file begins with its mark, else UTF-8.
         time: The column of time stamps; by default the first column of text that holds dates; "none" takes the
@@ -148,7 +148,7 @@ def load_csv(
     filled = all_values[0] if len(all_values) == 1 else np.concatenate(all_values)
     scalings = (read[0].input_scaling, read[0].target_scaling) if roles.series is None else (None, None)
     counts = (len(filled) - len(values), count_missing)
-    about = _about(table, roles, names, target_columns, read, joined, counts, missing)
+    about = _about(table, roles, chosen, target_columns, read, joined, counts, missing)
     return ForecastData(
         "csv", *joined, *scalings, fingerprint(filled), names, tuple(target_columns), tuple(read), tuple(about)
     )
@@ -281,7 +281,7 @@ def _filled(
         try:
             steps = steps_of(times)
         except RowError as problem:
-            several = f"name the series by {called('series')} if the file holds several"
+            several = f"give {called('series')} if the file holds several series"
             raise RowError(problem.row, f"{problem}; sort the rows by time, or {several}; {as_steps}") from None
         step, gap = str(steps), first_gap(times, steps)
         if gap and missing == "refuse":
@@ -352,7 +352,7 @@ def _joined(parts: Sequence[WindowDataset | None]) -> WindowDataset | None:
 def _about(
     table: Table,
     roles: _Roles,
-    names: Sequence[str],
+    chosen: Sequence[int],
     target_columns: Sequence[int],
     read: Sequence[Series],
     parts: Sequence[WindowDataset | None],
@@ -363,13 +363,17 @@ def _about(
     head = "names in the first row" if table.header else "no names"
     marks = "" if table.notation.is_plain else f", decimal mark {table.notation.decimal!r}"
     marks += f", thousands mark {table.notation.thousands!r}" if table.notation.thousands else ""
-    comments = f", {table.comments} lines of comments" if table.comments else ""
+    comments = f", comment lines: {table.comments}" if table.comments else ""
     form = f"delimiter {table.delimiter!r}{marks}, {head}, {table.encoding}{comments}"
     yield f"file: {table.path}, {len(table.lines):,} rows, {form}"
-    rest = [name for p, name in enumerate(table.names) if name not in names and p not in roles.all]
+    names = [name or "(no name)" for name in table.names]
+    rest = [name for position, name in enumerate(names) if position not in (*chosen, *roles.all)]
+    targets = [names[chosen[position]] for position in target_columns]
+    if len(read) == 1:
+        scaling = zip(read[0].target_scaling.mean, read[0].target_scaling.std, strict=True)
+        targets = [f"{name} ({mean:.4g} ± {std:.3g})" for name, (mean, std) in zip(targets, scaling, strict=True)]
     left_out = f"; not used: {listing(rest)}" if rest else ""
-    targets = listing([names[position] for position in target_columns])
-    yield f"observed: {listing(names)}; forecast: {targets}{left_out}"
+    yield f"observed: {listing([names[position] for position in chosen])}; forecast: {listing(targets)}{left_out}"
     yield from _about_rows(table, roles, read, filled, missing)
     yield "; ".join(_about_parts(read, parts))
 

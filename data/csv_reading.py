@@ -35,6 +35,7 @@ _DELIMITERS = "\t;|,"
 # Numbers in another notation than the one that is read: 1,5 and 1.017,5 and 1 017; with a sign of percent or a unit.
 _GROUPS = r"\d{1,3}(?P<mark>[,.'\s])\d{3}(?:(?P=mark)\d{3})*(?:[.,]\d+)?"
 _OTHER_NOTATION = re.compile(rf"\s*[-+−]?(?:\d*[.,]\d+|\d+[.,]?|{_GROUPS})(?:[eE][-+]?\d+)?\s*")
+_NO_GROUPS = re.compile(r"\d{4}|\.\d{0,2}(?!\d)|(?<!\d)0\d*\.|(?<!\d)\.|[eE]")  # not of groups of three digits
 _WITH_UNIT = re.compile(
     rf"\s*(?P<before>[$€£¥]?)\s*[-+−]?(?:{_GROUPS}|\d+(?:[.,]\d+)?)\s*(?P<after>[^\W\d_]{{1,12}}|[%‰°$€£¥]\S{{0,3}}|)\s*"
 )
@@ -42,10 +43,18 @@ _WITH_UNIT = re.compile(
 
 @dataclass(frozen=True)
 class Notation:
-    """How numbers are written: the decimal mark, and the mark between groups of three digits, if there is one."""
+    """How numbers are written: the decimal mark, and the mark between groups of three digits, if there is one.
 
-    decimal: str = "."
+    Without a decimal mark that is a point, and points that seem to group thousands are refused.
+    """
+
+    given: str | None = None
     thousands: str | None = None
+
+    @property
+    def decimal(self) -> str:
+        """The decimal mark."""
+        return self.given or ("," if self.thousands == "." else ".")
 
     def __post_init__(self) -> None:
         if self.decimal not in (".", ","):
@@ -99,6 +108,7 @@ class Column:
         others: Cells that hold neither.
         first_missing: Row (from 0) and cell of the first missing value; None if there is none.
         first_other: The same for the others.
+        first_group: The same for what may be a number with its thousands grouped by points.
     """
 
     def __init__(self, name: str, notation: Notation, keep: bool):
@@ -106,6 +116,9 @@ class Column:
         self.numbers = self.missing = self.others = self._in_other_notation = self._with_unit = 0
         self.first_missing: tuple[int, str] | None = None
         self.first_other: tuple[int, str] | None = None
+        self.first_group: tuple[int, str] | None = None
+        self._holds_whole = False
+        self._may_group = notation.given is None and notation.thousands is None
         self._units: set[str] = set()
         self._values: list[np.ndarray] = []
         self._cells: list[np.ndarray] | None = [] if keep else None
@@ -135,6 +148,8 @@ class Column:
         """Append the next cells."""
         if self._cells is not None:
             self._cells.append(np.array([cell.strip().encode() for cell in cells], dtype=np.bytes_))
+        if self._may_group:
+            self._look_for_groups(cells)
         self._values.append(self._plain_numbers(cells) if self.notation.is_plain else self._sorted_out(cells))
 
     def _plain_numbers(self, cells: Sequence[str]) -> np.ndarray:
@@ -148,7 +163,7 @@ class Column:
         return values
 
     def _sorted_out(self, cells: Sequence[str]) -> np.ndarray:
-        before = self.numbers + self.missing + self.others
+        before = self._rows
         if self._cells is not None and self.others:  # the text of times and of series
             self.others += len(cells)
             return np.full(len(cells), math.nan)
@@ -165,6 +180,23 @@ class Column:
                 self.first_other = self.first_other or (before + cells.index(cell), cell)
                 self._look_at(cell, count)
         return np.fromiter((found[cell] for cell in cells), np.float64, len(cells))
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether 999 and 1.017 are in this column, where 1.017 is more likely a thousand than a one."""
+        return self._may_group and self._holds_whole and self.first_group is not None
+
+    def _look_for_groups(self, cells: Sequence[str]) -> None:
+        text = "\n".join(cells)
+        self._may_group = not _NO_GROUPS.search(text)
+        self._holds_whole |= re.search(r"(?m)^ *[-+]?\d+ *$", text) is not None
+        if self.first_group is None and "." in text:
+            row = next(row for row, cell in enumerate(cells) if "." in cell)
+            self.first_group = self._rows + row, cells[row]
+
+    @property
+    def _rows(self) -> int:
+        return self.numbers + self.missing + self.others
 
     def _look_at(self, cell: str, count: int) -> None:
         if math.isinf(self.notation.number(cell)) or _OTHER_NOTATION.fullmatch(cell):
@@ -230,6 +262,12 @@ class Table:
         for column in (self.columns[position] for position in positions):
             wrong += [(*first, column, True) for first in [column.first_missing] if first and not may_miss]
             wrong += [(*first, column, False) for first in [column.first_other] if first]
+            if column.is_grouped:
+                row, cell = column.first_group
+                mark = f"{giving('thousands', '.')} if its point groups thousands, {giving('decimal', '.')} if not"
+                raise ValueError(
+                    f"{self.place(row, column)} holds {cell!r}, and other rows whole numbers; give {mark}"
+                )
         if wrong:
             row, cell, column, is_missed = min(wrong, key=lambda one: one[0])
             raise ValueError(self._unusable(row, cell, column, mend if is_missed else None))
@@ -508,7 +546,7 @@ def read_table(
         opening = list(islice(text, _SAMPLE_LINES))
         if any("\0" in line for line in opening):
             unmarked = f"give its encoding, such as {giving('encoding', 'utf-16-le')}"
-            raise ValueError(f"{path} holds zero bytes, so it is no text in {text.encoding}; {unmarked}")
+            raise ValueError(f"{path} holds zero bytes, so it is no text in UTF-8; {unmarked}")
         said = re.fullmatch(r"sep=(.)\s*", opening[0], re.IGNORECASE) if opening else None
         if said:  # a spreadsheet's word on the delimiter
             delimiter, opening = delimiter or said[1], opening[1:]
