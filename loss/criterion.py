@@ -5,6 +5,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from .checks import check_alpha, check_band, check_flag, check_new_gamma, check_reduction
+from .costs import Cost, check_cost
 from .pairs import Lengths, Pairs, check_pairs
 
 _CHECKS = {
@@ -14,6 +15,7 @@ _CHECKS = {
     "band": check_band,
     "per_channel": partial(check_flag, "per_channel"),
     "divergence": partial(check_flag, "divergence"),
+    "cost": check_cost,
 }
 _MAY_BE_TENSORS = ("gamma", "omega")
 HIDDEN_IN_REPR = ("None", "False", "'squared'")  # settings that a printed loss does not mention
@@ -37,10 +39,18 @@ class AlignmentLoss(nn.Module):
     ``fullgraph=True`` gives up at the ninth.
     """
 
-    def __init__(self, gamma: float | Tensor, reduction: str, band: int | None, per_channel: bool, divergence: bool):
+    def __init__(
+        self,
+        gamma: float | Tensor,
+        reduction: str,
+        band: int | None,
+        per_channel: bool,
+        divergence: bool,
+        cost: Cost = "squared",
+    ):
         super().__init__()
         self.gamma, self.reduction, self.band = gamma, reduction, band
-        self.per_channel, self.divergence = per_channel, divergence
+        self.per_channel, self.divergence, self.cost = per_channel, divergence, cost
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set an attribute; a setting is checked, and a tensor becomes a buffer, which is saved and moved along."""
@@ -48,6 +58,9 @@ class AlignmentLoss(nn.Module):
             value = _CHECKS[name](value)
         elif name == "omega":
             value = self._check_omega(value)
+        if name == "cost":  # a module, whose parameters then are this loss's, may be followed by what is none
+            self._modules.pop(name, None)
+            self.__dict__.pop(name, None)
         # A property in place of the attribute is a parametrization, which stores the value itself.
         if name in _MAY_BE_TENSORS and not isinstance(getattr(type(self), name, None), property):
             self._buffers.pop(name, None)
@@ -112,13 +125,13 @@ class AlignmentLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the settings, those that are switched off left out."""
-        names = ("alpha", "gamma", "reduction", "omega", "band", "per_channel", "divergence")
+        names = ("alpha", "gamma", "reduction", "omega", "band", "per_channel", "cost", "divergence")
         shown = {name: self._shown(name) for name in names if hasattr(self, name)}
         return ", ".join(f"{name}={value}" for name, value in shown.items() if value not in HIDDEN_IN_REPR)
 
     def _shown(self, name: str) -> str:
         value = getattr(self, name)
         if not isinstance(value, Tensor):
-            return repr(value)
+            return getattr(value, "__name__", type(value).__name__) if callable(value) else repr(value)
         kind = "Parameter" if isinstance(value, nn.Parameter) else "tensor"
         return f"{kind}{tuple(value.shape)}" if value.numel() > 1 or value.is_meta else f"{kind}({value.item():.6g})"

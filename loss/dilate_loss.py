@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import kernels, path_soft_dtw, soft_dtw
 from .checks import check_alpha, check_gamma
+from .costs import Cost, costs_of
 from .criterion import REDUCE, AlignmentLoss
 from .kernels import lattice, reference
 from .kernels.jit import inlined, jit
@@ -35,9 +36,10 @@ from .kernels.operators import (
 )
 from .kernels.simd import SLACK, flush_denormals, restore_denormals
 from .omega import Omega, Penalty, check_omega, crop, omega_matrix, penalty
-from .pairs import Lengths, Pairs, check_pairs, reachable, without_padding
-from .path_soft_dtw import SoftPath
-from .soft_dtw import soft_dtw_of, soft_dtw_sweep
+from .pairs import Lattice, Lengths, Pairs, check_pairs, reachable, without_padding
+from .path_soft_dtw import SoftPath, soft_path_of
+from .soft_dtw import check_costs, soft_dtw_of, soft_dtw_sweep
+from .soft_dtw import crop as crop_costs
 
 
 class DilateTerms(NamedTuple):
@@ -383,7 +385,119 @@ def _terms_in_torch(
     return DilateTerms(*(term.to(pairs.x.dtype) for term in (loss, shape, temporal)))
 
 
+# ----------------------------------------------------------------------- costs of one's own
+
+
+class DilateOfCosts(Sweep):
+    """Eq. 1, Eq. 2 and Eq. 4 of given costs, with the derivatives of the terms made in the forward pass."""
+
+    @staticmethod
+    def forward(D, gamma, omega, omega_scale, n, m, alpha, band, want_D, want_gamma):
+        """Loss and terms, each (B,), and their derivatives by D (2, B, N, M) and gamma (2, B)."""
+        wants = False, False, want_D, want_gamma
+        with below_autograd():
+            results = dilate_sweep(None, None, D, gamma, n, m, omega, omega_scale, band, wants)
+        shape, temporal, _, _, d_D, d_gamma = results
+        return torch.lerp(temporal, shape, alpha), shape, temporal, d_D, d_gamma  # Eq. 1
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Keep the derivatives."""
+        ctx.alpha = inputs[6]
+        ctx.save_for_backward(*inputs[:2], *output[3:])
+        ctx.mark_non_differentiable(*output[3:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, g, g_shape, g_temporal, *_):
+        """Scale the derivatives."""
+        gradients, (D, gamma, *derivatives) = (g, g_shape, g_temporal), ctx.saved_tensors
+        if all(gradient is None for gradient in gradients):
+            return (None,) * 10
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            derivatives = DerivativesOfCosts.apply(D, gamma, *derivatives)
+        d_D, d_gamma = (
+            _combine(gradients, d, ctx.alpha) if wanted else None
+            for wanted, d in zip(ctx.needs_input_grad[:2], derivatives, strict=True)
+        )
+        return d_D, None if d_gamma is None else d_gamma.sum(), *(None,) * 8
+
+
+class DerivativesOfCosts(Sweep):
+    """The derivatives that :class:`DilateOfCosts` makes, as a function of its inputs that refuses to have its own."""
+
+    @staticmethod
+    def forward(D, gamma, d_D, d_gamma):
+        """The derivatives."""
+        return d_D.clone(), d_gamma.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx, *z):
+        """Refuse."""
+        raise NotImplementedError(
+            "DILATE of costs of one's own can be differentiated once only: soft-DTW of them, twice, and "
+            "loss.kernels.reference any number of times."
+        )
+
+
+def _terms_of_costs(D: Tensor, gamma: Tensor, omega: Penalty, alpha: float, lattice: Lattice) -> DilateTerms:
+    """Eq. 1, Eq. 2 and Eq. 4 of given costs, by one sweep; by two where Omega is learned."""
+    (n, m, band), (values, scale) = lattice, omega
+    if not kernels.has_kernels(D.device) or (torch.is_grad_enabled() and values.requires_grad):
+        shape, path = soft_dtw_of(D, gamma, lattice), soft_path_of(D, gamma, lattice)
+        temporal = (path * omega_matrix(omega, *D.shape[1:]).to(path.dtype)).sum((1, 2))
+        return DilateTerms(torch.lerp(temporal, shape, alpha), shape, temporal)  # Eq. 1
+    old, D = D.shape[1:], crop_costs(D, band)
+    values = crop(values, old, D.shape[1:])
+    recorded = is_recorded() and not torch.compiler.is_compiling()  # it may be called with costs that require grad
+    wants = [torch.is_grad_enabled() and (recorded or t.requires_grad) for t in (D, gamma)]
+    run = DilateOfCosts.forward if is_recorded() or not any(wants) else DilateOfCosts.apply
+    return DilateTerms(*run(D, gamma, values, scale, n, m, alpha, band, *wants)[:3])
+
+
 # ----------------------------------------------------------------------- the losses
+
+
+def dilate_of_costs(
+    D: Tensor,
+    omega: Omega = "squared",
+    alpha: float = 0.5,
+    gamma: float | Tensor = 0.01,
+    *,
+    prediction_lengths: Lengths = None,
+    target_lengths: Lengths = None,
+    band: int | None = None,
+) -> DilateTerms:
+    """DILATE (Eq. 1) and its two terms for costs of one's own, in one sweep.
+
+    The terms can be differentiated once, by the costs, by gamma and by Omega; :func:`.soft_dtw` of the same costs
+    can be differentiated twice.
+
+    Args:
+        D: (B, N, M) costs, entry (h, j) for step h of the prediction and step j of the target; float32 or float64
+            (half precision is computed in float32).
+        omega: as for :class:`DilateLoss`.
+        alpha: weight of the shape term, from 0 to 1.
+        gamma: smoothing, in units of the costs, > 0; a 0-d tensor may require grad.
+        prediction_lengths: (B,) true lengths of the predictions.
+        target_lengths: (B,) true lengths of the targets.
+        band: Sakoe-Chiba band; None for none.
+
+    Returns:
+        Loss, shape and temporal term, each (B,).
+
+    Raises:
+        TypeError, ValueError: for arguments that are none of these.
+    """
+    D, lattice = check_costs(D, prediction_lengths, target_lengths, band)
+    omega = penalty(
+        check_omega(omega, False), Pairs(D, D.transpose(1, 2), lattice)
+    )  # which looks at sizes and device
+    return _terms_of_costs(D, check_gamma(gamma, D), omega, check_alpha(alpha), lattice)
 
 
 def dilate_loss(
@@ -435,6 +549,10 @@ class DilateLoss(AlignmentLoss):
         band: Sakoe-Chiba band: step h is aligned with step j only where ``|h - j| <= band``; None for no band.
         per_channel: align each variable on its own and take the mean over the variables. By default all variables
             are aligned together, by the squared Euclidean distance of their vectors.
+        cost: Delta: "squared", the squared Euclidean distance (the paper); "absolute", the sum of ``|x - y|``;
+            "cosine", one minus the cosine of the angle; or a function or module ``(prediction, target) -> (B, N, M)``
+            that autograd can differentiate, whose parameters are then those of the loss. All but "squared" make the
+            matrix of costs, which takes more time and memory, and can be differentiated once.
         divergence: make the loss zero where prediction equals target, and nowhere negative. With
             ``D[f] = f(x, y) - (f(x, x) + f(y, y)) / 2`` the shape term is ``max(0, D[Eq. 2])``, the soft-DTW
             divergence (why it needs the maximum is said in :class:`.criterion.AlignmentLoss`), and the temporal term
@@ -456,15 +574,20 @@ class DilateLoss(AlignmentLoss):
         band: int | None = None,
         per_channel: bool = False,
         divergence: bool = False,
+        cost: Cost = "squared",
     ):
-        super().__init__(gamma, reduction, band, per_channel, divergence)
+        super().__init__(gamma, reduction, band, per_channel, divergence, cost)
         self.alpha, self.omega = alpha, omega
 
     def _check_omega(self, omega: Omega) -> Omega:
         return check_omega(omega, self.divergence)
 
     def _terms(self, pairs: Pairs) -> DilateTerms:
-        return dilate_terms(pairs, check_gamma(self.gamma, pairs.x), penalty(self.omega, pairs), self.alpha)
+        gamma, omega = check_gamma(self.gamma, pairs.x), penalty(self.omega, pairs)
+        if self.cost == "squared":
+            return dilate_terms(pairs, gamma, omega, self.alpha)
+        terms = _terms_of_costs(costs_of(self.cost, pairs), gamma, omega, self.alpha, pairs.lattice)
+        return DilateTerms(*(term.to(pairs.x.dtype) for term in terms))
 
     def _debiased(self, pairs: Pairs) -> DilateTerms:
         _, shape, temporal = super()._debiased(pairs)
@@ -497,6 +620,7 @@ class SoftDTWLoss(AlignmentLoss):
         band: Sakoe-Chiba band: step h is aligned with step j only where ``|h - j| <= band``; None for no band.
         per_channel: align each variable on its own and take the mean over the variables. By default all variables
             are aligned together, by the squared Euclidean distance of their vectors.
+        cost: as for :class:`DilateLoss`.
         divergence: the soft-DTW divergence: zero where prediction equals target, and negative at most slightly, near
             there (:class:`.criterion.AlignmentLoss`). It costs three sweeps instead of one.
 
@@ -512,11 +636,15 @@ class SoftDTWLoss(AlignmentLoss):
         band: int | None = None,
         per_channel: bool = False,
         divergence: bool = False,
+        cost: Cost = "squared",
     ):
-        super().__init__(gamma, reduction, band, per_channel, divergence)
+        super().__init__(gamma, reduction, band, per_channel, divergence, cost)
 
     def _terms(self, pairs: Pairs) -> tuple[Tensor]:
-        return dilate_terms(pairs, check_gamma(self.gamma, pairs.x), None, 1.0)[:1]  # Eq. 2
+        gamma = check_gamma(self.gamma, pairs.x)
+        if self.cost == "squared":
+            return dilate_terms(pairs, gamma, None, 1.0)[:1]  # Eq. 2
+        return (soft_dtw_of(costs_of(self.cost, pairs), gamma, pairs.lattice).to(pairs.x.dtype),)
 
 
 class TangledDilateLoss(AlignmentLoss):
@@ -535,6 +663,7 @@ class TangledDilateLoss(AlignmentLoss):
         omega: as for :class:`DilateLoss`, or None for the band alone. A parameter is learned here too.
         band: Sakoe-Chiba band, T in the paper.
         per_channel: align each variable on its own and take the mean over the variables.
+        cost: as for :class:`DilateLoss`.
         divergence: subtract half of the loss of each series with itself (see :class:`.criterion.AlignmentLoss`), so
             that the loss is zero where prediction equals target. With ``omega="squared"`` this is the soft-DTW
             divergence of series that carry the scaled time as one more variable, since the cost is their squared
@@ -554,8 +683,9 @@ class TangledDilateLoss(AlignmentLoss):
         band: int | None = None,
         per_channel: bool = False,
         divergence: bool = False,
+        cost: Cost = "squared",
     ):
-        super().__init__(gamma, reduction, band, per_channel, divergence)
+        super().__init__(gamma, reduction, band, per_channel, divergence, cost)
         if omega is None and band is None:
             raise ValueError("omega may be None only beside a band, but band is None too: see SoftDTWLoss.")
         self.alpha, self.omega = alpha, omega
@@ -565,8 +695,11 @@ class TangledDilateLoss(AlignmentLoss):
 
     def _terms(self, pairs: Pairs) -> tuple[Tensor]:
         n, m, _ = pairs.lattice
-        x, y = (reference.widened(s) for s in pairs[:2])  # a float32 cost would cost the gradient its last digits
-        D = self.alpha * _costs(x, y, n, m)[0]
+        if self.cost == "squared":
+            x, y = (reference.widened(s) for s in pairs[:2])  # a float32 cost would cost the gradient its last digits
+            D = self.alpha * _costs(x, y, n, m)[0]
+        else:
+            D = self.alpha * costs_of(self.cost, pairs)
         if self.omega is not None:
             Omega = omega_matrix(penalty(self.omega, pairs), *D.shape[1:])
             D = D + (1 - self.alpha) * Omega.to(D.dtype)

@@ -23,7 +23,7 @@ from .kernels.jit import inlined, jit
 from .kernels.lattice import at_omega, at_q, at_V, cells_of, fill
 from .kernels.operators import Sweep, is_exported, registered
 from .kernels.simd import row_loop
-from .pairs import Lengths
+from .pairs import Lattice, Lengths
 from .soft_dtw import SoftDTW, cell, check_costs, crop, entropies, soft_dtw_sweep, uncrop
 
 # ----------------------------------------------------------------------- forward: a row of V_dot and q_dot
@@ -175,6 +175,14 @@ class SoftPath(Sweep):
 SoftDTW.derivative = SoftPath
 
 
+def soft_path_of(D: Tensor, gamma: Tensor, pairs: Lattice) -> Tensor:
+    """A*_gamma of costs that are checked, by the kernels or, where there are none, by the readable reference."""
+    n, m, band = pairs
+    if not kernels.has_kernels(D.device):
+        return reference.soft_path(D, gamma, band, n, m)
+    return SoftPath.apply(D, gamma, n, m, band)
+
+
 def soft_path(
     D: Tensor,
     gamma: float | Tensor = 1.0,
@@ -202,9 +210,7 @@ def soft_path(
     gamma = check_gamma(gamma, D)
     if is_exported() and D.requires_grad:
         raise NotImplementedError("soft_path cannot be exported with its gradient: call .detach() on D.")
-    if not kernels.has_kernels(D.device):
-        return reference.soft_path(D, gamma, pairs.band, pairs.n, pairs.m)
-    return SoftPath.apply(D, gamma, *pairs)
+    return soft_path_of(D, gamma, pairs)
 
 
 class PathDTWBatch(SoftPath):

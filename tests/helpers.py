@@ -30,6 +30,8 @@ EVERY_LOSS = [
     SoftDTWLoss(0.2, "none", divergence=True),
     DilateLoss(0.3, 0.2, "none", divergence=True),
     TangledDilateLoss(0.3, 0.2, "none", omega=None, band=3, divergence=True),
+    DilateLoss(0.3, 0.2, "none", cost="absolute"),
+    DilateLoss(0.3, 0.2, "none", cost="cosine", band=3, divergence=True),
 ]
 
 

@@ -1,0 +1,47 @@
+"""Delta other than the squared distance: what it costs to align step h of a prediction with step j of its target."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .kernels.reference import widened
+from .pairs import Pairs, without_padding
+
+
+def absolute(x: Tensor, y: Tensor) -> Tensor:
+    """The sum over the variables of ``|x - y|``, which outliers move less than squares; (B, N, M)."""
+    return (x.unsqueeze(2) - y.unsqueeze(1)).abs().sum(-1)
+
+
+def cosine(x: Tensor, y: Tensor) -> Tensor:
+    """One minus the cosine of the angle between the vectors of two steps; 1 where a vector is zero; (B, N, M)."""
+    x, y = nn.functional.normalize(x, dim=-1), nn.functional.normalize(y, dim=-1)
+    return 1.0 - x @ y.transpose(1, 2)
+
+
+Cost = str | Callable[[Tensor, Tensor], Tensor]
+NAMED = {"absolute": absolute, "cosine": cosine}  # "squared" is made in the sweeps, without a matrix
+NAMES = ("squared", *NAMED)
+
+
+def check_cost(cost: Cost) -> Cost:
+    """Return what a user gave as cost: a name, or a function of two batches of series."""
+    if isinstance(cost, str) and cost in NAMES:
+        return cost
+    if isinstance(cost, str) or not callable(cost):
+        allowed = f"one of {', '.join(map(repr, NAMES))} or a function (prediction, target) -> (B, N, M)"
+        raise (ValueError if isinstance(cost, str) else TypeError)(f"cost must be {allowed}, but it is {cost!r}.")
+    return cost
+
+
+def costs_of(cost: Cost, pairs: Pairs) -> Tensor:
+    """Delta (B, N, M) of each pair, zeros for the padding; a named cost is computed in float64, as V is."""
+    x, y = (without_padding(s, k) for s, k in zip(pairs[:2], pairs.lattice[:2], strict=True))
+    if cost in NAMED:
+        return NAMED[cost](widened(x), widened(y))
+    D, shape = cost(x, y), (x.shape[0], x.shape[1], y.shape[1])
+    if not isinstance(D, Tensor) or D.shape != shape or D.dtype not in (torch.float32, torch.float64):
+        found = f"{D.dtype} of {tuple(D.shape)}" if isinstance(D, Tensor) else repr(type(D).__name__)
+        raise ValueError(f"cost must return float32 or float64 of {shape}, but it returned {found}.")
+    return D

@@ -1,0 +1,138 @@
+"""Costs of one's own, against all paths: given as a matrix, by name, by a function or by a module that learns."""
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradcheck
+
+from loss import DilateLoss, SoftDTWLoss, TangledDilateLoss, dilate_of_costs, soft_dtw
+from tests.helpers import assert_one_sentence, costs, series
+from tests.oracles.paths import shape_term, square_omega, temporal_term
+
+NAMED = {
+    "absolute": lambda x, y: (x[:, :, None] - y[:, None]).abs().sum(-1),
+    "cosine": lambda x, y: 1 - nn.functional.cosine_similarity(x[:, :, None], y[:, None], dim=-1),
+}
+
+
+class Learned(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.5, 2.0], dtype=torch.float64))
+
+    def forward(self, x, y):
+        return (self.weight * (x[:, :, None] - y[:, None]).square()).sum(-1)
+
+
+# ------------------------------------------------------------------------------------ a matrix
+
+
+@pytest.mark.parametrize(("N", "M"), [(1, 1), (4, 6), (5, 3)])
+@pytest.mark.parametrize("gamma", [0.05, 1.0])
+@pytest.mark.usefixtures("backend")
+def test_both_terms_and_gradients_of_given_costs_equal_those_over_all_paths(N, M, gamma):
+    D, gamma = costs(3, N, M).requires_grad_(), torch.tensor(gamma, dtype=torch.float64, requires_grad=True)
+    omega = torch.rand(N, M, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    loss, shape, temporal = dilate_of_costs(D, omega, 0.3, gamma)
+    truth = shape_term(D, gamma), temporal_term(D, gamma, omega)
+    torch.testing.assert_close((shape, temporal), truth)
+    torch.testing.assert_close(loss, 0.3 * truth[0] + 0.7 * truth[1])
+    for wanted in ((D, gamma), (D, gamma, omega)):
+        if len(wanted) == 2:
+            loss = dilate_of_costs(D, omega.detach(), 0.3, gamma).loss
+        ours = torch.autograd.grad(loss.sum(), wanted)
+        theirs = torch.autograd.grad((0.3 * truth[0] + 0.7 * truth[1]).sum(), wanted, retain_graph=True)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+        loss = dilate_of_costs(D, omega, 0.3, gamma).loss
+
+
+def test_squared_distances_give_what_series_give():
+    x, y = series(4, 12, 9, d=3)
+    D = (x[:, :, None] - y[:, None]).square().sum(-1)
+    lengths = {"prediction_lengths": [12, 7, 3, 9], "target_lengths": [9, 8, 5, 9]}
+    for options in ({}, {"band": 4}, lengths, {"band": 5, **lengths}):
+        options_of_loss = {name: options[name] for name in ("band",) if name in options}
+        lengths_of_loss = [options[name] for name in lengths if name in options]
+        expected = DilateLoss(0.4, 0.1, "none", **options_of_loss).components(x, y, *lengths_of_loss)
+        torch.testing.assert_close(tuple(dilate_of_costs(D, "squared", 0.4, 0.1, **options)), tuple(expected))
+
+
+# ------------------------------------------------------------------------------------ names, functions, modules
+
+
+@pytest.mark.parametrize("cost", NAMED)
+@pytest.mark.parametrize("d", [1, 3])
+@pytest.mark.usefixtures("backend")
+def test_named_costs_equal_their_formulas(cost, d):
+    x, y = series(3, 6, 5, d)
+    D = NAMED[cost](x, y)
+    omega = square_omega(6, 5)
+    expected = 0.3 * shape_term(D, 0.2) + 0.7 * temporal_term(D, 0.2, omega)
+    torch.testing.assert_close(DilateLoss(0.3, 0.2, "none", cost=cost)(x, y), expected)
+    torch.testing.assert_close(SoftDTWLoss(0.2, "none", cost=cost)(x, y), soft_dtw(D, 0.2))
+    tangled = soft_dtw(0.3 * D + 0.7 * omega, 0.2)
+    torch.testing.assert_close(TangledDilateLoss(0.3, 0.2, "none", cost=cost)(x, y), tangled)
+    torch.testing.assert_close(DilateLoss(0.3, 0.2, "none", cost=NAMED[cost])(x, y), expected)
+
+
+@pytest.mark.parametrize("cost", [*NAMED, NAMED["absolute"]])
+def test_gradients_by_the_series_are_right(cost):
+    x, y = (s.requires_grad_() for s in series(2, 5, 4, d=2))
+    lengths = {"prediction_lengths": [5, 2], "target_lengths": [4, 3]}
+    for criterion in (DilateLoss(0.3, 0.4, "none", cost=cost), SoftDTWLoss(0.4, "none", cost=cost, band=3)):
+        assert gradcheck(lambda x, y, loss=criterion: loss(x, y, **lengths), (x, y))
+
+
+def test_a_module_learns_with_the_loss():
+    x, y = series(3, 6, 5, d=2)
+    criterion = DilateLoss(0.3, 0.2, cost=Learned())
+    assert [name for name, _ in criterion.named_parameters()] == ["cost.weight"]
+    criterion(x, y).backward()
+
+    def value(weight):
+        D = (weight * (x[:, :, None] - y[:, None]).square()).sum(-1)
+        return (0.3 * shape_term(D, 0.2) + 0.7 * temporal_term(D, 0.2, square_omega(6, 5))).mean()
+
+    weight = criterion.cost.weight.detach().requires_grad_()
+    torch.testing.assert_close(criterion.cost.weight.grad, torch.autograd.grad(value(weight), weight)[0])
+    criterion.cost = "absolute"
+    assert not list(criterion.parameters())
+    criterion.cost = Learned()
+    assert list(criterion.parameters())
+
+
+def test_float32_series_keep_their_digits_and_their_type():
+    x, y = series(3, 30, 30, d=2, dtype=torch.float32)
+    x, y, criterion = x + 1e4, y + 1e4, DilateLoss(0.3, 0.01, cost="absolute")
+    assert criterion(x, y).dtype == torch.float32
+    torch.testing.assert_close(criterion(x, y), criterion(x.double(), y.double()).float())
+
+
+def test_a_series_costs_nothing_beside_itself_with_divergence():
+    x, _ = series(3, 6, 6, d=2)
+    for cost in NAMED:
+        torch.testing.assert_close(DilateLoss(cost=cost, divergence=True)(x, x), torch.tensor(0.0).double())
+
+
+# ------------------------------------------------------------------------------------ what is refused
+
+
+def test_what_is_no_cost_is_refused_in_one_sentence():
+    x, y = series(2, 4, 3)
+    names = "cost must be one of 'squared', 'absolute', 'cosine' or a function"
+    assert_one_sentence(ValueError, names, lambda: DilateLoss(cost="l1"))
+    assert_one_sentence(TypeError, f"{names}.* but it is 3", lambda: SoftDTWLoss(cost=3))
+    for cost in (lambda x, y: x, lambda x, y: 1.0, lambda x, y: torch.zeros(2, 4, 3, dtype=torch.int64)):
+        criterion = DilateLoss(cost=cost)
+        match = r"cost must return float32 or float64 of \(2, 4, 3\), but"
+        assert_one_sentence(ValueError, match, lambda criterion=criterion: criterion(x, y))
+
+
+def test_a_second_derivative_of_both_terms_is_refused():
+    x, y = (s.requires_grad_() for s in series(2, 4, 3))
+    (g,) = torch.autograd.grad(SoftDTWLoss(0.3, cost="cosine")(x, y), x, create_graph=True)
+    assert torch.autograd.grad(g.square().sum(), x)[0].isfinite().all()
+    (g,) = torch.autograd.grad(DilateLoss(0.3, cost="absolute")(x, y), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="can be differentiated once only"):
+        torch.autograd.grad(g.square().sum(), x)
