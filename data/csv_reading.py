@@ -131,6 +131,11 @@ class Column:
         return self.numbers + alike > self.others - alike
 
     @property
+    def begins_with_number(self) -> bool:
+        """Whether the first row holds a number here."""
+        return all(first is None or first[0] > 0 for first in (self.first_missing, self.first_other))
+
+    @property
     def values(self) -> np.ndarray:
         """Float64 (rows,), NaN where a cell is no number."""
         return np.concatenate(self._values)
@@ -262,15 +267,16 @@ class Table:
         for column in (self.columns[position] for position in positions):
             wrong += [(*first, column, True) for first in [column.first_missing] if first and not may_miss]
             wrong += [(*first, column, False) for first in [column.first_other] if first]
+        if wrong:
+            row, cell, column, is_missed = min(wrong, key=lambda one: one[0])
+            raise ValueError(self._unusable(row, cell, column, mend if is_missed else None))
+        for column in (self.columns[position] for position in positions):
             if column.is_grouped:
                 row, cell = column.first_group
                 mark = f"{giving('thousands', '.')} if its point groups thousands, {giving('decimal', '.')} if not"
                 raise ValueError(
                     f"{self.place(row, column)} holds {cell!r}, and other rows whole numbers; give {mark}"
                 )
-        if wrong:
-            row, cell, column, is_missed = min(wrong, key=lambda one: one[0])
-            raise ValueError(self._unusable(row, cell, column, mend if is_missed else None))
         values = np.empty((len(self.lines), len(positions)))
         for place, position in enumerate(positions):
             values[:, place] = self.columns[position].values
@@ -296,8 +302,8 @@ class Table:
             return "write its sign as -"
         if _OTHER_NOTATION.fullmatch(cell):
             return _advice_on_marks(cell, self.notation)
-        firsts = [self.columns[position].first_other for position in self.numeric]
-        if row == 0 and all(first and first[0] == 0 for first in firsts):
+        numeric = [self.columns[position] for position in self.numeric]
+        if row == 0 and not any(column.begins_with_number for column in numeric):
             return f"line {self.lines[row]} may hold units and no data: remove that line, or correct it"
         return f"correct that cell, or choose other columns by {called('columns')}"
 

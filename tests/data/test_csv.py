@@ -1,7 +1,10 @@
+import csv
 import gzip
+import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 
 from data import load
 from data.csv_dataset import read_columns
+from data.csv_reading import Notation, read_table
 from tests.helpers import SHARED_DATA
 
 REAL = SHARED_DATA / "etth1" / "ETTh1.csv"
@@ -255,6 +259,354 @@ def test_a_missing_file_says_where_it_was_looked_for(tmp_path):
 def test_a_folder_instead_of_a_file_is_refused(tmp_path):
     with pytest.raises(IsADirectoryError, match=r"the CSV file must be a file, but .* is a folder"):
         load("csv", path=tmp_path)
+
+
+# --- how numbers are written ------------------------------
+
+
+@st.composite
+def notations(draw):
+    """A decimal mark, a mark of thousands, a delimiter and an encoding that can stand in one file."""
+    decimal = draw(st.sampled_from(".,"))
+    thousands = draw(st.sampled_from([None, *({".", ",", " ", "'", "\u00a0"} - {decimal})]))
+    delimiter = draw(st.sampled_from(",;\t|"))
+    encodings = ["utf-8", "utf-8-sig", "utf-16", "latin-1", "cp1252", "utf-16-le", "utf-32"]
+    return decimal, thousands, delimiter, draw(st.sampled_from(encodings))
+
+
+def written(value: float, digits: int, decimal: str, thousands: str | None) -> str:
+    text = f"{value:,.{digits}f}" if thousands else f"{value:.{digits}f}"
+    return text.translate({ord("."): decimal, ord(","): thousands or ","})
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    notation=notations(),
+    values=st.lists(st.floats(-1e9, 1e9), min_size=3, max_size=30),
+    digits=st.integers(0, 6),
+    named=st.booleans(),
+)
+def test_numbers_in_any_notation_are_those_that_numpy_reads(tmp_path_factory, notation, values, digits, named):
+    decimal, thousands, delimiter, encoding = notation
+    rows = [["Höhe", "é"]] if named else []
+    rows += [[written(value, digits, decimal, thousands), str(i)] for i, value in enumerate(values)]
+    path = tmp_path_factory.mktemp("notation") / "table.csv"
+    with open(path, "w", newline="", encoding=encoding) as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+    table = read_table(path, lambda *_: (), named, delimiter, Notation(decimal, thousands), encoding)
+    assert table.names == (rows[0] if named else ["0", "1"])
+    assert table.numeric == [0, 1]
+    plain = "\n".join(f"{value:.{digits}f}" for value in values)
+    np.testing.assert_array_equal(table.numbers([0])[:, 0], np.loadtxt(plain.splitlines(), ndmin=1))
+
+
+@pytest.mark.parametrize("thousands", [",", ".", " ", "'"])
+@pytest.mark.parametrize(
+    "cell", ["12T34", "1T2345", "1TT234", "1T017T-", "-T123", "1T017D5T000", "1D5T000", "D", "1_7", ""]
+)
+def test_a_number_whose_groups_do_not_fit_is_none(cell, thousands):
+    decimal = "," if thousands == "." else "."
+    assert np.isnan(Notation(decimal, thousands).number(cell.replace("T", thousands).replace("D", decimal)))
+
+
+ADVICE = [
+    ("47.8%", {}, "remove '%' from the cells of that column"),
+    ("47,8 %", {"decimal": ","}, "remove '%'"),
+    ("5 MW", {}, "remove 'MW'"),
+    ("$5.2", {}, r"remove '\$'"),
+    ("1_7", {}, "underscores belong to no number"),
+    ("−5.2", {}, "write its sign as -"),
+    ("1,5", {}, "give decimal=','$"),
+    ("1,017", {}, "give decimal=',' if ',' is the decimal mark, thousands=',' if it groups thousands"),
+    ("1,017,500", {}, "give thousands=','$"),
+    ("1.017,5", {}, r"give decimal=',' thousands='\.'"),
+    ("1.017,5", {"decimal": ","}, r"give thousands='\.'$"),
+    ("1,017.5", {}, "give thousands=','$"),
+    ("1 017", {}, "give thousands=' '$"),
+    ("1'017.5", {}, 'give thousands="\'"$'),
+    ("1.5", {"decimal": ","}, r"give decimal='\.'$"),
+    ("12,34", {"thousands": ","}, "its groups of digits do not fit"),
+    ("abc", {}, "correct that cell, or choose other columns by columns"),
+]
+
+
+@pytest.mark.parametrize(("cell", "options", "advice"), ADVICE)
+@pytest.mark.parametrize("row", [1, 40])
+def test_a_cell_in_another_notation_is_named_with_what_settles_it(tmp_path, cell, options, advice, row):
+    rows = [f"{i};{100 + i}" for i in range(100)]
+    rows[row] = f"{row};{cell}"
+    (tmp_path / "odd.csv").write_text("n;price\n" + "\n".join(rows))
+    found = rf"line {row + 2}, column 'price' holds {re.escape(repr(cell))}, which is not a finite number; .*{advice}"
+    with pytest.raises(ValueError, match=found) as error:
+        load("csv", path=tmp_path / "odd.csv", **SMALL, **options)
+    assert "missing" not in str(error.value)
+
+
+@pytest.mark.parametrize("sign", ["%", " %", " MW", "€", "°C"])
+def test_a_column_with_one_unit_throughout_is_refused_instead_of_left_out(tmp_path, values, sign):
+    text = "load,price\n" + "".join(f"{a},{b}{sign}\n" for a, b, _ in values)
+    (tmp_path / "units.csv").write_text(text)
+    for columns in (None, "all"):
+        with pytest.raises(ValueError, match=f"line 2, column 'price' .* remove '{sign.strip()}'"):
+            load("csv", path=tmp_path / "units.csv", columns=columns, **SMALL)
+
+
+def test_points_that_may_group_thousands_are_refused_until_a_mark_is_given(tmp_path):
+    numbers = np.arange(950, 1050)
+    (tmp_path / "points.csv").write_text("y\n" + "".join(f"{n:,}\n".replace(",", ".") for n in numbers))
+    with pytest.raises(
+        ValueError, match=r"line 52, column 'y' holds '1\.000', and other rows whole numbers; give thous"
+    ):
+        load("csv", path=tmp_path / "points.csv", **SMALL)
+    for options, mean in (({"thousands": "."}, numbers[:60].mean()), ({"decimal": "."}, None)):
+        found = load("csv", path=tmp_path / "points.csv", **SMALL, **options).input_scaling.mean.item()
+        assert mean is None or found == mean
+
+
+@pytest.mark.parametrize(
+    "numbers", [["5", "5.12", "5.125"], ["0.125", "3"], ["1000", "1.017"], ["1.0175", "3"], ["5.125", "5.250"]]
+)
+def test_decimals_that_group_no_thousands_are_read(tmp_path, numbers):
+    (tmp_path / "decimals.csv").write_text("y\n" + "\n".join(numbers * 20))
+    read, _, _ = read_columns(tmp_path / "decimals.csv", lambda names, numeric: numeric)
+    np.testing.assert_array_equal(read[:, 0], [float(n) for n in numbers] * 20)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"decimal": ";"}, "decimal must be a point or a comma, given ';'"),
+        ({"thousands": "3"}, "thousands must be one character, no letter, digit or sign, given '3'"),
+        ({"thousands": ",,"}, "thousands must be one character"),
+        ({"decimal": ",", "thousands": ","}, "decimal and thousands must differ, given ',' for both"),
+        ({"encoding": "utf-9"}, "encoding must be the name of an encoding, such as utf-8, .* given 'utf-9'"),
+        ({"encoding": "hex"}, "encoding must be the name of an encoding"),
+        ({"missing": "zero"}, "missing must be one of refuse, interpolate, last, given 'zero'"),
+        ({"time": "a", "series": "a"}, "time and series must name two columns, given 'a' for both"),
+        ({"series": "d"}, "series names 'd', but the columns are date, a, b, c"),
+    ],
+)
+def test_a_form_that_no_file_has_is_one_clear_sentence(file, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        load("csv", path=file, **SMALL, **options)
+
+
+# --- which columns hold numbers ------------------------------
+
+
+MARKS = ["-", "--", "missing", "#VALUE!", "\\N", "", "NaN", "n/a", "null", "?", "abc", "1_7", "2016_07_01"]
+
+
+@settings(deadline=None, max_examples=40)
+@given(mark=st.sampled_from(MARKS), row=st.integers(0, 99), columns=st.sampled_from([None, "all", "c"]))
+def test_a_bad_cell_in_any_row_is_refused_and_its_column_not_left_out(tmp_path_factory, values, mark, row, columns):
+    lines = dated(values).splitlines()
+    lines[1 + row] = ",".join([*lines[1 + row].split(",")[:-1], mark])
+    path = tmp_path_factory.mktemp("mark") / "mark.csv"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=f"line {row + 2}, column 'c' holds "):
+        load("csv", path=path, columns=columns, **SMALL)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lambda i: f"2016_07_{1 + i % 28:02d}",
+        lambda i: f"1_{i}",
+        lambda i: f"{i}{'ABC'[i % 3]}",
+        lambda i: ["north", "south"][i % 2],
+        lambda i: f"10.0.{i}.1",
+        lambda i: f"{i % 24:02d}:00",
+        lambda i: "17" if i % 5 == 0 else f"A{i}",
+        lambda i: "",
+    ],
+    ids=["days", "codes", "letters", "words", "addresses", "hours", "mixed", "empty"],
+)
+def test_columns_of_text_are_left_out_and_named(tmp_path, values, text):
+    content = "a,b,what\n" + "".join(f"{a},{b},{text(i)}\n" for i, (a, b, _) in enumerate(values))
+    (tmp_path / "text.csv").write_text(content)
+    task = load("csv", path=tmp_path / "text.csv", columns="all", **SMALL)
+    assert task.columns == ("a", "b")
+    assert any(line.endswith("not used: what") for line in task.about)
+
+
+# --- names ------------------------------
+
+
+@pytest.mark.parametrize(
+    "names", [["773869", "767541"], ["2015", "2016"], ["1", "2"], ["0", "1"], ["2016_01", "2016_02"]]
+)
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_numbers_above_decimals_are_names_which_win_over_positions(tmp_path, names, delimiter):
+    values = np.random.default_rng(0).normal(5, 1, (100, 2)).round(4) + 0.00001
+    rows = [names, *[[f"{x:.5f}" for x in row] for row in values]]
+    (tmp_path / "ids.csv").write_text("\n".join(delimiter.join(row) for row in rows))
+    for columns in ("all", names):
+        task = load("csv", path=tmp_path / "ids.csv", columns=columns, **SMALL)
+        assert task.columns == tuple(names)
+        np.testing.assert_allclose(task.input_scaling.mean, values[:60].mean(axis=0))
+    for position, name in enumerate(names):
+        mean = load("csv", path=tmp_path / "ids.csv", columns=name, **SMALL).input_scaling.mean.item()
+        assert mean == pytest.approx(values[:60, position].mean())
+
+
+@pytest.mark.parametrize("first", ["4711", "xx,5.25", "12,5"])
+def test_a_row_that_may_be_names_or_data_asks_for_the_header(tmp_path, first):
+    width = first.count(",") + 1
+    body = "".join(",".join([f"{50 + i / 7:.4f}", str(i)][:width]) + "\n" for i in range(100))
+    (tmp_path / "unsure.csv").write_text(f"{first}\n{body}")
+    with pytest.raises(
+        ValueError, match=f"line 1 may hold names or data .*{first.split(',')[0]}.* give header=True or"
+    ):
+        load("csv", path=tmp_path / "unsure.csv", **SMALL)
+    task = load("csv", path=tmp_path / "unsure.csv", header=True, **SMALL)
+    assert task.columns == tuple(first.split(",")[-1:])
+    if "xx" not in first:
+        assert load("csv", path=tmp_path / "unsure.csv", header=False, **SMALL).columns == (str(width - 1),)
+
+
+def test_targets_alone_are_observed_too(file, values):
+    task = load("csv", path=file, targets="a", **SMALL)
+    assert (task.columns, task.target_columns) == (("a",), (0,))
+    np.testing.assert_allclose(task.train.inputs[0], standardised(values)[:6, :1], rtol=1e-6)
+
+
+# --- what stands around the table ------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "sep=,\n" + text,
+        lambda text: "# fetched by hand, on a Monday\n" + text,
+        lambda text: "# one\n#two\n" + text.replace("\n2016-08", "\n# amid\n2016-08", 1),
+        lambda text: "# " + text,
+        lambda text: "\n\n" + text + "\n\n",
+        lambda text: text.replace("\n", ",\n"),
+        lambda text: text.replace("\n", ",,,\n").replace(",,,\n", "\n", 1),
+        lambda text: text + ",,,\n,,,\n",
+        lambda text: text.replace("\n2016-08", "\n\n2016-08", 1),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: text.replace("date", '"date; of, day"', 1),
+        lambda text: text.replace("2016-08-01", '"2016-08-01"'),
+    ],
+)
+def test_what_stands_around_a_table_does_not_change_it(tmp_path, file, values, change):
+    around = tmp_path / "around.csv"
+    around.write_bytes(change(dated(values)).encode())
+    task, plain = load("csv", path=around, columns="all", **SMALL), load("csv", path=file, columns="all", **SMALL)
+    assert task.columns == ("a", "b", "c")
+    assert task.fingerprint == plain.fingerprint
+
+
+@pytest.mark.parametrize("delimiter", list(";\t|,"))
+def test_the_delimiter_is_what_cuts_all_lines_alike(tmp_path, values, delimiter):
+    rows = [
+        ["when; or\twhen|or, when", "x"],
+        *[[f"at; a\tb|c, d{i % 3}", str(x)] for i, x in enumerate(values[:, 0])],
+    ]
+    with open(tmp_path / "cut.csv", "w", newline="") as file:
+        csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
+    assert load("csv", path=tmp_path / "cut.csv", **SMALL).columns == ("x",)
+
+
+@pytest.mark.parametrize("place", range(0, 2000, 173))
+def test_a_quotation_mark_that_is_not_closed_is_refused(tmp_path, values, place):
+    text = dated(values)
+    start = text.index(",", place) + 1
+    (tmp_path / "quote.csv").write_text(text[:start] + '"' + text[start:])
+    with pytest.raises(
+        ValueError, match=rf"line {text[:start].count(chr(10)) + 1} has a quotation mark too many or too few"
+    ):
+        load("csv", path=tmp_path / "quote.csv", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("Höhe\n1.5\n".encode("latin-1"), "is no text in UTF-8 .* give its encoding, such as encoding='latin-1'"),
+        ("x,y\n1,2\n".encode("utf-16-le"), "zero bytes, .* give its encoding, such as encoding='utf-16-le'"),
+        (b"5.1 1.5\n5.2 1.6\n", "no column of numbers; its first row is 5.1 1.5; give delimiter if it is not ','"),
+        (
+            b"time,load\n,MW\n1,5\n2,6\n3,7\n",
+            "line 2, column 'load' holds 'MW', .* line 2 may hold units and no data",
+        ),
+    ],
+)
+def test_a_form_that_cannot_be_found_out_is_named_with_what_settles_it(tmp_path, content, sentence):
+    (tmp_path / "form.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=sentence) as error:
+        load("csv", path=tmp_path / "form.csv")
+    assert "damaged" not in str(error.value)
+
+
+# --- scale ------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(exponent=st.integers(-320, 307))
+def test_a_column_of_any_scale_is_standardised_or_refused(tmp_path_factory, values, exponent):
+    column = values[:, 0] * float(f"1e{exponent}")
+    path = tmp_path_factory.mktemp("scale") / "scale.csv"
+    path.write_text("y\n" + "\n".join(map(repr, column.tolist())))
+    try:
+        task = load("csv", path=path, **SMALL)
+    except ValueError as error:
+        assert abs(exponent) > 35
+        assert "float32" in str(error)  # noqa: PT017
+    else:
+        np.testing.assert_allclose(task.train.inputs[0, :, 0], standardised(values[:, 0])[:6], rtol=1e-4)
+        restored = task.target_scaling.unscale(task.test.targets[-1])
+        np.testing.assert_allclose(restored[:, 0], column[-4:], rtol=1e-3)
+
+
+def test_values_that_leave_float32_once_standardised_are_refused(tmp_path, values):
+    column = values[:, 0] * 1e-30
+    column[80] = 1e20
+    (tmp_path / "jump.csv").write_text("y\n" + "\n".join(map(repr, column.tolist())))
+    with pytest.raises(ValueError, match="column 'y' holds values that float32 cannot hold once standardised"):
+        load("csv", path=tmp_path / "jump.csv", **SMALL)
+
+
+# --- missing values ------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    holes=st.sets(st.integers(1, 98), min_size=1, max_size=60),
+    mark=st.sampled_from(MARKS[:10]),
+    how=st.sampled_from(["interpolate", "last"]),
+)
+def test_missing_values_are_filled_as_pandas_does_and_counted(tmp_path_factory, values, holes, mark, how):
+    rows = [str(x) for x in values[:, 0]]
+    expected = pd.Series(values[:, 0])
+    for hole in holes:
+        rows[hole], expected[hole] = mark, np.nan
+    path = tmp_path_factory.mktemp("holes") / "holes.csv"
+    path.write_text("n,y\n" + "\n".join(f"{i},{row}" for i, row in enumerate(rows)))
+    task = load("csv", path=path, columns="y", missing=how, **SMALL)
+    expected = (expected.interpolate() if how == "interpolate" else expected.ffill()).to_numpy()
+    np.testing.assert_allclose(task.input_scaling.mean.item(), expected[:60].mean())
+    np.testing.assert_allclose(task.train.inputs[:, 0, 0], standardised(expected)[:51], rtol=1e-4, atol=1e-5)
+    assert any(line.endswith(f"0 missing rows, {len(holes)} missing values in other rows") for line in task.about)
+
+
+@pytest.mark.parametrize(
+    ("row", "how", "side"), [(0, "interpolate", "before"), (0, "last", "before"), (99, "interpolate", "after")]
+)
+def test_a_missing_value_at_an_end_has_nothing_to_be_filled_from(tmp_path, values, row, how, side):
+    rows = [str(x) for x in values[:, 0]]
+    rows[row] = "NA"
+    (tmp_path / "end.csv").write_text("y\n" + "\n".join(rows))
+    with pytest.raises(ValueError, match=f"line {row + 2}, column 'y' is missing, and has no value {side} it"):
+        load("csv", path=tmp_path / "end.csv", missing=how, **SMALL)
+
+
+def test_other_text_is_never_filled(tmp_path, values):
+    (tmp_path / "text.csv").write_text("y\n" + "\n".join(["1", "2", "oops", *map(str, values[:, 0])]))
+    with pytest.raises(ValueError, match="line 4, column 'y' holds 'oops', which is not a finite number; correct"):
+        load("csv", path=tmp_path / "text.csv", missing="last", **SMALL)
 
 
 # --- the real file ------------------------------
