@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,17 +84,19 @@ def read_times(cells: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
         raise RowError(row, f"holds {found}, which is no time stamp like {first!r} in the first row")
     if len(readable) == 1:
         return readable[0]
-    regular = [times for times in readable if _is_regular(times[rows])]
-    if len(regular) > 1:
+    # In the wrong order of day and month time jumps.
+    jumps = [_jumps(times[rows]) for times in readable]
+    if jumps[0] == jumps[1]:
         raise RowError(0, f"holds {first!r}, whose day and month may be either way round: write the year first")
-    return (regular or readable)[0]
+    return readable[int(np.argmin(jumps))]
 
 
-def _is_regular(times: np.ndarray) -> bool:
+def _jumps(times: np.ndarray) -> float:
+    """Return how many steps are missing, infinity if time runs backwards or moves by parts of a step."""
     try:
-        return _gap(steps_of(times).positions) == 0
+        return steps_of(times).positions[-1] + 1 - len(times)
     except RowError:
-        return False
+        return math.inf
 
 
 def _read(cells: np.ndarray, way: str) -> np.ndarray:
