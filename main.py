@@ -21,14 +21,25 @@ from training import (
     data_parallel,
     eval_model,
     load_checkpoint,
+    load_forecaster,
     predict,
     train_model,
 )
 from training.data_record import record_of
-from training.experiment import Experiment, announced_compilation, at_a_time, compile_kernels, prepare
+from training.experiment import (
+    Experiment,
+    announced_compilation,
+    at_a_time,
+    compile_kernels,
+    prepare,
+    read_past,
+    resolve_device,
+    set_up_torch,
+)
+from training.forecaster import forecast_rows
 from training.interruption import continuation, interruptible
 from training.losses import LOSSES
-from training.run_folder import RunFolder, flattened
+from training.run_folder import RunFolder, flattened, new_folder
 from training.settings import complaints, opened_folder, parse_args, settings_of
 from training.side_by_side import train_side_by_side
 from training.streams import usable_streams
@@ -44,11 +55,14 @@ def main(args: argparse.Namespace) -> dict[str, Record]:
         args: As `parse_args` returns them.
 
     Returns:
-        Training loss -> last record (see `training.train_model`).
+        Training loss -> last record (see `training.train_model`); nothing for a forecast.
 
     Raises:
         SystemExit: 2 for a mistake of the user, and as `training.interruption.interruptible` says.
     """
+    if args.forecast:
+        forecast(args)
+        return {}
     with complaints(ValueError, TypeError, OSError):
         experiment = prepare(args)
     with announced_compilation():
@@ -164,6 +178,21 @@ def evaluate(experiment: Experiment) -> dict[str, Record]:
         name = checkpoint.get("settings", {}).get("loss", Path(path).stem)
         print("\n".join([*whose_scaling(experiment), results_table(experiment, {name: scores})]))
     return {name: scores}
+
+
+def forecast(args: argparse.Namespace) -> None:
+    """Forecast what follows the last row of a file, and write that to forecast.csv."""
+    with complaints(ValueError, TypeError, OSError):
+        device = resolve_device(args.device)
+        set_up_torch(args, device)
+        forecaster = load_forecaster(args.forecast, device)
+        table = forecast_rows(forecaster, read_past(args, forecaster.data))
+        path = data_parallel.broadcast_from_rank0(lambda: _forecast_folder(args).write_forecast(table))
+    print(f"the {forecaster.data.horizon} steps after the last row of {args.data_path or args.dataset} are in {path}")
+
+
+def _forecast_folder(args: argparse.Namespace) -> RunFolder:
+    return RunFolder(Path(args.output)) if args.output else new_folder(f"{args.dataset}-forecast")
 
 
 def draw(

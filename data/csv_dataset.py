@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ from .windows import (
     WindowDataset,
     chronological_windows,
     fingerprint,
+    scaling_for,
     split_points,
 )
 
@@ -62,7 +63,7 @@ def load_csv(
     header: bool | None = None,
     delimiter: str | None = None,
     reach_back: bool = False,
-    scaling: Scaling | None = None,
+    scaling: Scaling | Mapping[str, Scaling] | None = None,
     decimal: str | None = None,
     thousands: str | None = None,
     encoding: str | None = None,
@@ -93,7 +94,7 @@ def load_csv(
         reach_back: Let the inputs of validation and test begin in the part before, so that all of its rows are
             forecast; by default no window reaches over a border.
         scaling: Standardise by this one, such as that of the data a network was trained on, in place of the
-            training part's.
+            training part's; of several series by their names.
         decimal: The decimal mark, "." or ","; by default ".", and 1.017 among 998 and 999 is refused.
         thousands: The mark between groups of three digits, such as ","; none by default.
         encoding: Of the text; by default UTF-16 where the file begins with its mark, else UTF-8.
@@ -121,8 +122,6 @@ def load_csv(
     count_missing = int(np.isnan(values).sum())
     groups = _rows_of_series(table, roles.series)
     times = _times(table, roles.time, groups[0][1])
-    if scaling is not None:
-        scaling.checked(values)
 
     read, parts, all_values = [], [], []
     for name, rows in groups:
@@ -134,12 +133,13 @@ def load_csv(
             raise ValueError(f"{table.place(row, table.columns[column])} {problem}") from None
         try:
             ends = split_points(len(filled), split, input_length, horizon, reach_back)
-            own = scaling or _standardisation(filled[: ends[0]], names)
+            own = scaling_for(name, scaling, values) or _standardisation(filled[: ends[0]], names)
             standard = _standardised(filled, own, names)
         except ValueError as problem:
             raise ValueError(str(problem) if name is None else f"{path}, series {name!r}: {problem}") from None
         target_scaling = Scaling(own.mean[target_columns], own.std[target_columns])
-        read.append(Series(name, filled_times, step, ends, own, target_scaling))
+        time_column = None if roles.time is None else table.names[roles.time]
+        read.append(Series(name, filled_times, step, ends, own, target_scaling, filled, time_column))
         parts.append(
             chronological_windows(standard, input_length, horizon, stride, split, target_columns, reach_back)
         )

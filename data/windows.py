@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import SupportsIndex
 
@@ -170,6 +170,8 @@ class Series:
         ends: The rows at which its training, validation and test part end.
         input_scaling: The scaling of its inputs.
         target_scaling: The same for its targets.
+        values: All of its rows, float64 (rows, d), in the file's units.
+        time_column: Name of the column of its times; None where the file holds none.
     """
 
     name: str | None
@@ -178,6 +180,23 @@ class Series:
     ends: tuple[int, int, int]
     input_scaling: Scaling
     target_scaling: Scaling
+    values: np.ndarray
+    time_column: str | None
+
+
+def scaling_for(
+    series: str | None, scaling: Scaling | Mapping[str, Scaling] | None, values: np.ndarray
+) -> Scaling | None:
+    """Return the scaling that was given for the `values` (..., d) of a series; None where none was.
+
+    Raises:
+        ValueError: There is none for this series, or one of another number of variables.
+    """
+    if isinstance(scaling, Mapping):
+        if series not in scaling:
+            raise ValueError(f"scaling must hold one for series {series!r}, given those of {', '.join(scaling)}")
+        scaling = scaling[series]
+    return scaling if scaling is None else scaling.checked(values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -806,7 +806,7 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch):
     assert resolve_device("auto") == torch.device("cpu")
 
 
-PATHS = ("--resume", "--evaluate", "--output", "--data-path")
+PATHS = ("--resume", "--evaluate", "--forecast", "--output", "--data-path")
 
 
 @pytest.mark.parametrize(
@@ -1048,9 +1048,9 @@ NOT_A_SWITCH = ["yes", 1, None, []]
 NOT_A_LIST = [[], "1", 3]
 NO_SETTINGS = {
     **dict.fromkeys(("dataset", "model", "gru"), NOT_A_CHOICE),
-    **dict.fromkeys(("csv_decimal", "csv_missing"), ["foo", 3, [","]]),
-    **dict.fromkeys(("csv_delimiter", "csv_thousands"), ["", "::", [","]]),
-    **dict.fromkeys(("csv_encoding", "csv_time", "csv_series"), [["x"], []]),
+    **{key: ["foo", 3, [","]] for key in ("csv_decimal", "csv_missing")},
+    **{key: ["", "::", [","]] for key in ("csv_delimiter", "csv_thousands")},
+    **{key: [["x"], []] for key in ("csv_encoding", "csv_time", "csv_series")},
     "csv_header": ["yes", 1, []],
     "split": [["x"], [-1], [1.5], *NOT_A_LIST],
     **dict.fromkeys(("hidden_size", "layers", "epochs", "batch_size", "eval_every", "seed"), NOT_A_COUNT),

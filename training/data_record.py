@@ -1,7 +1,7 @@
 """What a checkpoint keeps of its data: sizes, names and scaling of the variables, a fingerprint of the numbers."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -23,11 +23,13 @@ class DataRecord:
         horizon: N_output, in time steps.
         columns: Names of the observed variables; empty where they have none.
         target_columns: Where the variables to forecast stand among the observed ones; None: they are the same.
-        mean: Of each observed variable, in the file's units; None where the network works in these units.
+        mean: Of each observed variable, in the file's units; None where the network works in these units, or where
+            several series are scaled each by itself.
         std: The deviation that each observed variable was divided by, likewise.
         input_size: Number of observed variables.
         output_size: Number of variables to forecast.
         fingerprint: Of the numbers read (see `data.windows.fingerprint`); None where no file was read.
+        series: Name of each of several series -> its mean and std; None where there is one series, or none.
     """
 
     input_length: int
@@ -39,6 +41,7 @@ class DataRecord:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     fingerprint: Fingerprint | None
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -51,11 +54,23 @@ class DataRecord:
         return list(range(self.output_size) if self.target_columns is None else self.target_columns)
 
     @property
-    def scaling(self) -> Scaling | None:
-        """The scaling of the observed variables."""
-        if self.mean is None:
-            return None
-        return Scaling(*(torch.tensor(numbers, dtype=torch.float64) for numbers in (self.mean, self.std)))
+    def scaling(self) -> Scaling | dict[str, Scaling] | None:
+        """The scaling of the observed variables, or that of each series; None where the units are the file's."""
+        if self.series is not None:
+            return {name: _scaling(*numbers) for name, numbers in self.series.items()}
+        return None if self.mean is None else _scaling(self.mean, self.std)
+
+    def scaling_of(self, series: str | None) -> Scaling | None:
+        """The scaling of the observed variables of one series, or of the only one.
+
+        Raises:
+            ValueError: If there is no such series.
+        """
+        scaling, known = self.scaling, [None] if self.series is None else list(self.series)
+        if series not in known:
+            allowed = "None, for there is one only" if self.series is None else f"one of {', '.join(known)}"
+            raise ValueError(f"series must be {allowed}, not {series!r}.")
+        return scaling if self.series is None else scaling[series]
 
     @property
     def plain(self) -> dict[str, object]:
@@ -63,9 +78,14 @@ class DataRecord:
         return asdict(self)
 
 
+def _scaling(mean: Sequence[float], std: Sequence[float]) -> Scaling:
+    return Scaling(*(torch.tensor(numbers, dtype=torch.float64) for numbers in (mean, std)))
+
+
 def record_of(data: ForecastData) -> DataRecord:
     """The record of data that are trained on."""
     scaling = data.input_scaling
+    series = {one.name: (one.input_scaling.mean.tolist(), one.input_scaling.std.tolist()) for one in data.series}
     return DataRecord(
         input_length=data.input_length,
         horizon=data.horizon,
@@ -76,6 +96,7 @@ def record_of(data: ForecastData) -> DataRecord:
         mean=None if scaling is None else tuple(scaling.mean.tolist()),
         std=None if scaling is None else tuple(scaling.std.tolist()),
         fingerprint=data.fingerprint,
+        series=None if None in series or not series else series,
     )
 
 

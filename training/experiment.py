@@ -4,6 +4,7 @@ import argparse
 import inspect
 import os
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from data import DATASETS, ForecastData, load
 from data.arguments import called_by_flags
-from data.windows import Fingerprint, Scaling
+from data.windows import Fingerprint, Series
 from evaluation.metrics import evaluate_forecasts
 from models import build_model
 
@@ -34,7 +35,9 @@ __all__ = [
     "flag",
     "prepare",
     "ran_out_of_memory",
+    "read_past",
     "resolve_device",
+    "set_up_torch",
 ]
 
 LOADER_FLAGS = {
@@ -59,6 +62,9 @@ LOADER_FLAGS = {
 def flag(setting: str) -> str:
     """The setting of that name, as it is written on the command line."""
     return "--" + setting.replace("_", "-")
+
+
+FLAGS = {option: flag(setting) for option, setting in LOADER_FLAGS.items()}
 
 
 def ran_out_of_memory(error: Exception) -> bool:
@@ -176,14 +182,37 @@ def prepare(args: argparse.Namespace) -> Experiment:
         check_can_record("--cuda-graph", device)
     set_up_torch(args, device)
     trained_on = record_in(load_checkpoint(args.evaluate), args.evaluate) if args.evaluate else None
-    data = _load_data(args, trained_on and trained_on.scaling)
-    if trained_on and trained_on.columns != data.columns:
-        before, now = (", ".join(columns) for columns in (trained_on.columns, data.columns))
-        raise ValueError(f"{args.data_path} has the columns {now}, but {args.evaluate} was trained on {before}.")
+    scaling = trained_on and trained_on.scaling
+    with called_by_flags(FLAGS):
+        data = load(args.dataset, **_options(args), **({} if scaling is None else {"scaling": scaling}))
+    if trained_on:
+        _check_columns(args, args.evaluate, trained_on, data.columns)
     return Experiment(args, data, device, trained_on)
 
 
-def _load_data(args: argparse.Namespace, scaling: Scaling | None = None) -> ForecastData:
+def _check_columns(args: argparse.Namespace, path: str, trained_on: DataRecord, columns: Sequence[str]) -> None:
+    if trained_on.columns != tuple(columns):
+        before, now = (", ".join(names) for names in (trained_on.columns, columns))
+        raise ValueError(f"{args.data_path} has the columns {now}, but {path} was trained on {before}.")
+
+
+def read_past(args: argparse.Namespace, trained_on: DataRecord) -> tuple[Series, ...]:
+    """Read the series that forecasts go on from: of any length, for nothing is trained or measured on them.
+
+    Raises:
+        ValueError, TypeError, OSError: If the file cannot be read, or has other columns than the training's.
+    """
+    if args.dataset != "csv":
+        raise ValueError(f"--forecast needs a checkpoint of --dataset csv, but {args.forecast} is of {args.dataset}.")
+    smallest = {"input_length": 1, "horizon": 1, "stride": 1, "split": (2, 0, 2), "scaling": trained_on.scaling}
+    with called_by_flags(FLAGS):
+        data = load(args.dataset, **{**_options(args), **smallest})
+    _check_columns(args, args.forecast, trained_on, data.columns)
+    return data.series
+
+
+def _options(args: argparse.Namespace) -> dict[str, object]:
+    """What the loader of the data is given."""
     options = {option: getattr(args, setting) for option, setting in LOADER_FLAGS.items()}
     options = {option: value for option, value in options.items() if value is not None}
     known = inspect.signature(DATASETS[args.dataset]).parameters
@@ -194,8 +223,7 @@ def _load_data(args: argparse.Namespace, scaling: Scaling | None = None) -> Fore
         raise ValueError("--dataset csv needs --data-path, the CSV file.")
     if options.get("columns") == ["all"]:
         options["columns"] = "all"
-    with called_by_flags({option: flag(setting) for option, setting in LOADER_FLAGS.items()}):
-        return load(args.dataset, **options, **({} if scaling is None else {"scaling": scaling}))
+    return options
 
 
 # --------------------------------------------------------------------------------- processes and compilation

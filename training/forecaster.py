@@ -1,23 +1,25 @@
-"""A trained network with the scaling of its data: from the past in a file's units to a forecast in these units."""
+"""A trained network with the scaling of its data: from a past in a file's units to a forecast in these units."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.windows import Scaling, WindowDataset
+from data.csv_time import shown, steps_of, times_of_all
+from data.windows import Scaling, Series, WindowDataset
 
 from .checkpoint import CheckpointError, load_checkpoint
 from .data_record import DataRecord, record_in
 from .experiment import Experiment
 from .loop import predict
 
-__all__ = ["Forecaster", "load_forecaster"]
+__all__ = ["Forecaster", "forecast_rows", "load_forecaster"]
 
 
 @dataclass(frozen=True)
@@ -32,24 +34,25 @@ class Forecaster:
     net: nn.Module
     data: DataRecord
 
-    def predict(self, history: object) -> np.ndarray:
+    def predict(self, history: object, series: str | None = None) -> np.ndarray:
         """Forecast the steps after a history.
 
         Args:
             history: The observed variables, (L, columns), in the file's units, at least `data.input_length` steps, of
                 which the last ones are used: an array, a tensor, or a table such as pandas' DataFrame, whose columns
                 are taken by the names in `data.columns`.
+            series: Name of the series, where the network was trained on several.
 
         Returns:
             Forecast, (`data.horizon`, targets), float64, in the file's units; the names are in `data.targets`.
 
         Raises:
             TypeError: If the history holds no numbers.
-            ValueError: If a column is missing, the shape is another one, the history is too short, or a value that is
-                used is not finite.
+            ValueError: If a column is missing, the shape is another one, the history is too short, a value that is
+                used is not finite, or there is no such series.
         """
         window = torch.from_numpy(self._window(history))
-        scaling, targets = self.data.scaling, self.data.target_positions
+        scaling, targets = self.data.scaling_of(series), self.data.target_positions
         scaled = window if scaling is None else scaling.scale(window)
         unknown = torch.zeros(1, self.data.horizon, self.data.output_size)
         forecast = predict(self.net, WindowDataset(scaled[None], unknown))[0][0].double()
@@ -102,3 +105,36 @@ def load_forecaster(path: str | os.PathLike[str], device: torch.device | str = "
     experiment = Experiment(argparse.Namespace(**checkpoint["settings"]), record, torch.device(device))
     with torch.random.fork_rng(devices=[]):
         return Forecaster(experiment.trained_network(path), record)
+
+
+def forecast_rows(forecaster: Forecaster, all_series: Sequence[Series]) -> list[list[str]]:
+    """Forecast what follows the last row of each series.
+
+    Args:
+        forecaster: A network trained on these columns.
+        all_series: The series of a file.
+
+    Returns:
+        The rows of a table: names, then a row for each step, with the name of the series if there are several, its
+        time, or its number where the file has no times, and the forecast of each target.
+
+    Raises:
+        ValueError: As `Forecaster.predict` says.
+    """
+    several, time_column = all_series[0].name is not None, all_series[0].time_column
+    table = [[*["series"] * several, time_column or "step", *forecaster.data.targets]]
+    for series in all_series:
+        forecast = forecaster.predict(series.values, series.name)
+        times = _times_after(series.times, len(forecast))
+        for time, values in zip(times, forecast.tolist(), strict=True):
+            table.append([*[series.name] * several, time, *map(repr, values)])
+    return table
+
+
+def _times_after(times: np.ndarray | None, count: int) -> list[str]:
+    """The times of the steps after some equal steps, or their numbers."""
+    if times is None:
+        return [str(step) for step in range(1, count + 1)]
+    steps = steps_of(times)
+    whole = replace(steps, positions=np.array([0, steps.positions[-1] + count]))
+    return [shown(time) for time in times_of_all(times, whole)[-count:]]

@@ -135,6 +135,21 @@ class RunFolder:
         writer.writerows({"loss": loss, **record} for loss, record in results.items())
         self._write(self.results, text.getvalue())
 
+    def write_forecast(self, table: Sequence[Sequence[str]]) -> Path:
+        """Store the rows of a table of forecasts, and return its file (CSV).
+
+        Raises:
+            FileExistsError: If there is one already.
+            OSError: If it cannot be written.
+        """
+        path, text = self.path / "forecast.csv", io.StringIO()
+        if path.exists():
+            raise FileExistsError(f"--output {self.path} already holds {path.name}: name another folder.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        csv.writer(text, lineterminator="\n").writerows(table)
+        self._write(path, text.getvalue())
+        return path
+
     @staticmethod
     def _write(path: Path, text: str) -> None:
         with atomic_write(path) as file:

@@ -22,11 +22,13 @@ from .streams import say
 
 __all__ = ["complaints", "fail", "get_args_parser", "opened_folder", "parse_args", "settings_of"]
 
-NOT_STORED = ("resume", "evaluate", "output", "jobs")
+MODES = ("resume", "evaluate", "forecast")  # of an earlier run
+NOT_STORED = (*MODES, "output", "jobs")
 MOVED = ("data_path", "device")  # what may be elsewhere on another machine
 FIGURES = ("plot_samples", "plot_variable", "plots", "show")
 CHANGED_BY_RESUME = ("cuda_graph", "epochs", "jobs", *FIGURES, "threads", *MOVED)
 CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "threads")
+CHANGED_BY_FORECAST = ("data_path", "device", "output", "threads")
 # Before there was a flag.
 DEFAULTS_OF_MISSING_KEYS = {
     "gru": "torch",
@@ -45,6 +47,7 @@ EXAMPLES = """examples:
   python main.py --dataset csv --data-path ETTh1.csv --csv-columns OT --input-length 96 --horizon 24
   python main.py --resume runs/synthetic-seq2seq-20260102-030405 --epochs 1000
   python main.py --evaluate runs/synthetic-seq2seq-20260102-030405/checkpoints/dilate.pt
+  python main.py --forecast runs/csv-seq2seq-20260102-030405/checkpoints/dilate.pt --data-path newer.csv
   torchrun --nproc-per-node 2 main.py --hidden-size 1024 --batch-size 1600
 """
 
@@ -183,10 +186,15 @@ def _add_output_flags(add: Callable) -> None:
 
 
 def _add_continuation_flags(add: Callable) -> None:
-    resume, measure = (" ".join(map(flag, names)) for names in (CHANGED_BY_RESUME, CHANGED_BY_EVALUATE))
+    changeable = (CHANGED_BY_RESUME, CHANGED_BY_EVALUATE, CHANGED_BY_FORECAST)
+    resume, measure, forecast = (" ".join(map(flag, names)) for names in changeable)
     continued = f"continue that run, with its settings but for: {resume}; the data must be the same"
     add("--resume", type=_path, metavar="FOLDER", help=continued)
     add("--evaluate", type=_path, metavar="CHECKPOINT", help=f"only measure it, with its settings but for: {measure}")
+    beyond = (
+        f"only forecast what follows the last row of a file, into forecast.csv, with its settings but for: {forecast}"
+    )
+    add("--forecast", type=_path, metavar="CHECKPOINT", help=beyond)
 
 
 def _path(text: str) -> str:
@@ -257,8 +265,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = get_args_parser()
     args = parser.parse_args(argv)
-    if args.resume and args.evaluate:
-        fail("--resume and --evaluate cannot be given together.")
+    modes = [mode for mode in MODES if getattr(args, mode)]
+    if len(modes) > 1:
+        fail(f"{flag(modes[0])} and {flag(modes[1])} cannot be given together.")
     if args.data_path is not None:
         # A run may be continued from another folder than the one it was started in.
         args.data_path = str(Path(args.data_path).expanduser().absolute())
@@ -268,13 +277,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             folder = RunFolder(Path(args.resume))
             stored = _checked(parser, _settings_to_resume(parser, folder), folder.config)
             _adopt(args, stored, given, "resume", CHANGED_BY_RESUME)
-        elif args.evaluate:
-            settings = load_checkpoint(args.evaluate).get("settings", {})
+        elif modes:
+            path = args.evaluate or args.forecast
+            settings = load_checkpoint(path).get("settings", {})
             for name in _removed(settings):
-                print(f"{args.evaluate} was trained with {flag(name)}, which was removed; it is evaluated without.")
-            stored = _checked(parser, settings, args.evaluate)
-            changeable = CHANGED_BY_EVALUATE if stored else vars(args)
-            _adopt(args, stored, given, "evaluate", changeable)
+                print(f"{path} was trained with {flag(name)}, which was removed; it is evaluated without.")
+            stored = _checked(parser, settings, path)
+            changeable = CHANGED_BY_EVALUATE if args.evaluate else CHANGED_BY_FORECAST
+            _adopt(args, stored, given, modes[0], changeable if stored else vars(args))
     if args.alpha is None:
         args.alpha = PAPER_ALPHA.get(args.dataset, 0.5)
     if "gru" in given and args.model == "mlp":

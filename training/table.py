@@ -38,7 +38,7 @@ def introduction(experiment: Experiment) -> str:
 def whose_scaling(experiment: Experiment) -> list[str]:
     """A line that says by whose mean and deviation the data of an evaluation are scaled; none for raw units."""
     args, data = experiment.args, experiment.data
-    if data.input_scaling is None:
+    if data.target_scaling is None and not data.series:
         return []
     scaling = "maximum" if data.name == "traffic" else "mean and deviation"
     if experiment.trained_on is None:
