@@ -111,10 +111,10 @@ def _add_data_flags(add: Callable) -> None:
     _add_csv_flags(add)
     lengths = ", ".join(f"{name} {observed}" for name, (observed, _) in PAPER_WINDOWS.items())
     horizons = ", ".join(f"{name} {forecast}" for name, (_, forecast) in PAPER_WINDOWS.items())
-    add("--input-length", **length, help=f"observed; paper and default: {lengths}; csv 168")
-    add("--horizon", **length, help=f"forecast, k; paper and default: {horizons}; csv 24")
+    add("--input-length", **length, help=f"observed; paper and default: {lengths}; csv 168 rows")
+    add("--horizon", **length, help=f"forecast, k; paper and default: {horizons}; csv 24 rows")
     add("--stride", **length, help="between two windows of traffic or csv (default: 1)")
-    shares = "of csv: shares, or numbers of rows, of training, validation and test (default: 0.6 0.2 0.2)"
+    shares = "shares, or numbers of rows, of training, validation and test of csv (default: 0.6 0.2 0.2)"
     add("--split", nargs="+", type=_part, metavar="PART", help=shares)
 
 
@@ -122,15 +122,17 @@ def _add_csv_flags(add: Callable) -> None:
     """How a CSV file is written, and what its rows are."""
     mark, column = {"type": _character, "metavar": "MARK"}, {"metavar": "COLUMN"}
     header = "the first row holds names, or not (default: judged from the rows below)"
-    time = "of time stamps, or none: rows are equal steps (default: the first column of dates as text)"
-    missing = "values or rows: refuse them, or fill them by interpolation or by the last value (default: refuse)"
-    add("--csv-delimiter", **mark, help="between cells; also: tab, space (default: the tab, ; | or , that fits)")
-    add("--csv-decimal", choices=[".", ","], help="decimal mark (default: .)")
+    time = "column of time stamps, or none: rows are equal steps (default: the first column of dates as text)"
+    series = "column that names the series of each row, where a file holds several (default: none)"
+    missing = "missing values or rows: refuse them, interpolate, or repeat the last value (default: refuse)"
+    add("--csv-delimiter", **mark, help="mark between cells; also: tab, space (default: the tab, ; | or , that fits)")
+    add("--csv-decimal", choices=[".", ","], metavar="MARK", help="decimal mark, . or , (default: .)")
     add("--csv-thousands", **mark, help="mark between groups of three digits (default: none)")
-    add("--csv-encoding", metavar="NAME", help="such as latin-1 (default: UTF-8, or UTF-16 where the file says so)")
+    encoding = "encoding of the text, such as latin-1 (default: UTF-8, or UTF-16 where the file says so)"
+    add("--csv-encoding", metavar="NAME", help=encoding)
     add("--csv-header", action=argparse.BooleanOptionalAction, help=header)
     add("--csv-time", **column, help=time)
-    add("--csv-series", **column, help="that names the series of each row, if there are several in one file")
+    add("--csv-series", **column, help=series)
     add("--csv-missing", choices=["refuse", "interpolate", "last"], help=missing)
 
 
