@@ -43,7 +43,7 @@ from training.run_folder import RunFolder, flattened, new_folder
 from training.settings import complaints, opened_folder, parse_args, settings_of
 from training.side_by_side import train_side_by_side
 from training.streams import usable_streams
-from training.table import introduction, results_table, whose_scaling
+from training.table import introduction, results_table, units_table, whose_scaling
 
 DEFAULT_PLOT_SAMPLES = range(1, 6)
 
@@ -84,10 +84,12 @@ def run(experiment: Experiment) -> dict[str, Record]:
         with interruptible(continued_by), mistakes:
             print(f"{lines}\nrun folder: {folder.path}")
             histories = train_all(experiment, folder, jobs)
-            if args.plots:
-                draw(experiment, folder, histories, samples, variable)
+            forecasts = {loss: _forecast(experiment, folder, loss) for loss in histories}
+            if args.plots and data_parallel.rank() == 0:
+                draw(experiment, folder, histories, forecasts, samples, variable)
             results = {loss: history[-1] for loss, history in histories.items()}
-            print(f"\n{results_table(experiment, results)}\n\nEverything is in {folder.path}")
+            print("\n".join(["", results_table(experiment, results), *units_table(experiment, forecasts)]))
+            print(f"\nEverything is in {folder.path}")
     return results
 
 
@@ -174,9 +176,11 @@ def evaluate(experiment: Experiment) -> dict[str, Record]:
     with complaints(ValueError, OSError):
         checkpoint = load_checkpoint(path)
         net = experiment.trained_network(path)
-        scores = eval_model(net, experiment.data.test, experiment.args.batch_size)
+        batch_size = experiment.args.batch_size
+        scores, predicted = eval_model(net, experiment.data.test, batch_size, return_predictions=True)
         name = checkpoint.get("settings", {}).get("loss", Path(path).stem)
-        print("\n".join([*whose_scaling(experiment), results_table(experiment, {name: scores})]))
+        table = results_table(experiment, {name: scores})
+        print("\n".join([*whose_scaling(experiment), table, *units_table(experiment, {name: predicted})]))
     return {name: scores}
 
 
@@ -199,14 +203,12 @@ def draw(
     experiment: Experiment,
     folder: RunFolder,
     histories: Mapping[str, list[Record]],
+    forecasts: Mapping[str, Tensor],
     samples: list[int],
     variable: int,
 ) -> None:
     """Draw forecasts side by side, learning curves and one alignment per loss into the run's folder."""
     args, test = experiment.args, experiment.data.test
-    forecasts = {loss: _forecast(experiment, folder, loss) for loss in histories}
-    if data_parallel.rank() != 0:
-        return
     # Not at the top: matplotlib takes a second to import, which no run without figures needs.
     from evaluation.plots import plot_alignment, plot_forecasts, plot_learning_curves
 

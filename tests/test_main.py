@@ -25,6 +25,7 @@ from main import main
 from models import GRUS
 from tests.helpers import ROOT, records, results, untimed, weights, write_ecg5000, write_traffic, write_waves
 from training import experiment as experiment_module
+from training import load_forecaster
 from training.experiment import at_a_time, prepare, resolve_device
 from training.interruption import LostProcessError
 from training.losses import LOSSES as CRITERIA
@@ -1197,6 +1198,43 @@ def test_the_papers_row_stands_beside_ours_only_in_the_papers_setting(flags, wit
     assert all(re.search(r"0\.01250 +0\.1900 +1\.500", row) for row in rows)
     if not flags:
         assert rows[-1].endswith("0.0121 ± 0.0013  0.231 ± 0.0244  1.48 ± 0.129")
+
+
+@pytest.mark.parametrize("targets", [["other"], ["other", "sine"]])
+def test_a_csv_run_prints_errors_in_the_units_of_the_file_beside_those_of_the_last_value(
+    small, table, capsys, targets
+):
+    rewritten(table, "far.csv", level=50, size=3)
+    flags = ["far.csv" if flag == str(table) else flag for flag in small]
+    flags = [*flags, "--csv-columns", "sine", "other", "--csv-targets", *targets, "--losses", "mse", "--model", "mlp"]
+    run(*flags, "--output", "run")
+    printed = capsys.readouterr().out
+    path = "run/checkpoints/mse.pt"
+    run("--evaluate", path)
+    evaluated = capsys.readouterr().out
+    values = np.loadtxt("far.csv", delimiter=",", skiprows=1)[96:]
+    columns = [["sine", "other"].index(name) for name in targets]
+    windows = np.lib.stride_tricks.sliding_window_view(values, 10, axis=0).transpose(0, 2, 1)
+    truth, last = windows[:, 6:, columns], np.repeat(windows[:, 5:6, columns], 4, axis=1)
+    forecast = np.stack([load_forecaster(path).predict(window[:6]) for window in windows])
+    for variable, name in enumerate(targets):
+        for loss, ours in (("mse", forecast), ("last value", last)):
+            error = (ours - truth)[..., variable]
+            for text in (printed, evaluated):
+                (mae, mse) = re.search(rf"^{name} +{loss} +(\S+) +(\S+)$", text, re.MULTILINE).groups()
+                assert float(mae) == pytest.approx(abs(error).mean(), rel=1e-3)
+                assert float(mse) == pytest.approx(np.square(error).mean(), rel=1e-3)
+    scale = np.loadtxt("far.csv", delimiter=",", skiprows=1)[:72, columns].std(axis=0)
+    for text in (printed, evaluated):
+        row = re.search(r"^last value +(\S+) +(\S+) +(\S+)$", text, re.MULTILINE)
+        assert float(row[1]) == pytest.approx(np.square((last - truth) / scale).mean(), rel=1e-3)
+
+
+def test_runs_on_other_data_print_their_losses_alone(capsys):
+    run("--evaluate", ROOT / "experiments/weights/dilate.pt")
+    printed = capsys.readouterr().out
+    assert "last value" not in printed
+    assert "units of the file" not in printed
 
 
 def test_a_gzipped_csv_is_read(small, table):

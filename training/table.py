@@ -1,7 +1,11 @@
 """The lines that a run prints: what it trains, and its table of metrics beside the paper's (Table 1)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from torch import Tensor
+
+from data import ForecastData
+from evaluation.metrics import evaluate_forecasts
 from evaluation.paper import (
     PAPER_ALPHA,
     PAPER_GAMMA,
@@ -13,10 +17,13 @@ from evaluation.paper import (
 )
 
 from . import data_parallel
+from .data_record import record_of
 from .experiment import Experiment
 from .run_folder import METRICS
 
-__all__ = ["introduction", "results_table", "whose_scaling"]
+__all__ = ["introduction", "results_table", "units_table", "whose_scaling"]
+
+LAST_VALUE, MOST_TARGETS = "last value", 10
 
 
 def introduction(experiment: Experiment) -> str:
@@ -53,8 +60,12 @@ def results_table(experiment: Experiment, results: Mapping[str, Mapping[str, flo
 
     Args:
         experiment: What was run.
-        results: Training loss -> ``mse``, ``dtw`` and ``tdi``, and ``epoch`` if known.
+        results: Training loss -> ``mse``, ``dtw`` and ``tdi``, and ``epoch`` if known. The table of a CSV file also
+            has the last observed value as a forecast.
     """
+    data = experiment.data
+    if data.name == "csv":
+        results = {**results, LAST_VALUE: evaluate_forecasts(_last_value(data), data.test.targets)}
     papers = {loss: _paper_comparison(experiment, loss) for loss in results}
     rows = [["loss", *map(str.upper, METRICS)]]
     rows += [[loss, *(f"{record[metric]:#.4g}" for metric in METRICS)] for loss, record in results.items()]
@@ -62,9 +73,42 @@ def results_table(experiment: Experiment, results: Mapping[str, Mapping[str, flo
         rows[0] += [f"paper's {metric.upper()}" for metric in METRICS]
         for row, paper in zip(rows[1:], papers.values(), strict=True):
             row += _paper_cells(paper)
+    return "\n".join([_caption(experiment, results, any(papers.values())), *_aligned(rows)])
+
+
+def units_table(experiment: Experiment, forecasts: Mapping[str, Tensor]) -> list[str]:
+    """The errors of each variable of a CSV file in the file's units, beside those of the last observed value.
+
+    Args:
+        experiment: What was run.
+        forecasts: Training loss -> forecasts of the test set, as the networks give them.
+
+    Returns:
+        The lines of the table; none where the data are of no CSV file, or of several series.
+    """
+    data = experiment.data
+    if data.name != "csv" or data.target_scaling is None:
+        return []
+    targets, std = record_of(data).targets, data.target_scaling.std
+    forecasts = {**forecasts, LAST_VALUE: _last_value(data)}
+    rows = [["column", "loss", "MAE", "MSE"]]
+    for variable, name in enumerate(targets[:MOST_TARGETS]):
+        for loss, forecast in forecasts.items():
+            error = std[variable] * (forecast[..., variable] - data.test.targets[..., variable]).double()
+            rows.append([name, loss, f"{error.abs().mean():#.4g}", f"{error.square().mean():#.4g}"])
+    more = f", the first {MOST_TARGETS} of {len(targets)} columns" if len(targets) > MOST_TARGETS else ""
+    return ["", f"in the units of the file{more}, means over the test set", *_aligned(rows)]
+
+
+def _last_value(data: ForecastData) -> Tensor:
+    """The forecast that nothing changes any more."""
+    last = data.test.inputs[:, -1:, record_of(data).target_positions]
+    return last.expand(-1, data.horizon, -1)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join([_caption(experiment, results, any(papers.values())), *lines])
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _caption(experiment: Experiment, results: Mapping[str, Mapping[str, float]], with_paper: bool) -> str:
