@@ -138,7 +138,7 @@ class Scaling:
             ValueError: It is of another number of variables.
         """
         if len(self.mean) != values.shape[-1]:
-            raise ValueError(f"scaling must be of {values.shape[-1]} variables, given {len(self.mean)}")
+            raise ValueError(f"{called('scaling')} must be of {values.shape[-1]} variables, given {len(self.mean)}")
         return self
 
     def scale(self, values: Tensor) -> Tensor:
@@ -194,7 +194,8 @@ def scaling_for(
     """
     if isinstance(scaling, Mapping):
         if series not in scaling:
-            raise ValueError(f"scaling must hold one for series {series!r}, given those of {', '.join(scaling)}")
+            known = ", ".join(scaling)
+            raise ValueError(f"{called('scaling')} must hold one for series {series!r}, given those of {known}")
         scaling = scaling[series]
     return scaling if scaling is None else scaling.checked(values)
 

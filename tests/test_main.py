@@ -461,6 +461,14 @@ def test_evaluate_refuses_other_columns_than_those_of_the_training(small, table,
     assert "renamed.csv has the columns price, but run/checkpoints/mse.pt was trained on other." in sentence
 
 
+def test_evaluate_refuses_a_file_with_more_columns(small, table, capsys):
+    run(*small, "--csv-columns", "all", "--output", "run", "--losses", "mse")
+    values = np.loadtxt(table, delimiter=",", skiprows=1)[:, [0, 1, 0]]
+    np.savetxt("more.csv", values, delimiter=",", header="sine,other,third", comments="")
+    sentence = refusal(capsys, "--evaluate", "run/checkpoints/mse.pt", "--data-path", "more.csv")
+    assert "the scaling in run/checkpoints/mse.pt must be of 3 variables, given 2" in sentence
+
+
 def test_evaluate_says_nothing_of_scaling_where_data_are_in_raw_units(capsys):
     run("--evaluate", ROOT / "experiments/weights/dilate.pt")
     assert "scaled" not in capsys.readouterr().out

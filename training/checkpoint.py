@@ -29,7 +29,7 @@ DEFAULTS_OF_MISSING_KEYS = {"clip_norm": None, "bf16": False}
 
 
 class CheckpointError(ValueError):
-    """A file is no checkpoint of ours, or one of another network or another training."""
+    """A file is no checkpoint of ours, or one of another network, of another training or of other data."""
 
 
 def save_checkpoint(

@@ -4,7 +4,6 @@ import argparse
 import inspect
 import os
 import re
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,18 +181,20 @@ def prepare(args: argparse.Namespace) -> Experiment:
         check_can_record("--cuda-graph", device)
     set_up_torch(args, device)
     trained_on = record_in(load_checkpoint(args.evaluate), args.evaluate) if args.evaluate else None
-    scaling = trained_on and trained_on.scaling
-    with called_by_flags(FLAGS):
-        data = load(args.dataset, **_options(args), **({} if scaling is None else {"scaling": scaling}))
-    if trained_on:
-        _check_columns(args, args.evaluate, trained_on, data.columns)
-    return Experiment(args, data, device, trained_on)
+    return Experiment(args, _load_data(args, trained_on), device, trained_on)
 
 
-def _check_columns(args: argparse.Namespace, path: str, trained_on: DataRecord, columns: Sequence[str]) -> None:
-    if trained_on.columns != tuple(columns):
-        before, now = (", ".join(names) for names in (trained_on.columns, columns))
+def _load_data(args: argparse.Namespace, trained_on: DataRecord | None, **changes: object) -> ForecastData:
+    """Load the data, for a network that was trained before by the scaling of its own."""
+    options, path = {**_options(args), **changes}, args.evaluate or args.forecast
+    if trained_on and trained_on.scaling is not None:
+        options["scaling"] = trained_on.scaling
+    with called_by_flags({**FLAGS, "scaling": f"the scaling in {path}"}):
+        data = load(args.dataset, **options)
+    if trained_on and trained_on.columns != data.columns:
+        before, now = (", ".join(names) for names in (trained_on.columns, data.columns))
         raise ValueError(f"{args.data_path} has the columns {now}, but {path} was trained on {before}.")
+    return data
 
 
 def read_past(args: argparse.Namespace, trained_on: DataRecord) -> tuple[Series, ...]:
@@ -204,11 +205,7 @@ def read_past(args: argparse.Namespace, trained_on: DataRecord) -> tuple[Series,
     """
     if args.dataset != "csv":
         raise ValueError(f"--forecast needs a checkpoint of --dataset csv, but {args.forecast} is of {args.dataset}.")
-    smallest = {"input_length": 1, "horizon": 1, "stride": 1, "split": (2, 0, 2), "scaling": trained_on.scaling}
-    with called_by_flags(FLAGS):
-        data = load(args.dataset, **{**_options(args), **smallest})
-    _check_columns(args, args.forecast, trained_on, data.columns)
-    return data.series
+    return _load_data(args, trained_on, input_length=1, horizon=1, stride=1, split=(2, 0, 2)).series
 
 
 def _options(args: argparse.Namespace) -> dict[str, object]:
