@@ -114,7 +114,15 @@ def load_csv(
         raise ValueError(f"{called('missing')} must be one of {', '.join(_FILLS)}, given {missing!r}")
     path = existing_file(path, "the CSV file")
     roles = _Roles(time, series)
-    table = read_table(path, roles.find, header, delimiter, Notation(decimal, thousands), encoding)
+    table = read_table(
+        path,
+        roles.find,
+        lambda names, _: roles.all_but(_observed(columns, targets, names), len(names)),
+        header,
+        delimiter,
+        Notation(decimal, thousands),
+        encoding,
+    )
     chosen, target_columns = _chosen(table, columns, targets, roles)
     names = tuple(table.names[position] for position in chosen)
     fills = f"{giving('missing', 'interpolate')} or {giving('missing', 'last')}"
@@ -179,10 +187,23 @@ class _Roles:
             raise ValueError(f"{both} must name two columns, given {names[self.time]!r} for both")
         return self.all
 
+    def all_but(self, observed: list[int] | None, width: int) -> set[int]:
+        """Return the columns that nobody reads; none, if the observed ones are not known yet."""
+        return set() if observed is None else set(range(width)) - {*observed, *self.all}
+
     @property
     def all(self) -> list[int]:
         """Both, as far as there are any."""
         return [position for position in (self.time, self.series) if position is not None]
+
+
+def _observed(
+    columns: Column | Sequence[Column] | None, targets: Column | Sequence[Column] | None, names: list[str]
+) -> list[int] | None:
+    """Return the positions of the observed columns; None where that depends on which columns hold numbers."""
+    if (columns == "all" and "all" not in names) or (columns is None and targets is None):
+        return None
+    return _positions(*(("targets", targets) if columns is None else ("columns", columns)), names)
 
 
 def _chosen(
@@ -193,12 +214,9 @@ def _chosen(
 ) -> tuple[list[int], list[int]]:
     """Return the positions of the observed columns, and where the targets stand among them."""
     numeric = [position for position in table.numeric if position not in roles.all]
-    if columns == "all" and "all" not in table.names:
-        chosen = numeric
-    elif columns is None and targets is None:
-        chosen = numeric[-1:]
-    else:
-        chosen = _positions(*(("targets", targets) if columns is None else ("columns", columns)), table.names)
+    chosen = _observed(columns, targets, table.names)
+    if chosen is None:
+        chosen = numeric if columns == "all" else numeric[-1:]
     check_chosen(table, chosen)
     return chosen, _target_columns(targets, table.names, chosen)
 

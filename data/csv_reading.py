@@ -23,6 +23,7 @@ import numpy as np
 from .arguments import called, giving
 
 Row = tuple[int, list[str]]  # line number in the file (from 1), cells
+Choice = Callable[[list[str], list[list[str]]], Iterable[int]]  # names, first rows -> positions of columns
 
 FILL_FIRST = "fill or remove missing values before loading"
 _MISSING = {
@@ -103,6 +104,7 @@ class Column:
 
     Attributes:
         name: Its name.
+        is_skipped: Whether its cells are not looked at.
         numbers: Cells that hold a number.
         missing: Cells that mark a missing value.
         others: Cells that hold neither.
@@ -111,8 +113,8 @@ class Column:
         first_group: The same for what may be a number with its thousands grouped by points.
     """
 
-    def __init__(self, name: str, notation: Notation, keep: bool):
-        self.name, self.notation = name, notation
+    def __init__(self, name: str, notation: Notation, keep: bool, skip: bool):
+        self.name, self.notation, self.is_skipped = name, notation, skip
         self.numbers = self.missing = self.others = self._in_other_notation = self._with_unit = 0
         self.first_missing: tuple[int, str] | None = None
         self.first_other: tuple[int, str] | None = None
@@ -517,7 +519,7 @@ def _named(
 def listing(names: Sequence[str], most: int = 20) -> str:
     """Return names in a row, the first ones of many."""
     more = f", and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(" ".join(name.split()) for name in names[:most]) + more
 
 
 # ------------------------------------------------------------------------------------------------- reading
@@ -525,7 +527,8 @@ def listing(names: Sequence[str], most: int = 20) -> str:
 
 def read_table(
     path: Path,
-    keep: Callable[[list[str], list[list[str]]], Iterable[int]] = lambda names, sample: (),
+    keep: Choice = lambda names, sample: (),
+    skip: Choice = lambda names, sample: (),
     header: bool | None = None,
     delimiter: str | None = None,
     notation: Notation | None = None,
@@ -537,6 +540,7 @@ def read_table(
         path: An existing file.
         keep: Gets the names of all columns and the first rows, and returns the positions of the columns whose cells
             are kept as text too.
+        skip: Likewise, of those that nobody reads, which takes less time.
         header: Whether the first row holds names; None to judge from the rows below.
         delimiter: One character; None for the one of tab, semicolon, bar and comma that cuts all lines alike.
         notation: How numbers are written; as in Python by default.
@@ -570,8 +574,8 @@ def read_table(
             raise ValueError(f"{path} holds a header but no rows")
         has_names = names is not None
         names = names or [str(position) for position in range(len(head[0][1]))]
-        kept = set(keep(names, [cells for _, cells in body]))
-        columns = [Column(name, notation, position in kept) for position, name in enumerate(names)]
+        kept, skipped = (set(choose(names, [cells for _, cells in body])) for choose in (keep, skip))
+        columns = [Column(name, notation, place in kept, place in skipped) for place, name in enumerate(names)]
         numbers = _fill(columns, body, lines, path, delimiter)
     encoding = text.encoding.removesuffix("-sig")
     return Table(path, delimiter, encoding, has_names, columns, numbers, body[0][1], lines.comments, notation)
@@ -584,7 +588,8 @@ def _fill(columns: list[Column], body: list[Row], lines: _Lines, path: Path, del
     def add(rows: Sequence[list[str]], of_rows: Iterable[int]) -> None:
         numbers.extend(of_rows)
         for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
-            column.add(cells)
+            if not column.is_skipped:
+                column.add(cells)
 
     add([cells for _, cells in body], [line for line, _ in body])
     while rows := lines.plain_rows(delimiter, width):
@@ -600,6 +605,7 @@ def read_columns(
     choose: Callable[[list[str], list[int]], list[int]],
     header: bool | None = None,
     delimiter: str | None = None,
+    first_only: bool = False,
 ) -> tuple[np.ndarray, list[str], list[int]]:
     """Read some columns of numbers from a delimited text file, gzipped or not.
 
@@ -609,6 +615,7 @@ def read_columns(
             positions to read.
         header: Whether the first row holds names; None to judge from the rows below.
         delimiter: One character; None for the one of tab, semicolon, bar and comma that cuts all lines alike.
+        first_only: Whether to read no column after the first that seems to hold numbers.
 
     Returns:
         The values (rows, columns read) in float64, the names of all columns, and the positions read.
@@ -617,10 +624,18 @@ def read_columns(
         ValueError: The file is damaged or empty, holds no numbers, its rows differ in length, or a value read
             is missing, infinite or no number.
     """
-    table = read_table(path, header=header, delimiter=delimiter)
+    skip = _after_first_numbers if first_only else lambda names, sample: ()
+    table = read_table(path, skip=skip, header=header, delimiter=delimiter)
     chosen = choose(table.names, table.numeric)
     check_chosen(table, chosen)
     return table.numbers(chosen), table.names, chosen
+
+
+def _after_first_numbers(names: list[str], sample: list[list[str]]) -> Iterable[int]:
+    for position in range(len(names)):
+        if 2 * sum(math.isfinite(Notation().number(cells[position])) for cells in sample) > len(sample):
+            return range(position + 1, len(names))
+    return ()
 
 
 def check_chosen(table: Table, chosen: Sequence[int]) -> None:

@@ -43,7 +43,7 @@ def load_traffic(
         ValueError: The file does not hold road occupancies, or is too short.
     """
     file = _find(Path(__file__).parent if path is None else Path(path).expanduser())
-    occupancy, *_ = read_columns(file, lambda names, numeric: numeric[:1])
+    occupancy, *_ = read_columns(file, lambda names, numeric: numeric[:1], first_only=True)
     maximum = _checked_maximum(file, occupancy)
     # By the maximum of the whole series: only then do the paper's errors fit; raw, they would be worse than
     # a constant's.

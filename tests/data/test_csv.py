@@ -293,7 +293,9 @@ def test_numbers_in_any_notation_are_those_that_numpy_reads(tmp_path_factory, no
     path = tmp_path_factory.mktemp("notation") / "table.csv"
     with open(path, "w", newline="", encoding=encoding) as file:
         csv.writer(file, delimiter=delimiter).writerows(rows)
-    table = read_table(path, lambda *_: (), named, delimiter, Notation(decimal, thousands), encoding)
+    table = read_table(
+        path, header=named, delimiter=delimiter, notation=Notation(decimal, thousands), encoding=encoding
+    )
     assert table.names == (rows[0] if named else ["0", "1"])
     assert table.numeric == [0, 1]
     plain = "\n".join(f"{value:.{digits}f}" for value in values)
