@@ -611,6 +611,68 @@ def test_other_text_is_never_filled(tmp_path, values):
         load("csv", path=tmp_path / "text.csv", missing="last", **SMALL)
 
 
+# --- any file ------------------------------
+
+
+CELLS = [
+    "1",
+    "2.5",
+    "-3",
+    "1e5",
+    "1,5",
+    "1.017",
+    "999",
+    "",
+    "-",
+    "abc",
+    "12%",
+    "5 MW",
+    '"',
+    "#",
+    "inf",
+    "1_7",
+    "\0",
+    "1e999",
+]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    odd=st.dictionaries(st.tuples(st.integers(0, 30), st.integers(0, 2)), st.sampled_from(CELLS), max_size=4),
+    names=st.sampled_from([None, ["when", "a", "b"], ["7", "8", "9"], ["", "", ""]]),
+    delimiter=st.sampled_from(",;\t|"),
+    encoding=st.sampled_from(["utf-8", "utf-16", "utf-16-le", "latin-1"]),
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            "columns": st.sampled_from(["all", "a", "0", -1]),
+            "missing": st.sampled_from(["interpolate", "last"]),
+            "time": st.sampled_from(["none", "when", "0", 1]),
+            "series": st.sampled_from(["b", "0", 1]),
+            "decimal": st.sampled_from(".,"),
+            "thousands": st.sampled_from(",.' "),
+            "header": st.booleans(),
+        },
+    ),
+)
+def test_any_file_is_read_to_finite_numbers_or_refused_in_one_sentence(
+    tmp_path_factory, values, odd, names, delimiter, encoding, options
+):
+    days = np.datetime64("2016-07-01") + np.arange(40)
+    rows = [[str(day), str(a), str(b)] for day, (a, b) in zip(days, values[:, :2], strict=False)]
+    for (row, column), cell in odd.items():
+        rows[row][column] = cell
+    path = tmp_path_factory.mktemp("any") / "file.csv"
+    path.write_bytes("\n".join(delimiter.join(row) for row in [*([names] if names else []), *rows]).encode(encoding))
+    try:
+        task = load("csv", path=path, input_length=2, horizon=2, **options)
+    except ValueError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert all(part.isfinite().all() for part in (task.train.inputs, task.valid.targets, task.test.targets))
+        assert task.about
+
+
 # --- the real file ------------------------------
 
 
