@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .kernels.reference import widened
-from .pairs import Pairs, without_padding
+from .pairs import Pairs
 
 
 def absolute(x: Tensor, y: Tensor) -> Tensor:
@@ -16,8 +16,13 @@ def absolute(x: Tensor, y: Tensor) -> Tensor:
 
 def cosine(x: Tensor, y: Tensor) -> Tensor:
     """One minus the cosine of the angle between the vectors of two steps; 1 where a vector is zero; (B, N, M)."""
-    x, y = nn.functional.normalize(x, dim=-1), nn.functional.normalize(y, dim=-1)
-    return 1.0 - x @ y.transpose(1, 2)
+    return 1.0 - _directions(x) @ _directions(y).transpose(1, 2)
+
+
+def _directions(series: Tensor) -> Tensor:
+    """Vectors of length one; a zero vector stays zero, and has a gradient of the size of the others'."""
+    squares = series.square().sum(-1, keepdim=True)
+    return series * torch.where(squares > 0, squares, 1.0).rsqrt()
 
 
 Cost = str | Callable[[Tensor, Tensor], Tensor]
@@ -36,12 +41,28 @@ def check_cost(cost: Cost) -> Cost:
 
 
 def costs_of(cost: Cost, pairs: Pairs) -> Tensor:
-    """Delta (B, N, M) of each pair, zeros for the padding; a named cost is computed in float64, as V is."""
-    x, y = (without_padding(s, k) for s, k in zip(pairs[:2], pairs.lattice[:2], strict=True))
-    if cost in NAMED:
+    """Delta (B, N, M) of each pair; a named cost is computed in float64, as V is.
+
+    In place of the padding a cost sees the last true step again, and so nothing that it does not see anyway.
+    """
+    x, y = (_with_last_step(s, k) for s, k in zip(pairs[:2], pairs.lattice[:2], strict=True))
+    if isinstance(cost, str):
+        if cost == "cosine" and x.shape[2] == 1:
+            raise ValueError(
+                "cost='cosine' needs series of at least two variables, since the direction of one number has no "
+                "gradient, but they have one (with per_channel=True each variable is a series of its own)."
+            )
         return NAMED[cost](widened(x), widened(y))
     D, shape = cost(x, y), (x.shape[0], x.shape[1], y.shape[1])
     if not isinstance(D, Tensor) or D.shape != shape or D.dtype not in (torch.float32, torch.float64):
         found = f"{D.dtype} of {tuple(D.shape)}" if isinstance(D, Tensor) else repr(type(D).__name__)
         raise ValueError(f"cost must return float32 or float64 of {shape}, but it returned {found}.")
     return D
+
+
+def _with_last_step(series: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B, N, d) with the last true step in place of the padding."""
+    if lengths is None:
+        return series
+    step = torch.arange(series.shape[1], device=series.device).minimum(lengths.unsqueeze(1) - 1)
+    return series.gather(1, step.unsqueeze(-1).expand(series.shape))

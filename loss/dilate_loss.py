@@ -552,7 +552,8 @@ class DilateLoss(AlignmentLoss):
         cost: Delta: "squared", the squared Euclidean distance (the paper); "absolute", the sum of ``|x - y|``;
             "cosine", one minus the cosine of the angle; or a function or module ``(prediction, target) -> (B, N, M)``
             that autograd can differentiate, whose parameters are then those of the loss. All but "squared" make the
-            matrix of costs, which takes more time and memory, and can be differentiated once.
+            matrix of costs, which takes more time and memory, and can be differentiated once. A function sees the
+            last true step again in place of padding, and with ``per_channel`` (B * d, N, 1).
         divergence: make the loss zero where prediction equals target, and nowhere negative. With
             ``D[f] = f(x, y) - (f(x, x) + f(y, y)) / 2`` the shape term is ``max(0, D[Eq. 2])``, the soft-DTW
             divergence (why it needs the maximum is said in :class:`.criterion.AlignmentLoss`), and the temporal term
