@@ -157,9 +157,8 @@ def load_csv(
     scalings = (read[0].input_scaling, read[0].target_scaling) if roles.series is None else (None, None)
     counts = (len(filled) - len(values), count_missing)
     about = _about(table, roles, chosen, target_columns, read, joined, counts, missing)
-    return ForecastData(
-        "csv", *joined, *scalings, fingerprint(filled), names, tuple(target_columns), tuple(read), tuple(about)
-    )
+    found = fingerprint(filled, (list(target_columns), [(series.name, len(series.values)) for series in read]))
+    return ForecastData("csv", *joined, *scalings, found, names, tuple(target_columns), tuple(read), tuple(about))
 
 
 # ------------------------------------------------------------------------------------------------- columns

@@ -150,13 +150,15 @@ class Scaling:
         return values * self.std.to(values) + self.mean.to(values)
 
 
-def fingerprint(values: np.ndarray) -> Fingerprint:
+def fingerprint(values: np.ndarray, roles: object = None) -> Fingerprint:
     """Return what tells apart the numbers read from files: their `rows`, and the `sha256` of their float64.
 
     Args:
         values: (rows, columns), any real dtype.
+        roles: What the numbers are used for, where that is not always the same: kept as text under `roles`.
     """
-    return {"rows": len(values), "sha256": hashlib.sha256(np.ascontiguousarray(values, dtype="<f8")).hexdigest()}
+    found = {"rows": len(values), "sha256": hashlib.sha256(np.ascontiguousarray(values, dtype="<f8")).hexdigest()}
+    return found if roles is None else {**found, "roles": repr(roles)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -343,6 +343,35 @@ def test_resume_refuses_data_that_changed_and_leaves_the_run_as_it_is(small, tab
     assert records("run")[-1]["epoch"] == 5
 
 
+def test_the_same_values_with_another_meaning_are_refused(capsys):
+    rows = [(1000.0, float(t), t % 7) for t in range(80)]
+
+    def write(path, order):
+        lines = [",".join("ABC"[k] for k in order), *(",".join(str(row[k]) for k in order) for row in rows)]
+        Path(path).write_text("\n".join(lines) + "\n")
+
+    def write_series(path, border):
+        lines = ["id,y", *(f"{'a' if t < border else 'b'},{t * t % 13}" for t in range(160))]
+        Path(path).write_text("\n".join(lines) + "\n")
+
+    sizes = ["--input-length", 6, "--horizon", 4, "--model", "mlp", "--hidden-size", 2, "--losses", "mse"]
+    sizes += ["--epochs", 1, "--no-plots", "--dataset", "csv"]
+    write("table.csv", (0, 1, 2))
+    columns = ["--csv-columns", "A", "B", "C", "--csv-targets", 2]
+    run(*sizes, "--data-path", "table.csv", *columns, "--output", "run")
+    write_series("series.csv", 80)
+    run(*sizes, "--data-path", "series.csv", "--csv-series", "id", "--output", "series")
+    write("table.csv", (2, 1, 0))
+    write_series("series.csv", 90)
+    capsys.readouterr()
+    for folder in ("run", "series"):
+        sentence = refusal(capsys, "--resume", folder, "--epochs", 2)
+        assert "holds the same values, but other series or other columns to forecast" in sentence
+    sentence = refusal(capsys, "--evaluate", "run/checkpoints/mse.pt", "--data-path", "table.csv")
+    assert "--csv-targets are A in" in sentence
+    assert "was trained to forecast C" in sentence
+
+
 def test_resume_goes_on_where_only_what_was_not_read_changed(small, table):
     rewritten(table, "waves.csv")
     flags = ["waves.csv" if flag == str(table) else flag for flag in small]

@@ -133,7 +133,12 @@ def check_unchanged(what: str, before: Fingerprint | None, now: Fingerprint) -> 
     if before is None or before == now:
         return
     had, has = before["rows"], now["rows"]
-    how = f"has {has} rows in place of {had}" if has != had else f"holds other values in its {had} rows"
+    if has != had:
+        how = f"has {has} rows in place of {had}"
+    elif before["sha256"] != now["sha256"]:
+        how = f"holds other values in its {had} rows"
+    else:
+        how = "holds the same values, but other series or other columns to forecast"
     raise CheckpointError(
         f"{what} changed since the run began: it {how}; a run goes on with its own data only, "
         "so give these by --data-path, or start a new run."

@@ -194,6 +194,10 @@ def _load_data(args: argparse.Namespace, trained_on: DataRecord | None, **change
     if trained_on and trained_on.columns != data.columns:
         before, now = (", ".join(names) for names in (trained_on.columns, data.columns))
         raise ValueError(f"{args.data_path} has the columns {now}, but {path} was trained on {before}.")
+    if args.evaluate and trained_on and trained_on.target_columns not in (None, data.target_columns):
+        now = ", ".join(data.columns[position] for position in data.target_columns)
+        before = ", ".join(trained_on.targets)
+        raise ValueError(f"--csv-targets are {now} in {args.data_path}, but {path} was trained to forecast {before}.")
     return data
 
 
