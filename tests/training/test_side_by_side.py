@@ -64,9 +64,10 @@ def counts(folder, name, on_epoch, write):
 def fails_or_waits(folder, how, name, on_epoch, write):
     """The first one waits until it is ended, and cleans up; the second one comes to its end in some way."""
     if name == "first":
-        file = folder / "first"
-        file.write_text(str(os.getpid()))
+        draft, file = folder / "draft", folder / "first"
+        draft.write_text(str(os.getpid()))
         try:
+            draft.rename(file)  # from now on the second one may end, and with it this one
             until(lambda: False)
         finally:
             file.rename(folder / "ended")
