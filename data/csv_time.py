@@ -115,8 +115,7 @@ def read_numbered_times(values: np.ndarray) -> np.ndarray:
     """Return the times in cells of numbers: days such as 20160701 as datetime64[us], other numbers as they are."""
     if len(values) < 2 or not (values == np.rint(values)).all() or abs(values).max() >= 1e15:
         return values
-    steps = np.unique(np.diff(values))
-    if len(steps) == 1:
+    if abs(values).max() < 1e5 and len(np.unique(np.diff(values))) == 1:  # years, or a count
         return values
     cells = np.char.mod("%d", values).astype(np.bytes_)
     if len(cells[0]) in _OF_DIGITS:

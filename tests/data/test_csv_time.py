@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import load
+from data.csv_time import read_numbered_times
 
 SMALL = {"input_length": 6, "horizon": 4}
 ROWS = 100
@@ -270,3 +271,14 @@ def test_a_fault_in_one_of_several_series_is_named_by_its_line(tmp_path, change)
     column = {"gap": "ds", "hole": "y", "nameless": "unique_id"}[change]
     with pytest.raises(ValueError, match=f"line 91, column '{column}' holds"):
         load("csv", path=tmp_path / "long.csv", series=0, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("first", "unit", "pattern"),
+    [("2016-01-05", "D", "%Y%m%d"), ("2016-01-01T05", "h", "%Y%m%d%H"), ("2016-02", "M", "%Y%m")],
+)
+def test_digits_of_dates_are_dates_within_a_month_too(first, unit, pattern):
+    times = np.datetime64(first) + np.arange(8).astype(f"timedelta64[{unit}]")
+    cells = np.array([float(time.strftime(pattern)) for time in times.astype("datetime64[us]").tolist()])
+    assert (read_numbered_times(cells) == times).all()
+    assert (read_numbered_times(np.arange(2001.0, 2009.0)) == np.arange(2001.0, 2009.0)).all()
