@@ -494,9 +494,8 @@ def dilate_of_costs(
         TypeError, ValueError: for arguments that are none of these.
     """
     D, lattice = check_costs(D, prediction_lengths, target_lengths, band)
-    omega = penalty(
-        check_omega(omega, False), Pairs(D, D.transpose(1, 2), lattice)
-    )  # which looks at sizes and device
+    sizes = Pairs(D, D.transpose(1, 2), lattice)  # Omega depends on no more of the series than these
+    omega = penalty(check_omega(omega, divergence=False), sizes)
     return _terms_of_costs(D, check_gamma(gamma, D), omega, check_alpha(alpha), lattice)
 
 

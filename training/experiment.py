@@ -247,7 +247,7 @@ def at_a_time(experiment: Experiment) -> int:
 def compile_kernels(experiment: Experiment) -> None:
     """Let rank 0 compile the kernels, which all other processes of the run then find on disk."""
     args = experiment.args
-    if data_parallel.rank() == 0 and experiment.device.type == "cpu":  # the kernels of a GPU are not kept on disk
+    if data_parallel.rank() == 0 and experiment.device.type == "cpu":  # a GPU's take some seconds, not half a minute
         batch = experiment.data.train[: args.batch_size]
         for loss in args.losses:
             evaluate_forecasts(warm_up(experiment.network(), LOSSES[loss](args), batch), batch[1])
