@@ -147,7 +147,9 @@ def load_csv(
             raise ValueError(str(problem) if name is None else f"{path}, series {name!r}: {problem}") from None
         target_scaling = Scaling(own.mean[target_columns], own.std[target_columns])
         time_column = None if roles.time is None else table.names[roles.time]
-        read.append(Series(name, filled_times, step, ends, own, target_scaling, filled, time_column))
+        first = ends[1] - (input_length if reach_back else 0)
+        starts = np.arange(first, ends[2] - input_length - horizon + 1, stride)
+        read.append(Series(name, filled_times, step, ends, starts, own, target_scaling, filled, time_column))
         parts.append(
             chronological_windows(standard, input_length, horizon, stride, split, target_columns, reach_back)
         )

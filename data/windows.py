@@ -170,6 +170,7 @@ class Series:
         times: The time of each row, datetime64 or float64 (rows,); None where the file holds none.
         step: The time from row to row, in words, likewise.
         ends: The rows at which its training, validation and test part end.
+        test_starts: The row at which each window of the test part begins, (windows,).
         input_scaling: The scaling of its inputs.
         target_scaling: The same for its targets.
         values: All of its rows, float64 (rows, d), in the file's units.
@@ -180,6 +181,7 @@ class Series:
     times: np.ndarray | None
     step: str | None
     ends: tuple[int, int, int]
+    test_starts: np.ndarray
     input_scaling: Scaling
     target_scaling: Scaling
     values: np.ndarray
