@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +25,19 @@ from .csv_reading import (
 )
 from .csv_time import (
     RowError,
+    Step,
     are_stamps,
     first_gap,
     read_numbered_times,
     read_times,
     shown,
     steps_of,
-    times_of_all,
+    times_at,
 )
 from .windows import (
     CHRONOLOGICAL_SPLIT,
     ForecastData,
+    History,
     Scaling,
     Series,
     WindowDataset,
@@ -44,7 +47,7 @@ from .windows import (
     split_points,
 )
 
-__all__ = ["existing_file", "load_csv", "open_text", "read_columns"]
+__all__ = ["existing_file", "load_csv", "open_text", "read_columns", "read_histories"]
 
 Column = str | int
 
@@ -70,6 +73,7 @@ def load_csv(
     time: Column | None = None,
     series: Column | None = None,
     missing: str = "refuse",
+    steps: Mapping[str | None, Step] | None = None,
 ) -> ForecastData:
     """Make a forecasting task of one or several columns of a CSV file whose rows are equal steps in time.
 
@@ -103,6 +107,8 @@ def load_csv(
         series: The column that names the series of each row, in a file of several series.
         missing: "refuse" missing values and rows, or fill them: "interpolate" in a straight line between the values
             before and after, or take the "last" value before.
+        steps: Hold the times to the steps that a network was trained on: name of a series, None for the only one ->
+            its step. The rows of a short file cannot tell days from working days.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -110,6 +116,82 @@ def load_csv(
         TypeError: A number or a column is of the wrong kind.
         ValueError: A column, value, row, time stamp or option is not usable; the sentence says which and why.
     """
+    form = (header, delimiter, decimal, thousands, encoding)
+    read = read_histories(path, columns, targets, *form, time, series, missing, steps)
+    names, target_columns = read.names, list(read.target_columns)
+
+    all_series, parts = [], []
+    for history in read.series:
+        values = history.values
+        try:
+            ends = split_points(len(values), split, input_length, horizon, reach_back)
+            own = scaling_for(history.name, scaling, values) or _standardisation(values[: ends[0]], names)
+            standard = _standardised(values, own, names)
+        except ValueError as problem:
+            raise ValueError(
+                str(problem) if history.name is None else f"{read.table.path}, series {history.name!r}: {problem}"
+            ) from None
+        target_scaling = Scaling(own.mean[target_columns], own.std[target_columns])
+        parts.append(
+            chronological_windows(standard, input_length, horizon, stride, split, target_columns, reach_back)
+        )
+        first = ends[1] - (input_length if reach_back else 0)
+        starts = np.arange(first, ends[2] - input_length - horizon + 1, stride)
+        all_series.append(Series(*vars(history).values(), ends, starts, own, target_scaling))
+    joined = [_joined(of_all) for of_all in zip(*parts, strict=True)]
+    all_values = [history.values for history in read.series]
+    filled = all_values[0] if len(all_values) == 1 else np.concatenate(all_values)
+    scalings = (None, None)
+    if read.roles.series is None:
+        scalings = (all_series[0].input_scaling, all_series[0].target_scaling)
+    about = _about(read, all_series, joined, missing)
+    found = fingerprint(filled, (target_columns, [(one.name, len(one.values)) for one in all_series]))
+    return ForecastData("csv", *joined, *scalings, found, names, read.target_columns, tuple(all_series), tuple(about))
+
+
+@dataclass(frozen=True)
+class Histories:
+    """The series of a file, before they are cut into windows.
+
+    Attributes:
+        table: The cells of the file.
+        roles: Which columns hold times and names of series.
+        chosen: Positions of the observed columns.
+        target_columns: Where the variables to forecast stand among these.
+        series: The series.
+        missing_rows: How many rows were filled in.
+        missing_values: How many values were filled in other rows.
+    """
+
+    table: Table
+    roles: _Roles
+    chosen: list[int]
+    target_columns: tuple[int, ...]
+    series: tuple[History, ...]
+    missing_rows: int
+    missing_values: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the observed columns."""
+        return tuple(self.table.names[position] for position in self.chosen)
+
+
+def read_histories(
+    path: str | Path,
+    columns: Column | Sequence[Column] | None = None,
+    targets: Column | Sequence[Column] | None = None,
+    header: bool | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    thousands: str | None = None,
+    encoding: str | None = None,
+    time: Column | None = None,
+    series: Column | None = None,
+    missing: str = "refuse",
+    steps: Mapping[str | None, Step] | None = None,
+) -> Histories:
+    """Read the series of a CSV file, of any length, as `load_csv` does, whose arguments and errors these are."""
     if missing not in _FILLS:
         raise ValueError(f"{called('missing')} must be one of {', '.join(_FILLS)}, given {missing!r}")
     path = existing_file(path, "the CSV file")
@@ -124,43 +206,25 @@ def load_csv(
         encoding,
     )
     chosen, target_columns = _chosen(table, columns, targets, roles)
-    names = tuple(table.names[position] for position in chosen)
     fills = f"{giving('missing', 'interpolate')} or {giving('missing', 'last')}"
     values = table.numbers(chosen, may_miss=missing != "refuse", mend=f"{FILL_FIRST}, or {fills} fills them")
     count_missing = int(np.isnan(values).sum())
     groups = _rows_of_series(table, roles.series)
-    times = _times(table, roles.time, groups[0][1])
+    times, offset = _times(table, roles.time, groups[0][1])
+    time_column = None if roles.time is None else table.names[roles.time]
 
-    read, parts, all_values = [], [], []
+    histories = []
     for name, rows in groups:
+        own_times = None if times is None else times[rows]
         try:
-            filled, filled_times, step = _filled(values[rows], None if times is None else times[rows], missing, fills)
+            filled, own_times, step = _filled(values[rows], own_times, missing, fills, (steps or {}).get(name))
         except RowError as problem:
             column = roles.time if problem.column is None else chosen[problem.column]
             row = np.arange(len(values))[rows][problem.row]
             raise ValueError(f"{table.place(row, table.columns[column])} {problem}") from None
-        try:
-            ends = split_points(len(filled), split, input_length, horizon, reach_back)
-            own = scaling_for(name, scaling, values) or _standardisation(filled[: ends[0]], names)
-            standard = _standardised(filled, own, names)
-        except ValueError as problem:
-            raise ValueError(str(problem) if name is None else f"{path}, series {name!r}: {problem}") from None
-        target_scaling = Scaling(own.mean[target_columns], own.std[target_columns])
-        time_column = None if roles.time is None else table.names[roles.time]
-        first = ends[1] - (input_length if reach_back else 0)
-        starts = np.arange(first, ends[2] - input_length - horizon + 1, stride)
-        read.append(Series(name, filled_times, step, ends, starts, own, target_scaling, filled, time_column))
-        parts.append(
-            chronological_windows(standard, input_length, horizon, stride, split, target_columns, reach_back)
-        )
-        all_values.append(filled)
-    joined = [_joined(of_all) for of_all in zip(*parts, strict=True)]
-    filled = all_values[0] if len(all_values) == 1 else np.concatenate(all_values)
-    scalings = (read[0].input_scaling, read[0].target_scaling) if roles.series is None else (None, None)
-    counts = (len(filled) - len(values), count_missing)
-    about = _about(table, roles, chosen, target_columns, read, joined, counts, missing)
-    found = fingerprint(filled, (list(target_columns), [(series.name, len(series.values)) for series in read]))
-    return ForecastData("csv", *joined, *scalings, found, names, tuple(target_columns), tuple(read), tuple(about))
+        histories.append(History(name, filled, own_times, step, time_column, offset))
+    missing_rows = sum(len(history.values) for history in histories) - len(values)
+    return Histories(table, roles, chosen, tuple(target_columns), tuple(histories), missing_rows, count_missing)
 
 
 # ------------------------------------------------------------------------------------------------- columns
@@ -277,43 +341,45 @@ def _rows_of_series(table: Table, position: int | None) -> list[tuple[str | None
     return [(names[series].decode(), by_series[series]) for series in np.argsort(first)]
 
 
-def _times(table: Table, position: int | None, rows: np.ndarray | slice) -> np.ndarray | None:
-    """Return the times in a column, in which `rows` are those of one series."""
+def _times(table: Table, position: int | None, rows: np.ndarray | slice) -> tuple[np.ndarray | None, str]:
+    """Return the times in a column, in which `rows` are those of one series, and their offset from UTC."""
     if position is None:
-        return None
+        return None, ""
     column = table.columns[position]
-    if column.is_numeric:
-        return read_numbered_times(table.numbers([position])[:, 0])
     try:
+        if column.is_numeric:
+            return read_numbered_times(table.numbers([position])[:, 0], rows), ""
         return read_times(column.take_cells(), rows)
     except RowError as problem:
         raise ValueError(f"{table.place(problem.row, column)} {problem}") from None
 
 
 def _filled(
-    values: np.ndarray, times: np.ndarray | None, missing: str, fills: str
-) -> tuple[np.ndarray, np.ndarray | None, str | None]:
+    values: np.ndarray, times: np.ndarray | None, missing: str, fills: str, known: Step | None
+) -> tuple[np.ndarray, np.ndarray | None, Step | None]:
     """Return values, times and step of one series with all of its rows, once made sure that these are equal steps."""
     last, step = len(values) - 1, None
     if times is not None:
         as_steps = f"{giving('time', 'none')} takes the rows as equal steps"
+        if known is not None:
+            as_steps = f"the network was trained on steps of {known}"
         try:
-            steps = steps_of(times)
+            step, positions = steps_of(times, known)
         except RowError as problem:
             several = f"give {called('series')} if the file holds several series"
             raise RowError(problem.row, f"{problem}; sort the rows by time, or {several}; {as_steps}") from None
-        step, gap = str(steps), first_gap(times, steps)
+        gap = first_gap(times, step, positions)
         if gap and missing == "refuse":
             raise RowError(gap.row, f"{gap}; {fills} fills the rows between, {as_steps}")
         if gap:
-            there, all_steps = len(values), int(steps.positions[-1]) + 1
+            there, all_steps = len(values), int(positions[-1]) + 1
             if all_steps > 2 * there:
                 raise RowError(
                     gap.row, f"{gap}; {all_steps - there} rows are missing, more than there are; {as_steps}"
                 )
-            known, values = values, np.full((all_steps, values.shape[1]), np.nan)
-            values[steps.positions] = known
-            times = times_of_all(times, steps)
+            present, values = values, np.full((all_steps, values.shape[1]), np.nan)
+            values[positions] = present
+            times = times_at(times[0], step, np.arange(all_steps))
     unknown = np.isnan(values)
     values = values.copy() if unknown.any() else values
     for column in np.flatnonzero(unknown.any(axis=0)):
@@ -369,16 +435,10 @@ def _joined(parts: Sequence[WindowDataset | None]) -> WindowDataset | None:
 
 
 def _about(
-    table: Table,
-    roles: _Roles,
-    chosen: Sequence[int],
-    target_columns: Sequence[int],
-    read: Sequence[Series],
-    parts: Sequence[WindowDataset | None],
-    filled: tuple[int, int],
-    missing: str,
+    read: Histories, all_series: Sequence[Series], parts: Sequence[WindowDataset | None], missing: str
 ) -> Iterator[str]:
     """Yield what was read, line by line."""
+    table, roles, chosen = read.table, read.roles, read.chosen
     head = "names in the first row" if table.header else "no names"
     marks = "" if table.notation.is_plain else f", decimal mark {table.notation.decimal!r}"
     marks += f", thousands mark {table.notation.thousands!r}" if table.notation.thousands else ""
@@ -387,32 +447,35 @@ def _about(
     yield f"file: {table.path}, {len(table.lines):,} rows, {form}"
     names = [name or "(no name)" for name in table.names]
     rest = [name for position, name in enumerate(names) if position not in (*chosen, *roles.all)]
-    targets = [names[chosen[position]] for position in target_columns]
-    if len(read) == 1:
-        scaling = zip(read[0].target_scaling.mean, read[0].target_scaling.std, strict=True)
+    targets = [names[chosen[position]] for position in read.target_columns]
+    if len(all_series) == 1:
+        scaling = zip(all_series[0].target_scaling.mean, all_series[0].target_scaling.std, strict=True)
         targets = [f"{name} ({mean:.4g} ± {std:.3g})" for name, (mean, std) in zip(targets, scaling, strict=True)]
     left_out = f"; not used: {listing(rest)}" if rest else ""
     yield f"observed: {listing([names[position] for position in chosen])}; forecast: {listing(targets)}{left_out}"
-    yield from _about_rows(table, roles, read, filled, missing)
-    yield "; ".join(_about_parts(read, parts))
+    yield from _about_rows(read, missing)
+    yield "; ".join(_about_parts(all_series, parts))
 
 
-def _about_rows(
-    table: Table, roles: _Roles, read: Sequence[Series], filled: tuple[int, int], missing: str
-) -> Iterator[str]:
-    if roles.series is not None:
-        all_names = listing([str(series.name) for series in read], most=5)
-        yield f"series: {len(read)} in column {table.names[roles.series]!r} ({all_names}), each scaled by itself"
-    if roles.time is None:
+def _about_rows(read: Histories, missing: str) -> Iterator[str]:
+    names, histories = read.table.names, read.series
+    if read.roles.series is not None:
+        all_names = listing([str(history.name) for history in histories], most=5)
+        yield (
+            f"series: {len(histories)} in column {names[read.roles.series]!r} ({all_names}), each scaled by itself"
+        )
+    if read.roles.time is None:
         yield "time: no column of time stamps, so rows are taken as equal steps"
     else:
-        times = [series.times for series in read]
-        span = f"{shown(min(t[0] for t in times))} to {shown(max(t[-1] for t in times))}"
-        steps = listing(sorted({str(series.step) for series in read}), most=3)
-        yield f"time: {span} in column {table.names[roles.time]!r}, step {steps}"
+        times = [history.times for history in histories]
+        ends = min(of_one[0] for of_one in times), max(of_one[-1] for of_one in times)
+        span = [shown(time, histories[0].offset) for time in ends]
+        steps = listing(sorted({str(history.step) for history in histories}), most=3)
+        yield f"time: {' to '.join(span)} in column {names[read.roles.time]!r}, step {steps}"
     if missing != "refuse":
         how = "by the last value" if missing == "last" else "by interpolation"
-        yield f"filled {how}: {filled[0]:,} missing rows, {filled[1]:,} missing values in other rows"
+        rows, values = f"{read.missing_rows:,} missing rows", f"{read.missing_values:,} missing values in other rows"
+        yield f"filled {how}: {rows}, {values}"
 
 
 def _about_parts(read: Sequence[Series], parts: Sequence[WindowDataset | None]) -> Iterator[str]:

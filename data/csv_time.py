@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 _AT_ONCE = 20_000
-_ISO = re.compile(r"\d{4}-\d{2}(-\d{2}([T ]+\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?\s*(Z|[+-]\d{2}:?\d{2})?)?)?")
+_OFFSET = r"(?P<offset>Z|(?P<sign>[+-])(?P<hours>\d{2}):?(?P<minutes>\d{2})?)"
+_ISO = re.compile(rf"\d{{4}}-\d{{2}}(-\d{{2}}([T ]+\d{{1,2}}:\d{{2}}(:\d{{2}}([.,]\d+)?)?\s*{_OFFSET}?)?)?")
 _DATE = re.compile(r"(\d{1,2}|\d{4})([-/. ])(\d{1,2}|[A-Za-z]{3,9})\2(\d{4}|\d{2})(?:[T ]+(\d.*))?")
 _TIMES = {
     r"\d{1,2}:\d{2}": "%H:%M",
@@ -19,7 +20,13 @@ _TIMES = {
     r"\d{1,2}:\d{2} [AaPp][Mm]": "%I:%M %p",
     r"\d{1,2}:\d{2}:\d{2} [AaPp][Mm]": "%I:%M:%S %p",
 }
-_OF_DIGITS = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+_OF_DIGITS = {
+    6: ("%Y%m", "%y%m%d"),
+    8: ("%Y%m%d", "%y%m%d%H"),
+    10: ("%Y%m%d%H", "%y%m%d%H%M"),
+    12: ("%Y%m%d%H%M", "%y%m%d%H%M%S"),
+    14: ("%Y%m%d%H%M%S",),
+}
 
 
 class RowError(ValueError):
@@ -31,7 +38,7 @@ class RowError(ValueError):
 
 
 def formats(cell: str) -> list[str]:
-    """Return the ways to read a time stamp: two where day or month may come first, none if it is no stamp."""
+    """Return the ways to read a time stamp: none if it is none, several where day, month or year may come first."""
     if _ISO.fullmatch(cell):
         return ["ISO8601"]
     parts = _DATE.fullmatch(cell)
@@ -50,7 +57,8 @@ def formats(cell: str) -> list[str]:
     else:
         dates = ["%m{0}%d{0}", "%d{0}%m{0}"]
     year = "" if len(first) == 4 else "%Y" if len(third) == 4 else "%y"
-    return [date.format(mark) + year + clock for date in dates]
+    ways = [date.format(mark) + year + clock for date in dates]
+    return [*ways, f"%y{mark}%m{mark}%d{clock}"] if len(dates) == 2 and year == "%y" else ways
 
 
 def are_stamps(cells: Sequence[str]) -> bool:
@@ -58,133 +66,187 @@ def are_stamps(cells: Sequence[str]) -> bool:
     return 2 * sum(bool(formats(cell.strip())) for cell in cells) > len(cells)
 
 
-def read_times(cells: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+def read_times(cells: np.ndarray, rows: np.ndarray | slice) -> tuple[np.ndarray, str]:
     """Return the times in cells of text.
 
     Args:
         cells: Bytes (rows,), in UTF-8.
-        rows: Those of one series, whose steps tell the day from the month.
+        rows: Those of one series, whose steps tell day, month and year from each other.
 
     Returns:
-        datetime64[us] (rows,), in UTC where the stamps have an offset from it.
+        datetime64[us] (rows,), and their offset from UTC, such as "+02:00", "" where the stamps have none. Times are
+        as written where all stamps have the same offset, else in UTC.
 
     Raises:
-        RowError: A row holds no time stamp, or none like the first row's.
+        RowError: A row holds no time stamp, or none like the first row's, or day, month and year may be either.
     """
     first = cells[0].decode()
     ways = formats(first)
     if not ways:
         raise RowError(0, f"holds {first!r}, which is no time stamp such as 2016-07-01 12:00 or 01.07.2016 12:00")
-    readings = [_read(cells, way) for way in ways]
-    wrong = [np.flatnonzero(np.isnat(times)) for times in readings]
-    readable = [times for times, rows in zip(readings, wrong, strict=True) if not len(rows)]
+    offsets = np.full(len(cells), np.nan)
+    readings = [_read(cells, way, offsets) for way in ways]
+    wrong = [np.flatnonzero(np.isnat(times) | (np.isnan(offsets) != np.isnan(offsets[0]))) for times in readings]
+    readable = [times for times, of_these in zip(readings, wrong, strict=True) if not len(of_these)]
     if not readable:
-        row = max(rows[0] for rows in wrong)
+        row = max(of_these[0] for of_these in wrong)
         found = repr(cells[row].decode()) if cells[row] else "nothing"
-        raise RowError(row, f"holds {found}, which is no time stamp like {first!r} in the first row")
-    if len(readable) == 1:
-        return readable[0]
-    # In the wrong order of day and month time jumps.
-    jumps = [_jumps(times[rows]) for times in readable]
-    if jumps[0] == jumps[1]:
-        raise RowError(0, f"holds {first!r}, whose day and month may be either way round: write the year first")
-    return readable[int(np.argmin(jumps))]
+        like = f"like {first!r} in the first row" if row else "such as 2016-07-01 12:00, of hours from 00:00 to 23:59"
+        raise RowError(row, f"holds {found}, which is no time stamp {like}")
+    times = _only_plausible(readable, rows)
+    if times is None:
+        parts = "day and month may be either way round"
+        parts = parts if len(ways) == 2 else "day, month and year may be in several orders"
+        raise RowError(0, f"holds {first!r}, whose {parts}: write the year first, in four digits")
+    if np.isnan(offsets[0]):
+        return times, ""
+    if (offsets != offsets[0]).any():
+        return times, "+00:00"
+    hours, minutes = divmod(int(abs(offsets[0])), 60)
+    return times + np.timedelta64(int(offsets[0]), "m"), f"{'-' if offsets[0] < 0 else '+'}{hours:02d}:{minutes:02d}"
+
+
+def _only_plausible(readings: Sequence[np.ndarray], rows: np.ndarray | slice) -> np.ndarray | None:
+    """Return the reading in which the rows are steps in time, few of them missing; None if several differ.
+
+    In the wrong order of day, month and year time jumps.
+    """
+    jumps = [_jumps(times[rows]) for times in readings]
+    most = len(readings[0][rows])
+    plausible = [times for times, missing in zip(readings, jumps, strict=True) if missing <= most]
+    plausible = plausible or [times for times, missing in zip(readings, jumps, strict=True) if missing == min(jumps)]
+    return plausible[0] if all((times == plausible[0]).all() for times in plausible) else None
 
 
 def _jumps(times: np.ndarray) -> float:
     """Return how many steps are missing, infinity if time runs backwards or moves by parts of a step."""
     try:
-        return steps_of(times).positions[-1] + 1 - len(times)
+        return steps_of(times)[1][-1] + 1 - len(times)
     except RowError:
         return math.inf
 
 
-def _read(cells: np.ndarray, way: str) -> np.ndarray:
+def _read(cells: np.ndarray, way: str, offsets: np.ndarray | None = None) -> np.ndarray:
+    """Return times in UTC, NaT where a cell cannot be read so, and write their `offsets` from it (output)."""
     # Not at the top: pandas takes most of a second to import, which no run without time stamps needs.
     import pandas as pd
 
     times = np.empty(len(cells), dtype="datetime64[us]")
     for start in range(0, len(cells), _AT_ONCE):
         texts = [cell.decode() for cell in cells[start : start + _AT_ONCE].tolist()]
+        if way == "ISO8601":
+            # pandas also takes other texts, such as "now".
+            parts = [_ISO.fullmatch(text) for text in texts]
+            offsets[start : start + _AT_ONCE] = [_offset(stamp) for stamp in parts]
+            texts = [text.replace(",", ".") if stamp else "" for text, stamp in zip(texts, parts, strict=True)]
         stamps = pd.to_datetime(pd.Series(texts, dtype=object), format=way, errors="coerce", utc=True)
         times[start : start + _AT_ONCE] = stamps.dt.tz_localize(None).to_numpy("datetime64[us]")
     return times
 
 
-def read_numbered_times(values: np.ndarray) -> np.ndarray:
-    """Return the times in cells of numbers: days such as 20160701 as datetime64[us], other numbers as they are."""
+def _offset(stamp: re.Match | None) -> float:
+    """Return by how many minutes the time of a stamp is ahead of UTC, NaN where the stamp does not say."""
+    if stamp is None or stamp["offset"] is None:
+        return math.nan
+    minutes = 60 * int(stamp["hours"] or 0) + int(stamp["minutes"] or 0)
+    return -minutes if stamp["sign"] == "-" else minutes
+
+
+def read_numbered_times(values: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """Return the times in cells of numbers: days such as 20160701 as datetime64[us], other numbers as they are.
+
+    Args:
+        values: Float64 (rows,).
+        rows: As `read_times` takes them.
+
+    Raises:
+        RowError: The numbers may be dates of different forms.
+    """
     if len(values) < 2 or not (values == np.rint(values)).all() or abs(values).max() >= 1e15:
         return values
     if abs(values).max() < 1e5 and len(np.unique(np.diff(values))) == 1:  # years, or a count
         return values
     cells = np.char.mod("%d", values).astype(np.bytes_)
-    if len(cells[0]) in _OF_DIGITS:
-        times = _read(cells, _OF_DIGITS[len(cells[0])])
-        years = times.astype("datetime64[Y]").astype(np.float64) + 1970
-        if not np.isnat(times).any() and years.min() >= 1800 and years.max() < 2200:
-            return times
-    return values
+    ways = _OF_DIGITS.get(len(cells[0]), ())
+    readable = {way: times for way in ways if _is_of_our_age(times := _read(cells, way))}
+    if not readable:
+        return values
+    # A year of four digits is no accident.
+    counts = () if ways[0] in readable or _jumps(values[rows]) > len(values[rows]) else (values,)
+    times = None if counts else _only_plausible(list(readable.values()), rows)
+    if times is None:
+        raise RowError(0, f"holds {cells[0].decode()}, which may be a date in several ways: write it as 2016-07-31")
+    return times
+
+
+def _is_of_our_age(times: np.ndarray) -> bool:
+    years = times.astype("datetime64[Y]").astype(np.float64) + 1970
+    return not np.isnat(times).any() and bool(years.min() >= 1800 and years.max() < 2200)
 
 
 # ------------------------------------------------------------------------------------------------- steps
 
 
-@dataclass(frozen=True)
-class Steps:
-    """The steps in which time goes on.
+class Step(NamedTuple):
+    """The time from row to row.
 
     Attributes:
-        positions: Int64 (rows,): the steps from the first row to each row; 0, 1, 2, ... where none is missing.
-        step: The step, in units.
+        size: In units; 0 where a single row tells none.
         unit: "microsecond", "working day" or "month"; "" where times are numbers.
+        day: Of the month, on which all rows of steps of months are, or on the last day of shorter months; else 0.
     """
 
-    positions: np.ndarray
-    step: float
+    size: float
     unit: str
+    day: int = 0
 
     def __str__(self) -> str:
-        step, unit = self.step, self.unit
+        size, unit = self.size, self.unit
         if not unit:
-            return f"{step:g}"
+            return f"{size:g}"
         if unit == "microsecond":
             sizes = {"day": 86_400_000_000, "hour": 3_600_000_000, "minute": 60_000_000, "second": 1_000_000, unit: 1}
-            unit = next(name for name, size in sizes.items() if step % size == 0)
-            step = step // sizes[unit]
-        return f"{step} {unit}{'s' if step > 1 else ''}"
+            unit = next(name for name, of_unit in sizes.items() if size % of_unit == 0)
+            size = size // sizes[unit]
+        return f"{size} {unit}{'s' if size > 1 else ''}"
 
 
-def steps_of(times: np.ndarray) -> Steps:
+def steps_of(times: np.ndarray, known: Step | None = None) -> tuple[Step, np.ndarray]:
     """Find the step from row to row: the most frequent one, in time, working days, or months.
 
     Args:
         times: datetime64[us] or float64 (rows,).
+        known: The step, where that is known.
+
+    Returns:
+        The step, and int64 (rows,): how many steps each row is after the first; 0, 1, 2, ... where none is missing.
 
     Raises:
         RowError: Time runs backwards, stands still, or moves by a part of a step.
     """
-    if len(times) < 2:
-        return Steps(np.zeros(len(times), dtype=np.int64), 0, "")
     still = np.diff(times) <= times[:1] - times[:1]
     if still.any():
         row = np.argmax(still) + 1
         if times[row] == times[row - 1]:
             raise RowError(row, f"repeats the time {shown(times[row])}")
         raise RowError(row, f"holds {shown(times[row])}, which is before {shown(times[row - 1])} in the row above")
-    ticks, unit = _ticks(times)
-    step = _most_frequent(np.diff(ticks), is_exact=bool(unit))
+    unit, day = _unit_of(times, known)
+    if len(times) < 2:
+        return (known or Step(0, ""))._replace(day=day), np.zeros(len(times), dtype=np.int64)
+    ticks = _ticks(times, unit)
+    size = known.size if known else _most_frequent(np.diff(ticks), is_exact=bool(unit))
     if not unit:
         whole = ticks[-1] - ticks[0]
-        step = whole / max(1, np.rint(whole / step))  # without the rounding errors of a single one
-    exact = (ticks - ticks[0]) / step
+        size = whole / max(1, np.rint(whole / size))  # without the rounding errors of a single one
+    exact = (ticks - ticks[0]) / size
     positions = np.rint(exact).astype(np.int64)
-    steps = Steps(positions, step, unit)
+    step = Step(int(size) if unit else float(size), unit, day)
     between = np.abs(exact - positions) > (0 if unit else 1e-4)
     if between.any():
         row = np.argmax(between)
         after = f"{shown(times[row])} after {shown(times[row - 1])}"
-        raise RowError(row, f"holds {after}, which is no whole number of steps of {steps}")
-    return steps
+        raise RowError(row, f"holds {after}, which is no whole number of steps of {step}")
+    return step, positions
 
 
 def _most_frequent(steps: np.ndarray, is_exact: bool) -> float:
@@ -193,60 +255,85 @@ def _most_frequent(steps: np.ndarray, is_exact: bool) -> float:
     return found[counts.argmax()] * unit
 
 
-def first_gap(times: np.ndarray, steps: Steps) -> RowError | None:
+def first_gap(times: np.ndarray, step: Step, positions: np.ndarray) -> RowError | None:
     """Return what is wrong with the first row after missing ones, if some are missing."""
-    row = _gap(steps.positions)
-    if not row:
-        return None
-    return RowError(row, f"holds {shown(times[row])} after {shown(times[row - 1])}, but the step is {steps}")
-
-
-def _gap(positions: np.ndarray) -> int:
-    """Return the first row after missing ones; 0 if none is missing."""
     jumps = np.diff(positions) > 1
-    return int(np.argmax(jumps)) + 1 if jumps.any() else 0
+    if not jumps.any():
+        return None
+    row = int(np.argmax(jumps)) + 1
+    return RowError(row, f"holds {shown(times[row])} after {shown(times[row - 1])}, but the step is {step}")
 
 
-def _ticks(times: np.ndarray) -> tuple[np.ndarray, str]:
-    """Return times in numbers, in which equal steps are equal, and the unit of these."""
-    if times.dtype.kind != "M":
-        return times, ""
+def _unit_of(times: np.ndarray, known: Step | None) -> tuple[str, int]:
+    """Return the unit of the steps, and the day of the month on which steps of months fall.
+
+    Raises:
+        RowError: A row is at no time that steps of the known unit lead to.
+    """
+    is_date = times.dtype.kind == "M"
+    if known and is_date != bool(known.unit):
+        raise RowError(0, f"holds {shown(times[0])}, but the step is {known}")
+    if not is_date or (len(times) < 2 and not known):
+        return "", 0
+    days = times.astype("datetime64[D]")
+    in_day = times - days == times[0] - days[0]
+    works = np.is_busday(days)
+    if known:
+        day = known.day and _day_of_month(days, known.day)
+        fits = {"microsecond": True, "working day": in_day & works, "month": in_day & (day > 0)}[known.unit]
+        if not np.all(fits):
+            row = np.argmin(fits)
+            raise RowError(row, f"holds {shown(times[row])}, to which no steps of {known} lead")
+        return known.unit, day
     shortest = np.diff(times).min()
-    days = times.astype("datetime64[D]")
-    if shortest >= np.timedelta64(1, "D") and len(np.unique(times - days)) == 1:
-        months = times.astype("datetime64[M]")
-        of_month = days - months.astype("datetime64[D]")
-        if shortest >= np.timedelta64(28, "D") and (len(np.unique(of_month)) == 1 or _are_last_days(days)):
-            return months.astype(np.int64), "month"
+    if shortest >= np.timedelta64(1, "D") and in_day.all():
+        if shortest >= np.timedelta64(28, "D") and (day := _day_of_month(days)):
+            return "month", day
         # Days on which nobody works may be left out.
-        if shortest == np.timedelta64(1, "D") and len(np.unique(np.diff(days))) > 1 and np.is_busday(days).all():
-            return np.busday_count(days[0], days), "working day"
-    return times.view(np.int64), "microsecond"
+        if shortest == np.timedelta64(1, "D") and len(np.unique(np.diff(days))) > 1 and works.all():
+            return "working day", 0
+    return "microsecond", 0
 
 
-def times_of_all(times: np.ndarray, steps: Steps) -> np.ndarray:
-    """Return the times of all steps (last position + 1,), of the missing ones too."""
-    first, ticks = times[0], np.arange(steps.positions[-1] + 1) * steps.step
-    if not steps.unit:
+def _day_of_month(days: np.ndarray, first_try: int = 31) -> int:
+    """Return the day of the month that all days are, or the last day of shorter months; 0 if there is none."""
+    months = days.astype("datetime64[M]")
+    of_month = (days - months.astype("datetime64[D]")).astype(int) + 1
+    last = _last_days(months)
+    tries = (first_try, 31, of_month.max())
+    return next((int(day) for day in tries if (of_month == np.minimum(day, last)).all()), 0)
+
+
+def _last_days(months: np.ndarray) -> np.ndarray:
+    return ((months + 1).astype("datetime64[D]") - months.astype("datetime64[D]")).astype(int)
+
+
+def _ticks(times: np.ndarray, unit: str) -> np.ndarray:
+    """Return times in numbers, in which equal steps are equal."""
+    if unit == "month":
+        return times.astype("datetime64[M]").astype(np.int64)
+    if unit == "working day":
+        days = times.astype("datetime64[D]")
+        return np.busday_count(days[0], days)
+    return times.view(np.int64) if unit else times
+
+
+def times_at(first: np.datetime64 | float, step: Step, positions: np.ndarray) -> np.ndarray:
+    """Return the times so many steps after a first one."""
+    ticks = positions * step.size
+    if not step.unit:
         return first + ticks
-    if steps.unit == "microsecond":
+    if step.unit == "microsecond":
         return first + ticks.astype("timedelta64[us]")
-    days = times.astype("datetime64[D]")
-    if steps.unit == "working day":
-        return np.busday_offset(days[0], ticks) + (first - days[0])
-    months = times.astype("datetime64[M]")
-    all_months = months[0] + ticks
-    if _are_last_days(days):
-        return (all_months + 1).astype("datetime64[D]") - 1 + (first - days[0])
-    return all_months.astype("datetime64[D]") + (first - months[0].astype("datetime64[us]"))
+    day = first.astype("datetime64[D]")
+    if step.unit == "working day":
+        return np.busday_offset(day, ticks) + (first - day)
+    months = first.astype("datetime64[M]") + ticks
+    return months.astype("datetime64[D]") + np.minimum(step.day, _last_days(months)) - 1 + (first - day)
 
 
-def _are_last_days(days: np.ndarray) -> bool:
-    return bool(((days + 1).astype("datetime64[M]") > days.astype("datetime64[M]")).all())
-
-
-def shown(time: np.datetime64 | float) -> str:
-    """Return a time as text, without what is 0 at its end."""
+def shown(time: np.datetime64 | float, offset: str = "") -> str:
+    """Return a time as text, without what is 0 at its end, and with its offset from UTC."""
     if not isinstance(time, np.datetime64):
-        return f"{time:.15g}"
-    return re.sub(r"(:00)?(\.0+)?$", "", str(time).replace("T", " "))
+        return f"{time:.0f}" if time == np.rint(time) else f"{time:.15g}"
+    return re.sub(r"(:00)?(\.0+)?$", "", str(time).replace("T", " ")) + offset

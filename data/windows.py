@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from .arguments import called
+from .csv_time import Step, shown
 
 CHRONOLOGICAL_SPLIT = (0.6, 0.2, 0.2)  # train, validation, test: the paper's Traffic protocol (section 4.1)
 
@@ -162,30 +163,45 @@ def fingerprint(values: np.ndarray, roles: object = None) -> Fingerprint:
 
 
 @dataclass(frozen=True, eq=False)
-class Series:
-    """One of the series that windows were cut from.
+class History:
+    """One of the series of a file.
 
     Attributes:
         name: Its name; None where a file holds one series only.
+        values: All of its rows, float64 (rows, d), in the file's units.
         times: The time of each row, datetime64 or float64 (rows,); None where the file holds none.
-        step: The time from row to row, in words, likewise.
+        step: The time from row to row, likewise.
+        time_column: Name of the column of its times, likewise.
+        offset: How far its times are ahead of UTC, such as "+02:00"; "" where the file does not say.
+    """
+
+    name: str | None
+    values: np.ndarray
+    times: np.ndarray | None
+    step: Step | None
+    time_column: str | None
+    offset: str
+
+    def shown_times(self, rows: Sequence[int] | slice) -> list[str]:
+        """Return the times of some rows as text."""
+        return [shown(time, self.offset) for time in self.times[rows]]
+
+
+@dataclass(frozen=True, eq=False)
+class Series(History):
+    """One of the series that windows were cut from.
+
+    Attributes:
         ends: The rows at which its training, validation and test part end.
         test_starts: The row at which each window of the test part begins, (windows,).
         input_scaling: The scaling of its inputs.
         target_scaling: The same for its targets.
-        values: All of its rows, float64 (rows, d), in the file's units.
-        time_column: Name of the column of its times; None where the file holds none.
     """
 
-    name: str | None
-    times: np.ndarray | None
-    step: str | None
     ends: tuple[int, int, int]
     test_starts: np.ndarray
     input_scaling: Scaling
     target_scaling: Scaling
-    values: np.ndarray
-    time_column: str | None
 
 
 def scaling_for(

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 
 from data import ForecastData
+from data.csv_time import Step
 from data.windows import Fingerprint, Scaling
 
 from .checkpoint import CheckpointError
@@ -30,6 +31,8 @@ class DataRecord:
         output_size: Number of variables to forecast.
         fingerprint: Of the numbers read (see `data.windows.fingerprint`); None where no file was read.
         series: Name of each of several series -> its mean and std; None where there is one series, or none.
+        time_column: Name of the column of time stamps; None where there was none.
+        steps: Name of each series with time stamps, None for the only one -> the numbers of its `Step`.
     """
 
     input_length: int
@@ -42,6 +45,8 @@ class DataRecord:
     std: tuple[float, ...] | None
     fingerprint: Fingerprint | None
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None
+    time_column: str | None = None
+    steps: Mapping[str | None, tuple[float, str, int]] = field(default_factory=dict)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -73,6 +78,11 @@ class DataRecord:
         return scaling if self.series is None else scaling[series]
 
     @property
+    def known_steps(self) -> dict[str | None, Step]:
+        """The time from row to row of each series with time stamps."""
+        return {name: Step(*numbers) for name, numbers in self.steps.items()}
+
+    @property
     def plain(self) -> dict[str, object]:
         """What a checkpoint holds."""
         return asdict(self)
@@ -97,6 +107,8 @@ def record_of(data: ForecastData) -> DataRecord:
         std=None if scaling is None else tuple(scaling.std.tolist()),
         fingerprint=data.fingerprint,
         series=None if None in series or not series else series,
+        time_column=data.series[0].time_column if data.series else None,
+        steps={one.name: tuple(one.step) for one in data.series if one.step},
     )
 
 

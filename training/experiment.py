@@ -4,6 +4,7 @@ import argparse
 import inspect
 import os
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from tqdm import tqdm
 
 from data import DATASETS, ForecastData, load
 from data.arguments import called_by_flags
-from data.windows import Fingerprint, Series
+from data.csv_dataset import read_histories
+from data.windows import Fingerprint, History
 from evaluation.metrics import evaluate_forecasts
 from models import build_model
 
@@ -184,32 +186,51 @@ def prepare(args: argparse.Namespace) -> Experiment:
     return Experiment(args, _load_data(args, trained_on), device, trained_on)
 
 
-def _load_data(args: argparse.Namespace, trained_on: DataRecord | None, **changes: object) -> ForecastData:
+def _load_data(args: argparse.Namespace, trained_on: DataRecord | None) -> ForecastData:
     """Load the data, for a network that was trained before by the scaling of its own."""
-    options, path = {**_options(args), **changes}, args.evaluate or args.forecast
+    options, path = _options(args), args.evaluate
     if trained_on and trained_on.scaling is not None:
         options["scaling"] = trained_on.scaling
+    if trained_on and trained_on.steps:
+        options["steps"] = trained_on.known_steps
     with called_by_flags({**FLAGS, "scaling": f"the scaling in {path}"}):
         data = load(args.dataset, **options)
-    if trained_on and trained_on.columns != data.columns:
-        before, now = (", ".join(names) for names in (trained_on.columns, data.columns))
-        raise ValueError(f"{args.data_path} has the columns {now}, but {path} was trained on {before}.")
-    if args.evaluate and trained_on and trained_on.target_columns not in (None, data.target_columns):
+    if trained_on:
+        _check_columns(args, trained_on, data.columns)
+    if trained_on and trained_on.target_columns not in (None, data.target_columns):
         now = ", ".join(data.columns[position] for position in data.target_columns)
         before = ", ".join(trained_on.targets)
         raise ValueError(f"--csv-targets are {now} in {args.data_path}, but {path} was trained to forecast {before}.")
     return data
 
 
-def read_past(args: argparse.Namespace, trained_on: DataRecord) -> tuple[Series, ...]:
+def _check_columns(args: argparse.Namespace, trained_on: DataRecord, columns: Sequence[str]) -> None:
+    if trained_on.columns != tuple(columns):
+        before, now = (", ".join(names) for names in (trained_on.columns, columns))
+        path = args.evaluate or args.forecast
+        raise ValueError(f"{args.data_path} has the columns {now}, but {path} was trained on {before}.")
+
+
+def read_past(args: argparse.Namespace, trained_on: DataRecord) -> tuple[History, ...]:
     """Read the series that forecasts go on from: of any length, for nothing is trained or measured on them.
 
     Raises:
-        ValueError, TypeError, OSError: If the file cannot be read, or has other columns than the training's.
+        ValueError, TypeError, OSError: If the file cannot be read, has other columns or steps in time than the
+            training's, or a series is shorter than the observed window.
     """
     if args.dataset != "csv":
         raise ValueError(f"--forecast needs a checkpoint of --dataset csv, but {args.forecast} is of {args.dataset}.")
-    return _load_data(args, trained_on, input_length=1, horizon=1, stride=1, split=(2, 0, 2)).series
+    known = inspect.signature(read_histories).parameters
+    options = {option: value for option, value in _options(args).items() if option in known}
+    with called_by_flags(FLAGS):
+        read = read_histories(**options, steps=trained_on.known_steps)
+    _check_columns(args, trained_on, read.names)
+    for series in read.series:
+        if len(series.values) < trained_on.input_length:
+            of = "" if series.name is None else f" of series {series.name!r}"
+            needs = f"{args.forecast} needs at least {trained_on.input_length}, the --input-length of its training"
+            raise ValueError(f"{args.data_path} has {len(series.values)} rows{of}, but {needs}.")
+    return read.series
 
 
 def _options(args: argparse.Namespace) -> dict[str, object]:

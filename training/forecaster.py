@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.csv_time import shown, steps_of, times_of_all
-from data.windows import Scaling, Series, WindowDataset
+from data.csv_time import RowError, Step, first_gap, read_numbered_times, read_times, shown, steps_of, times_at
+from data.windows import History, Scaling, WindowDataset
 
 from .checkpoint import CheckpointError, load_checkpoint
 from .data_record import DataRecord, record_in
@@ -40,46 +40,117 @@ class Forecaster:
         Args:
             history: The observed variables, (L, columns), in the file's units, at least `data.input_length` steps, of
                 which the last ones are used: an array, a tensor, or a table such as pandas' DataFrame, whose columns
-                are taken by the names in `data.columns`.
+                are taken by the names in `data.columns`. Where the table has the column `data.time_column`, or
+                an index of dates, the steps that are used must be those of the training.
             series: Name of the series, where the network was trained on several.
 
         Returns:
             Forecast, (`data.horizon`, targets), float64, in the file's units; the names are in `data.targets`.
 
         Raises:
-            TypeError: If the history holds no numbers.
-            ValueError: If a column is missing, the shape is another one, the history is too short, a value that is
-                used is not finite, or there is no such series.
+            TypeError: If the history holds no real numbers.
+            ValueError: If a column is missing or stands there twice, the shape is another one, the history is too
+                short, a value that is used is missing, masked or not finite, the times are no equal steps, a forecast
+                is beyond the numbers of float32, or there is no such series.
         """
-        window = torch.from_numpy(self._window(history))
-        scaling, targets = self.data.scaling_of(series), self.data.target_positions
-        scaled = window if scaling is None else scaling.scale(window)
-        unknown = torch.zeros(1, self.data.horizon, self.data.output_size)
-        forecast = predict(self.net, WindowDataset(scaled[None], unknown))[0][0].double()
-        if scaling is not None:
-            forecast = Scaling(scaling.mean[targets], scaling.std[targets]).unscale(forecast)
+        # A caller's default device and mixed precision are those of other networks.
+        with torch.device("cpu"), torch.autocast(next(self.net.parameters()).device.type, enabled=False):
+            scaling, targets = self.data.scaling_of(series), self.data.target_positions
+            window = torch.from_numpy(self._window(history, self.data.known_steps.get(series)))
+            scaled = window if scaling is None else scaling.scale(window)
+            unknown = torch.zeros(1, self.data.horizon, self.data.output_size)
+            forecast = predict(self.net, WindowDataset(scaled[None], unknown))[0][0].double()
+            if scaling is not None:
+                forecast = Scaling(scaling.mean[targets], scaling.std[targets]).unscale(forecast)
+        if not forecast.isfinite().all():
+            raise ValueError("history must hold numbers from which the network forecasts finite ones.")
         return forecast.numpy()
 
-    def _window(self, history: object) -> np.ndarray:
+    def _window(self, history: object, step: Step | None) -> np.ndarray:
         columns, length = self.data.columns, self.data.input_length
+        times = None
         if columns and hasattr(history, "columns"):
-            missing = [name for name in columns if name not in history.columns]
-            if missing:
-                raise ValueError(f"history must have the columns {', '.join(columns)}, but has no {missing[0]!r}.")
+            names = list(history.columns)
+            for name in columns:
+                if names.count(name) != 1:
+                    has = f"has {names.count(name)} columns {name!r}" if name in names else f"has no {name!r}"
+                    raise ValueError(f"history must have the columns {', '.join(columns)}, but {has}.")
+            times = _times_in(history, self.data.time_column)
             history = history[list(columns)]
-        try:
-            if isinstance(history, Tensor):
-                history = history.detach().cpu().double().numpy()
-            values = np.array(history, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"history must be an array or a table of numbers ({error}).") from None
+        values = _numbers(history)
         if values.ndim != 2 or values.shape[1] != self.data.input_size:
             raise ValueError(f"history must be shaped (steps, {self.data.input_size}), not {values.shape}.")
         if len(values) < length:
             raise ValueError(f"history must have at least {length} steps, not {len(values)}.")
         if not np.isfinite(values[-length:]).all():
             raise ValueError(f"history must be finite in its last {length} steps.")
+        if times is not None:
+            _check_times(times, length, step)
         return values[-length:]
+
+
+def _numbers(history: object) -> np.ndarray:
+    """A history as float64, NaN where a value is missing or masked."""
+    try:
+        if isinstance(history, Tensor):
+            history = history.detach().cpu()
+            history = (history.double() if history.is_floating_point() else history).numpy()
+        values = np.ma.asarray(history)
+        if hasattr(history, "isna"):  # a table of pandas, whose missing values have many forms
+            values = np.ma.masked_array(history.to_numpy(dtype=object), history.isna())
+        if values.dtype.kind not in "biufO":
+            raise TypeError(f"given {values.dtype}")
+        return values.astype(np.float64).filled(np.nan)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"history must be an array or a table of numbers ({error}).") from None
+
+
+def _times_in(table: object, column: str | None) -> np.ndarray | None:
+    """The times of a table's rows: in the training's column of times, or else an index of dates; None without these.
+
+    Raises:
+        ValueError: If a cell holds no time.
+    """
+    if column is not None and list(table.columns).count(column) == 1:
+        times = table[column]
+    elif getattr(getattr(getattr(table, "index", None), "dtype", None), "kind", "") == "M":
+        times = table.index
+    else:
+        return None
+    if getattr(times.dtype, "tz", None) is not None:
+        times = [str(time) for time in times]  # with their offset
+    values = np.asarray(times)
+    if values.dtype.kind == "M":
+        return values.astype("datetime64[us]")
+    try:
+        if values.dtype.kind in "iuf":
+            return read_numbered_times(values.astype(np.float64))
+        cells = np.array([str(cell).strip().encode() for cell in values.tolist()], dtype=np.bytes_)
+        return read_times(cells, slice(None))[0]
+    except RowError as problem:
+        raise ValueError(f"history must hold times in its rows, but row {problem.row} {problem}.") from None
+
+
+def _check_times(times: np.ndarray, length: int, step: Step | None) -> None:
+    """Make sure that the last rows are the newest, and equal steps.
+
+    Raises:
+        ValueError: If they are not; rows are counted from 0.
+    """
+    window = times[-length:]
+    if np.isnan(window).any() if window.dtype.kind == "f" else np.isnat(window).any():
+        raise ValueError(f"history must hold a time in each of its last {length} rows.")
+    if (times[:-length] >= window[0]).any() or (np.diff(window) <= window[:1] - window[:1]).any():
+        raise ValueError(f"history must be sorted by time, so that its last {length} rows are the newest.")
+    if step is None:
+        return
+    try:
+        gap = first_gap(window, *steps_of(window, step))
+    except RowError as problem:
+        gap = problem
+    if gap:
+        row = len(times) - length + gap.row
+        raise ValueError(f"history must be in steps of {step}, as in the training: row {row} {gap}.")
 
 
 def load_forecaster(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Forecaster:
@@ -107,7 +178,7 @@ def load_forecaster(path: str | os.PathLike[str], device: torch.device | str = "
         return Forecaster(experiment.trained_network(path), record)
 
 
-def forecast_rows(forecaster: Forecaster, all_series: Sequence[Series]) -> list[list[str]]:
+def forecast_rows(forecaster: Forecaster, all_series: Sequence[History]) -> list[list[str]]:
     """Forecast what follows the last row of each series.
 
     Args:
@@ -119,22 +190,24 @@ def forecast_rows(forecaster: Forecaster, all_series: Sequence[Series]) -> list[
         time, or its number where the file has no times, and the forecast of each target.
 
     Raises:
-        ValueError: As `Forecaster.predict` says.
+        ValueError: As `Forecaster.predict` says, or the file has times, but a single row, which tells no step.
     """
     several, time_column = all_series[0].name is not None, all_series[0].time_column
     table = [[*["series"] * several, time_column or "step", *forecaster.data.targets]]
     for series in all_series:
         forecast = forecaster.predict(series.values, series.name)
-        times = _times_after(series.times, len(forecast))
+        times = _times_after(series, len(forecast))
         for time, values in zip(times, forecast.tolist(), strict=True):
             table.append([*[series.name] * several, time, *map(repr, values)])
     return table
 
 
-def _times_after(times: np.ndarray | None, count: int) -> list[str]:
-    """The times of the steps after some equal steps, or their numbers."""
-    if times is None:
+def _times_after(series: History, count: int) -> list[str]:
+    """The times of the steps after a series, or their numbers."""
+    if series.times is None:
         return [str(step) for step in range(1, count + 1)]
-    steps = steps_of(times)
-    whole = replace(steps, positions=np.array([0, steps.positions[-1] + count]))
-    return [shown(time) for time in times_of_all(times, whole)[-count:]]
+    if not series.step.size:
+        raise ValueError(f"column {series.time_column!r} must hold at least 2 times, which tell the step, not 1.")
+    # Not from the last row, whose day of the month may be a shorter month's last one.
+    positions = steps_of(series.times, series.step)[1][-1] + np.arange(1, count + 1)
+    return [shown(time, series.offset) for time in times_at(series.times[0], series.step, positions)]

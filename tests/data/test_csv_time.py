@@ -52,10 +52,10 @@ FORMS = [
 def test_time_stamps_are_found_and_read(write, form):
     task = load("csv", path=write(hours(form)), **SMALL)
     (series,) = task.series
-    shift = np.timedelta64(2 if "+02" in form else 0, "h")
-    expected = np.datetime64("2016-07-29T22:00") - shift + np.arange(ROWS) * np.timedelta64(1, "h")
+    expected = np.datetime64("2016-07-29T22:00") + np.arange(ROWS) * np.timedelta64(1, "h")
     assert (series.times == expected).all()
-    assert series.step == "1 hour"
+    assert series.offset == ("+02:00" if "+02" in form else "+00:00" if "Z" in form else "")
+    assert str(series.step) == "1 hour"
     assert "in column 'when', step 1 hour" in "\n".join(task.about)
 
 
@@ -77,7 +77,7 @@ STEPS = [
 def test_the_step_is_found_in_time_working_days_or_months(write, step, form, words):
     times = pd.date_range("2001-01-01", periods=ROWS, freq=step)
     task = load("csv", path=write(times.strftime(form)), **SMALL)
-    assert task.series[0].step == words
+    assert str(task.series[0].step) == words
     assert (task.series[0].times == times.to_numpy()).all()
 
 
@@ -182,7 +182,7 @@ def test_times_may_be_numbers_if_their_column_is_named(tmp_path, times, step):
 
     write(range(ROWS))
     task = load("csv", path=path, time="t", columns="all", **SMALL)
-    assert task.series[0].step == step
+    assert str(task.series[0].step) == step
     assert task.columns == ("y",)
     assert load("csv", path=path, columns="all", **SMALL).columns == ("t", "y")
     write([i for i in range(ROWS) if i != 50])

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -174,6 +176,10 @@ def refusal(capsys, *flags):
     return capsys.readouterr().err
 
 
+def forecasts_in(folder, **options):
+    return pd.read_csv(Path(folder) / "forecast.csv", float_precision="round_trip", **options)
+
+
 STAMPS = {
     "h": pd.date_range("2016-07-01", periods=125, freq="h"),
     "15min": pd.date_range("2016-07-01 07:15", periods=125, freq="15min"),
@@ -199,20 +205,20 @@ def test_a_forecast_goes_on_with_the_times_of_the_file(in_folder, capsys, kind):
     expected = load_forecaster(path).predict(history)
     capsys.readouterr()
     forecast("--forecast", path, "--data-path", "dated.csv", "--output", "out")
-    table = pd.read_csv("out/forecast.csv", parse_dates=["when"])
+    table = forecasts_in("out", parse_dates=["when"])
     assert list(table.columns) == ["when", "other"]
     assert (table["when"] == STAMPS[kind][120:124]).all()
     assert (table["other"].to_numpy() == expected[:, 0]).all()
     data = in_folder / "dated.csv"
-    assert capsys.readouterr().out == f"the 4 steps after the last row of {data} are in out/forecast.csv\n"
+    assert f"4 steps after the last row of {data} are in out/forecast.csv\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("columns", "targets"), CHOICES)
 def test_a_forecast_has_a_column_for_each_target_and_numbers_steps_without_times(in_folder, columns, targets):
     path, _ = trained(in_folder, columns, targets)
     forecast("--forecast", path)
-    (file,) = in_folder.glob("runs/csv-forecast-*/forecast.csv")
-    table = pd.read_csv(file)
+    (folder,) = in_folder.glob("runs/csv-forecast-*")
+    table = forecasts_in(folder)
     assert list(table.columns) == ["step", *targets]
     assert table["step"].tolist() == [1, 2, 3, 4]
     assert (table[targets].to_numpy() == load_forecaster(path).predict(pd.read_csv("far.csv"))).all()
@@ -232,7 +238,7 @@ def test_each_series_of_a_file_is_forecast(in_folder):
     main(parse_args([*flags, "--csv-series", "shop", "--output", "run"]))
     path = "run/checkpoints/mse.pt"
     forecast("--forecast", path, "--output", "out")
-    table = pd.read_csv("out/forecast.csv")
+    table = forecasts_in("out")
     assert list(table.columns) == ["series", "step", "sold"]
     shops = pd.read_csv("shops.csv")
     for name, _, _ in SHOPS:
@@ -248,13 +254,17 @@ def test_a_forecast_that_cannot_be_made_is_one_sentence(in_folder, capsys):
     torch.save(weights("run", "mse"), "bare.pt")
     raw = [*flags[flags.index("--model") :], "--output", "raw"]
     main(parse_args(raw))
+    there = set(in_folder.rglob("forecast.csv"))
     for given, sentence in (
-        (["--data-path", "short.csv"], "history must have at least 6 steps, not 5"),
+        (
+            ["--data-path", "short.csv"],
+            f"short.csv has 5 rows, but {path} needs at least 6, the --input-length of its",
+        ),
         (["--data-path", "renamed.csv"], "'other'"),
         (["--data-path", "none.csv"], "none.csv"),
         (
             ["--epochs", 3],
-            "--epochs cannot be given with --forecast, only --data-path, --device, --output, --threads",
+            "--epochs cannot be given with --forecast, only --data-path, --device, --output, ",
         ),
         (["--evaluate", path], "--evaluate and --forecast cannot be given together."),
     ):
@@ -262,7 +272,7 @@ def test_a_forecast_that_cannot_be_made_is_one_sentence(in_folder, capsys):
     assert "bare.pt keeps no scaling of its data" in refusal(capsys, "--forecast", "bare.pt")
     sentence = refusal(capsys, "--forecast", "raw/checkpoints/mse.pt")
     assert "--forecast needs a checkpoint of --dataset csv, but raw/checkpoints/mse.pt is of synthetic." in sentence
-    assert not list(in_folder.rglob("forecast.csv"))
+    assert set(in_folder.rglob("forecast.csv")) == there
     forecast("--forecast", path, "--output", "out")
     before = (in_folder / "out/forecast.csv").read_bytes()
     assert "--output out already holds forecast.csv: name another" in refusal(
