@@ -190,12 +190,16 @@ def read_histories(
     series: Column | None = None,
     missing: str = "refuse",
     steps: Mapping[str | None, Step] | None = None,
+    usual_time: str | None = None,
 ) -> Histories:
-    """Read the series of a CSV file, of any length, as `load_csv` does, whose arguments and errors these are."""
+    """Read the series of a CSV file, of any length, as `load_csv` does, whose arguments and errors these are.
+
+    `usual_time` is the column of time stamps where the file has a column of that name and `time` is not given.
+    """
     if missing not in _FILLS:
         raise ValueError(f"{called('missing')} must be one of {', '.join(_FILLS)}, given {missing!r}")
     path = existing_file(path, "the CSV file")
-    roles = _Roles(time, series)
+    roles = _Roles(time, series, usual_time)
     table = read_table(
         path,
         roles.find,
@@ -210,14 +214,15 @@ def read_histories(
     values = table.numbers(chosen, may_miss=missing != "refuse", mend=f"{FILL_FIRST}, or {fills} fills them")
     count_missing = int(np.isnan(values).sum())
     groups = _rows_of_series(table, roles.series)
-    times, offset = _times(table, roles.time, groups[0][1])
+    steps = steps or {}
+    times, offset = _times(table, roles.time, groups[0][1], steps.get(groups[0][0]))
     time_column = None if roles.time is None else table.names[roles.time]
 
     histories = []
     for name, rows in groups:
         own_times = None if times is None else times[rows]
         try:
-            filled, own_times, step = _filled(values[rows], own_times, missing, fills, (steps or {}).get(name))
+            filled, own_times, step = _filled(values[rows], own_times, missing, fills, steps.get(name))
         except RowError as problem:
             column = roles.time if problem.column is None else chosen[problem.column]
             row = np.arange(len(values))[rows][problem.row]
@@ -233,8 +238,8 @@ def read_histories(
 class _Roles:
     """Which columns hold the time stamps and the names of the series; None where there is none."""
 
-    def __init__(self, time: Column | None, series: Column | None):
-        self._asked_time, self._asked_series = time, series
+    def __init__(self, time: Column | None, series: Column | None, usual_time: str | None):
+        self._asked_time, self._asked_series, self._usual_time = time, series, usual_time
         self.time: int | None = None
         self.series: int | None = None
 
@@ -242,6 +247,8 @@ class _Roles:
         """Look for both, and return where they are."""
         if self._asked_series is not None:
             self.series = _position("series", self._asked_series, names)
+        if self._asked_time is None and self._usual_time in names:
+            self._asked_time = self._usual_time
         if self._asked_time is None:
             found = [p for p, cells in enumerate(zip(*sample, strict=True)) if p != self.series and are_stamps(cells)]
             self.time = found[0] if found else None
@@ -341,15 +348,17 @@ def _rows_of_series(table: Table, position: int | None) -> list[tuple[str | None
     return [(names[series].decode(), by_series[series]) for series in np.argsort(first)]
 
 
-def _times(table: Table, position: int | None, rows: np.ndarray | slice) -> tuple[np.ndarray | None, str]:
-    """Return the times in a column, in which `rows` are those of one series, and their offset from UTC."""
+def _times(
+    table: Table, position: int | None, rows: np.ndarray | slice, known: Step | None
+) -> tuple[np.ndarray | None, str]:
+    """Return the times in a column, in which `rows` are those of one series of a known step, and their offset."""
     if position is None:
         return None, ""
     column = table.columns[position]
     try:
         if column.is_numeric:
-            return read_numbered_times(table.numbers([position])[:, 0], rows), ""
-        return read_times(column.take_cells(), rows)
+            return read_numbered_times(table.numbers([position])[:, 0], rows, known), ""
+        return read_times(column.take_cells(), rows, known)
     except RowError as problem:
         raise ValueError(f"{table.place(problem.row, column)} {problem}") from None
 
@@ -361,16 +370,17 @@ def _filled(
     last, step = len(values) - 1, None
     if times is not None:
         as_steps = f"{giving('time', 'none')} takes the rows as equal steps"
+        mend = f"sort the rows by time, or give {called('series')} if the file holds several series; {as_steps}"
         if known is not None:
-            as_steps = f"the network was trained on steps of {known}"
+            mend = as_steps = f"the network was trained on steps of {known}"
         try:
             step, positions = steps_of(times, known)
         except RowError as problem:
-            several = f"give {called('series')} if the file holds several series"
-            raise RowError(problem.row, f"{problem}; sort the rows by time, or {several}; {as_steps}") from None
+            raise RowError(problem.row, f"{problem}; {mend}") from None
         gap = first_gap(times, step, positions)
         if gap and missing == "refuse":
-            raise RowError(gap.row, f"{gap}; {fills} fills the rows between, {as_steps}")
+            fill = f"{fills} fills the rows between, {as_steps}" if known is None else as_steps
+            raise RowError(gap.row, f"{gap}; {fill}")
         if gap:
             there, all_steps = len(values), int(positions[-1]) + 1
             if all_steps > 2 * there:

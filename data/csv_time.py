@@ -66,12 +66,15 @@ def are_stamps(cells: Sequence[str]) -> bool:
     return 2 * sum(bool(formats(cell.strip())) for cell in cells) > len(cells)
 
 
-def read_times(cells: np.ndarray, rows: np.ndarray | slice) -> tuple[np.ndarray, str]:
+def read_times(
+    cells: np.ndarray, rows: np.ndarray | slice = slice(None), known: Step | None = None
+) -> tuple[np.ndarray, str]:
     """Return the times in cells of text.
 
     Args:
         cells: Bytes (rows,), in UTF-8.
         rows: Those of one series, whose steps tell day, month and year from each other.
+        known: The step of that series, where it is known.
 
     Returns:
         datetime64[us] (rows,), and their offset from UTC, such as "+02:00", "" where the stamps have none. Times are
@@ -93,7 +96,7 @@ def read_times(cells: np.ndarray, rows: np.ndarray | slice) -> tuple[np.ndarray,
         found = repr(cells[row].decode()) if cells[row] else "nothing"
         like = f"like {first!r} in the first row" if row else "such as 2016-07-01 12:00, of hours from 00:00 to 23:59"
         raise RowError(row, f"holds {found}, which is no time stamp {like}")
-    times = _only_plausible(readable, rows)
+    times = _only_plausible(readable, rows, known)
     if times is None:
         parts = "day and month may be either way round"
         parts = parts if len(ways) == 2 else "day, month and year may be in several orders"
@@ -106,22 +109,26 @@ def read_times(cells: np.ndarray, rows: np.ndarray | slice) -> tuple[np.ndarray,
     return times + np.timedelta64(int(offsets[0]), "m"), f"{'-' if offsets[0] < 0 else '+'}{hours:02d}:{minutes:02d}"
 
 
-def _only_plausible(readings: Sequence[np.ndarray], rows: np.ndarray | slice) -> np.ndarray | None:
+def _only_plausible(
+    readings: Sequence[np.ndarray], rows: np.ndarray | slice, known: Step | None
+) -> np.ndarray | None:
     """Return the reading in which the rows are steps in time, few of them missing; None if several differ.
 
     In the wrong order of day, month and year time jumps.
     """
-    jumps = [_jumps(times[rows]) for times in readings]
+    jumps = [_jumps(times[rows], known) for times in readings]
+    if known and min(jumps) == math.inf:
+        return _only_plausible(readings, rows, None)
     most = len(readings[0][rows])
     plausible = [times for times, missing in zip(readings, jumps, strict=True) if missing <= most]
     plausible = plausible or [times for times, missing in zip(readings, jumps, strict=True) if missing == min(jumps)]
     return plausible[0] if all((times == plausible[0]).all() for times in plausible) else None
 
 
-def _jumps(times: np.ndarray) -> float:
+def _jumps(times: np.ndarray, known: Step | None) -> float:
     """Return how many steps are missing, infinity if time runs backwards or moves by parts of a step."""
     try:
-        return steps_of(times)[1][-1] + 1 - len(times)
+        return steps_of(times, known)[1][-1] + 1 - len(times)
     except RowError:
         return math.inf
 
@@ -152,16 +159,21 @@ def _offset(stamp: re.Match | None) -> float:
     return -minutes if stamp["sign"] == "-" else minutes
 
 
-def read_numbered_times(values: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+def read_numbered_times(
+    values: np.ndarray, rows: np.ndarray | slice = slice(None), known: Step | None = None
+) -> np.ndarray:
     """Return the times in cells of numbers: days such as 20160701 as datetime64[us], other numbers as they are.
 
     Args:
         values: Float64 (rows,).
-        rows: As `read_times` takes them.
+        rows: Those of one series.
+        known: The step of that series, where it is known.
 
     Raises:
         RowError: The numbers may be dates of different forms.
     """
+    if known and not known.unit:
+        return values
     if len(values) < 2 or not (values == np.rint(values)).all() or abs(values).max() >= 1e15:
         return values
     if abs(values).max() < 1e5 and len(np.unique(np.diff(values))) == 1:  # years, or a count
@@ -172,8 +184,8 @@ def read_numbered_times(values: np.ndarray, rows: np.ndarray | slice = slice(Non
     if not readable:
         return values
     # A year of four digits is no accident.
-    counts = () if ways[0] in readable or _jumps(values[rows]) > len(values[rows]) else (values,)
-    times = None if counts else _only_plausible(list(readable.values()), rows)
+    counts = () if ways[0] in readable or _jumps(values[rows], known) > len(values[rows]) else (values,)
+    times = None if counts else _only_plausible(list(readable.values()), rows, known)
     if times is None:
         raise RowError(0, f"holds {cells[0].decode()}, which may be a date in several ways: write it as 2016-07-31")
     return times

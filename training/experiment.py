@@ -223,7 +223,7 @@ def read_past(args: argparse.Namespace, trained_on: DataRecord) -> tuple[History
     known = inspect.signature(read_histories).parameters
     options = {option: value for option, value in _options(args).items() if option in known}
     with called_by_flags(FLAGS):
-        read = read_histories(**options, steps=trained_on.known_steps)
+        read = read_histories(**options, steps=trained_on.known_steps, usual_time=trained_on.time_column)
     _check_columns(args, trained_on, read.names)
     for series in read.series:
         if len(series.values) < trained_on.input_length:

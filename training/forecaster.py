@@ -75,7 +75,7 @@ class Forecaster:
                 if names.count(name) != 1:
                     has = f"has {names.count(name)} columns {name!r}" if name in names else f"has no {name!r}"
                     raise ValueError(f"history must have the columns {', '.join(columns)}, but {has}.")
-            times = _times_in(history, self.data.time_column)
+            times = _times_in(history, self.data.time_column, step)
             history = history[list(columns)]
         values = _numbers(history)
         if values.ndim != 2 or values.shape[1] != self.data.input_size:
@@ -95,9 +95,10 @@ def _numbers(history: object) -> np.ndarray:
         if isinstance(history, Tensor):
             history = history.detach().cpu()
             history = (history.double() if history.is_floating_point() else history).numpy()
-        values = np.ma.asarray(history)
         if hasattr(history, "isna"):  # a table of pandas, whose missing values have many forms
-            values = np.ma.masked_array(history.to_numpy(dtype=object), history.isna())
+            missing, history = history.isna(), history.to_numpy(dtype=object, copy=True)
+            history[missing] = np.nan
+        values = np.ma.asarray(history)
         if values.dtype.kind not in "biufO":
             raise TypeError(f"given {values.dtype}")
         return values.astype(np.float64).filled(np.nan)
@@ -105,7 +106,7 @@ def _numbers(history: object) -> np.ndarray:
         raise TypeError(f"history must be an array or a table of numbers ({error}).") from None
 
 
-def _times_in(table: object, column: str | None) -> np.ndarray | None:
+def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarray | None:
     """The times of a table's rows: in the training's column of times, or else an index of dates; None without these.
 
     Raises:
@@ -124,9 +125,9 @@ def _times_in(table: object, column: str | None) -> np.ndarray | None:
         return values.astype("datetime64[us]")
     try:
         if values.dtype.kind in "iuf":
-            return read_numbered_times(values.astype(np.float64))
+            return read_numbered_times(values.astype(np.float64), known=step)
         cells = np.array([str(cell).strip().encode() for cell in values.tolist()], dtype=np.bytes_)
-        return read_times(cells, slice(None))[0]
+        return read_times(cells, known=step)[0]
     except RowError as problem:
         raise ValueError(f"history must hold times in its rows, but row {problem.row} {problem}.") from None
 

@@ -1,4 +1,5 @@
 import re
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import load
-from data.csv_time import read_numbered_times
+from data.csv_time import RowError, Step, read_numbered_times, read_times, shown, steps_of, times_at
 
 SMALL = {"input_length": 6, "horizon": 4}
 ROWS = 100
@@ -282,3 +283,189 @@ def test_digits_of_dates_are_dates_within_a_month_too(first, unit, pattern):
     cells = np.array([float(time.strftime(pattern)) for time in times.astype("datetime64[us]").tolist()])
     assert (read_numbered_times(cells) == times).all()
     assert (read_numbered_times(np.arange(2001.0, 2009.0)) == np.arange(2001.0, 2009.0)).all()
+
+
+# --- what a reading must not get wrong without a word ------------------------------
+
+
+def read(*stamps, **options):
+    return read_times(np.array([stamp.encode() for stamp in stamps]), **options)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "expected", "offset"),
+    [
+        (["2020-01-01 00:00", "2020-01-01 01:00"], ["2020-01-01T00", "2020-01-01T01"], ""),
+        (["2020-01-01 00:00Z", "2020-01-01 01:00Z"], ["2020-01-01T00", "2020-01-01T01"], "+00:00"),
+        (["2020-01-01 00:00+02:00", "2020-01-01 01:00+0200"], ["2020-01-01T00", "2020-01-01T01"], "+02:00"),
+        (["2020-01-01 00:00:00+02", "2020-01-01 01:00:00+02"], ["2020-01-01T00", "2020-01-01T01"], "+02:00"),
+        (["2020-01-01 00:00-03:30", "2020-01-01 01:00-03:30"], ["2020-01-01T00", "2020-01-01T01"], "-03:30"),
+        (["2020-03-29 01:00+01:00", "2020-03-29 03:00+02:00"], ["2020-03-29T00", "2020-03-29T01"], "+00:00"),
+        (
+            ["2020-01-01 00:00:00,5", "2020-01-01 00:00:01,25"],
+            ["2020-01-01T00:00:00.5", "2020-01-01T00:00:01.25"],
+            "",
+        ),
+    ],
+)
+def test_times_keep_their_offset_or_are_in_utc_where_it_changes(stamps, expected, offset):
+    times, found = read(*stamps)
+    assert (times == np.array(expected, "datetime64[us]")).all()
+    assert found == offset
+    for time, stamp in zip(times, stamps, strict=True):
+        assert pd.Timestamp(shown(time, found)) == pd.Timestamp(stamp.replace(",", "."))
+
+
+@pytest.mark.parametrize("unit", ["D", "MS", "B"])
+def test_an_offset_moves_no_row_to_another_day(write, unit):
+    times = pd.date_range("2001-01-01", periods=ROWS, freq=unit)
+    (series,) = load("csv", path=write(times.strftime("%Y-%m-%d 00:00+02:00")), **SMALL).series
+    assert (series.times == times.to_numpy()).all()
+    assert (series.step.unit, series.offset) == (
+        {"D": "microsecond", "MS": "month", "B": "working day"}[unit],
+        "+02:00",
+    )
+
+
+@pytest.mark.parametrize(
+    ("stamps", "row"),
+    [
+        (["2020-01-01 00:00+02:00", "2020-01-01 01:00"], 1),
+        (["2020-01-01 00:00", "2020-01-01 01:00", "2020-01-01 02:00Z"], 2),
+        (["2020-01-01", "now"], 1),
+        (["2020-01-01 00:00", "2020"], 1),
+        (["2020-01-01 23:00", "2020-01-01 24:00"], 1),
+        (["2020-01-01 24:00", "2020-01-02 01:00"], 0),
+    ],
+)
+def test_a_stamp_unlike_the_others_is_refused(stamps, row):
+    with pytest.raises(RowError, match=f"holds '{re.escape(stamps[row])}', which is no time stamp") as error:
+        read(*stamps)
+    assert error.value.row == row
+
+
+@pytest.mark.parametrize(
+    ("form", "count", "words"),
+    [
+        ("%y-%m-%d", 7, "day, month and year may be in several orders"),
+        ("%d/%m/%y", 17, "day, month and year may be in several orders"),
+        ("%d/%m/%Y", 7, "day and month may be either way round"),
+        ("%m.%d.%Y", 7, "day and month may be either way round"),
+    ],
+)
+def test_dates_that_fit_several_readings_are_refused(form, count, words):
+    for days in ("D", "B"):
+        with pytest.raises(RowError, match=f"{words}: write the year first, in four digits"):
+            read(*pd.date_range("2020-01-01", periods=count, freq=days).strftime(form))
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y", "%d-%m-%y", "%y-%m-%d"])
+@pytest.mark.parametrize(
+    ("first", "freq", "known"),
+    [
+        ("2020-01-02", "D", Step(86_400_000_000, "microsecond")),
+        ("2020-01-02", "B", Step(1, "working day")),
+        ("2020-01-13", "7D", Step(7 * 86_400_000_000, "microsecond")),
+    ],
+)
+def test_a_known_step_tells_day_and_month_and_year_from_each_other(form, first, freq, known):
+    times = pd.date_range(first, periods=9, freq=freq)
+    assert (read(*times.strftime(form), known=known)[0] == times.to_numpy()).all()
+    months = pd.date_range("2020-01-01", periods=9, freq="MS")
+    if "%Y" in form:
+        assert (read(*months.strftime(form), known=Step(1, "month", 1))[0] == months.to_numpy()).all()
+    digits = np.array([float(time.strftime("%y%m%d")) for time in times])
+    assert (read_numbered_times(digits, known=known) == times.to_numpy()).all()
+    assert (read_numbered_times(digits, known=Step(1.0, "")) == digits).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    form=st.sampled_from(
+        ["%y-%m-%d", "%d/%m/%y", "%m/%d/%y", "%d.%m.%Y", "%m-%d-%Y", "%y/%m/%d %H:%M", "%d-%m-%y %H:%M"]
+    ),
+    first=st.dates(pd.Timestamp(2001, 1, 1).date(), pd.Timestamp(2030, 1, 1).date()),
+    step=st.sampled_from(["D", "h", "6h", "W", "B"]),
+    count=st.integers(2, 120),
+)
+def test_dates_of_any_order_are_right_or_refused(form, first, step, count):
+    times = pd.date_range(first, periods=count, freq=step if "%H" in form or "h" not in step else "D")
+    if times[-1] - times[0] < pd.Timedelta("62D"):
+        with suppress(RowError):
+            assert (read(*times.strftime(form))[0] == times.to_numpy()).all()
+    else:
+        assert (read(*times.strftime(form))[0] == times.to_numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([200130, 200131, 200201], ["2020-01-30", "2020-01-31", "2020-02-01"]),
+        ([202001, 202002, 202003], ["2020-01-01", "2020-02-01", "2020-03-01"]),
+        ([20200113, 20200114], ["2020-01-13", "2020-01-14"]),
+        ([200113, 200114], None),
+        ([200101, 200102], None),
+    ],
+)
+def test_digits_that_may_be_other_dates_or_numbers_are_refused(values, expected):
+    if expected is None:
+        with pytest.raises(RowError, match=f"holds {values[0]}, which may be a date in several ways"):
+            read_numbered_times(np.array(values, float))
+    else:
+        assert (read_numbered_times(np.array(values, float)) == np.array(expected, "datetime64[us]")).all()
+
+
+def on_day(day, months, count):
+    """Times at noon on that day, or on the last day of shorter months."""
+    firsts = pd.date_range("2019-01-01", periods=count, freq=f"{months}MS")
+    return (firsts + pd.to_timedelta(np.minimum(day, firsts.days_in_month) - 1, "D") + pd.Timedelta("12h")).to_numpy()
+
+
+@pytest.mark.parametrize("day", [1, 15, 28, 29, 30, 31])
+@pytest.mark.parametrize("months", [1, 2, 3, 12])
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_months_go_on_on_the_same_day_or_the_last_one_of_shorter_months(day, months, first):
+    times = on_day(day, months, 40).astype("datetime64[us]")
+    step, positions = steps_of(times)
+    assert (step.size, step.unit) == (months, "month")
+    assert (positions == np.arange(40)).all()
+    assert (times_at(times[0], step, positions) == times).all()
+    known, positions = steps_of(times[first : first + 2], step)  # in which February or a long month may be missing
+    assert (times_at(times[first], known, np.arange(20)) == times[first : first + 20]).all()
+
+
+@pytest.mark.parametrize(
+    ("known", "fits"),
+    [
+        (Step(1, "working day"), "B"),
+        (Step(86_400_000_000, "microsecond"), "D"),
+        (Step(1, "month", 31), "MS"),  # months are months, on the first day too
+        (Step(3_600_000_000, "microsecond"), "h"),
+        (Step(3, "month", 31), "QE"),
+    ],
+)
+def test_rows_are_held_to_a_known_step(write, known, fits):
+    for freq in ("B", "D", "MS", "h", "QE", "30min", "W"):
+        times = pd.date_range("2020-01-01", periods=ROWS, freq=freq)
+        path = write(times.strftime("%Y-%m-%d %H:%M"))
+        if freq == fits:
+            (series,) = load("csv", path=path, steps={None: known}, **SMALL).series
+            assert (series.times == times.to_numpy()).all()
+            assert series.step[:2] == known[:2]
+        else:
+            with pytest.raises(ValueError, match=f"the network was trained on steps of {known}"):
+                load("csv", path=path, steps={None: known}, **SMALL)
+
+
+@pytest.mark.parametrize("lost", [[], [2], [1, 3]])
+def test_a_week_without_a_weekend_is_of_working_days_where_they_are_known(lost):
+    times = np.delete(np.arange("2020-02-03", "2020-02-08", dtype="datetime64[D]"), lost).astype("datetime64[us]")
+    step, positions = steps_of(times, Step(1, "working day"))
+    assert (positions == np.delete(np.arange(5), lost)).all()
+    assert shown(times_at(times[0], step, positions[-1:] + 1)[0]) == "2020-02-10 00:00"
+
+
+@pytest.mark.parametrize("time", [1467331200.0, 1467331200000.0, 1467331200000001.0, 20.0, 0.1 + 0.2])
+def test_times_in_numbers_are_shown_in_all_their_digits(time):
+    assert float(shown(time)) == pytest.approx(time, rel=1e-15)
+    assert "e" not in shown(time)
