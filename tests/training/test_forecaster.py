@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,14 @@ HISTORY = np.zeros((9, 2))
         (pd.DataFrame({"sine": ["x"] * 9, "other": 1}), TypeError, "history must be an array or a table of numbers"),
         ([["a", "b"]], TypeError, "history must be an array or a table of numbers"),
         (np.full((9, 2), np.nan), ValueError, "history must be finite in its last 6 steps"),
+        (np.full((9, 2), 1e300), ValueError, "history must hold numbers from which the network forecasts finite"),
+        (HISTORY + 1j, TypeError, "history must be an array or a table of numbers .given complex128"),
+        (torch.tensor(HISTORY + 1j), TypeError, "history must be an array or a table of numbers"),
+        (HISTORY.astype("datetime64[s]"), TypeError, "history must be an array or a table of numbers"),
+        (HISTORY.astype(str), TypeError, "history must be an array or a table of numbers"),
+        (pd.DataFrame(HISTORY + 1j, columns=NAMES), TypeError, "history must be an array or a table of numbers"),
+        (pd.DataFrame(HISTORY.astype("datetime64[s]"), columns=NAMES), TypeError, "history must be an array or a"),
+        (pd.DataFrame(np.zeros((9, 3)), columns=[*NAMES, "sine"]), ValueError, "but has 2 columns 'sine'"),
     ],
 )
 def test_a_history_that_does_not_fit_is_one_sentence(checkpoint, history, kind, sentence):
@@ -101,11 +110,44 @@ def test_a_history_that_does_not_fit_is_one_sentence(checkpoint, history, kind, 
     assert_one_sentence(kind, sentence, lambda: forecaster.predict(history))
 
 
-def test_what_lies_before_the_window_may_be_missing(checkpoint):
-    forecaster, history = load_forecaster(checkpoint), np.ones((9, 2))
+def with_hole(kind, row):
+    """Numbers from 0 on, of which one is missing in the way of that kind."""
+    values = np.arange(18.0).reshape(9, 2)
+    if kind == "nan":
+        values[row, 1] = np.nan
+    elif kind == "mask":
+        values = np.ma.masked_array(values)
+        values[row, 1] = np.ma.masked
+    elif kind == "None":
+        values = values.astype(object)
+        values[row, 1] = None
+    else:
+        values = pd.DataFrame(values, columns=NAMES).astype(kind)
+        values.loc[row, "other"] = None
+    return values
+
+
+@pytest.mark.parametrize("kind", ["nan", "mask", "None", "Float64", "Int64", "float32", "object"])
+def test_a_value_may_be_missing_before_the_window_only(checkpoint, kind):
+    forecaster = load_forecaster(checkpoint)
+    expected = forecaster.predict(np.arange(18.0).reshape(9, 2))
+    assert (forecaster.predict(with_hole(kind, 2)) == expected).all()
+    for row in (3, 8):
+        assert_one_sentence(
+            ValueError,
+            "history must be finite in its last 6 steps",
+            lambda row=row: forecaster.predict(with_hole(kind, row)),
+        )
+
+
+@pytest.mark.parametrize("model", ["mlp", "seq2seq"])
+def test_the_precision_and_the_device_that_a_caller_works_in_change_no_forecast(tmp_path, model):
+    forecaster, history = load_forecaster(trained(tmp_path, model=model)[0]), np.arange(18.0).reshape(9, 2)
     expected = forecaster.predict(history)
-    history[:3] = np.nan
-    assert (forecaster.predict(history) == expected).all()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (forecaster.predict(history) == expected).all()
+    with torch.device("meta"):
+        assert (forecaster.predict(history) == expected).all()
 
 
 def test_a_checkpoint_without_a_record_of_its_data_is_refused(checkpoint, tmp_path):
@@ -116,6 +158,81 @@ def test_a_checkpoint_without_a_record_of_its_data_is_refused(checkpoint, tmp_pa
     for name in ("bare.pt", "old.pt"):
         message = assert_one_sentence(CheckpointError, name, lambda name=name: load_forecaster(tmp_path / name))
         assert "keeps no scaling of its data" in message
+
+
+# Tables with times
+
+
+HOUR = pd.Timedelta("1h")
+HOURS = pd.date_range("2016-07-20", periods=20, freq="h")
+OF_HOURS = {"time_column": "when", "steps": {None: (3_600_000_000, "microsecond", 0)}}
+
+
+def forecaster_of(**options):
+    """A network of random weights that observes 6 steps of y, without scaling."""
+    sizes = {"input_length": 6, "horizon": 4, "input_size": 1, "output_size": 1}
+    record = DataRecord(
+        **sizes, columns=("y",), target_columns=None, mean=None, std=None, fingerprint=None, **options
+    )
+    return Forecaster(build_model("mlp", input_length=6, horizon=4, hidden_size=5), record)
+
+
+def timed(times, how):
+    """A table of numbers with these times, in a column, as text, with an offset, or in the index."""
+    y = np.sin(np.arange(len(times)))
+    if how == "index":
+        return pd.DataFrame({"y": y}, index=times)
+    column = {
+        "column": times,
+        "text": times.map(str),
+        "day first": times.strftime("%d.%m.%Y %H:%M"),
+        "offset": times.tz_localize("Etc/GMT-2"),
+        "city": times.tz_localize("Europe/Berlin"),
+    }
+    return pd.DataFrame({"y": y, "when": column[how]})
+
+
+HOW = ["column", "text", "day first", "offset", "city", "index"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_table_in_the_steps_of_the_training_is_forecast(how):
+    forecaster = forecaster_of(**OF_HOURS)
+    table = timed(HOURS, how)
+    assert (forecaster.predict(table) == forecaster.predict(table[["y"]].to_numpy())).all()
+    late = timed(HOURS[:10].append(HOURS[10:] + HOUR), how)  # a gap before the window
+    assert (forecaster.predict(late) == forecaster.predict(table)).all()
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(
+    ("times", "sentence"),
+    [
+        (HOURS[::-1], "sorted by time, so that its last 6 rows are the newest"),
+        (HOURS[[*range(18), 19, 18]], "sorted by time, so that its last 6 rows are the newest"),
+        (HOURS[[*range(19), 18]], "sorted by time, so that its last 6 rows are the newest"),
+        (HOURS[[*range(10, 20), *range(10)]], "sorted by time, so that its last 6 rows are the newest"),
+        (HOURS[:17].append(HOURS[17:] + HOUR), "row 17 holds 2016-07-20 18:00 after 2016-07-20 16:00"),
+        (HOURS[:17].append(HOURS[17:] + HOUR / 2), "row 17 holds .*, which is no whole number of steps of 1 hour"),
+        (HOURS[0] + 24 * (HOURS - HOURS[0]), "in steps of 1 hour, as in the training: row 15 holds"),
+    ],
+)
+def test_a_table_out_of_order_or_in_other_steps_is_refused(how, times, sentence):
+    if how == "city":
+        sentence = re.sub("1[68]:00", ".*", sentence)  # in UTC
+    assert_one_sentence(
+        ValueError, f"history must be .*{sentence}", lambda: forecaster_of(**OF_HOURS).predict(timed(times, how))
+    )
+
+
+@pytest.mark.parametrize(
+    "when", [[*HOURS[:19], pd.NaT], [*HOURS[:19].map(str), None], [*HOURS[:19].map(str), "soon"]]
+)
+def test_a_row_without_a_time_is_refused(when):
+    table = timed(HOURS, "column").assign(when=when)
+    assert_one_sentence(
+        ValueError, "history must hold (a time|times) in", lambda: forecaster_of(**OF_HOURS).predict(table)
+    )
 
 
 def write_shops(path, rows=120):
@@ -211,6 +328,68 @@ def test_a_forecast_goes_on_with_the_times_of_the_file(in_folder, capsys, kind):
     assert (table["other"].to_numpy() == expected[:, 0]).all()
     data = in_folder / "dated.csv"
     assert f"4 steps after the last row of {data} are in out/forecast.csv\n" in capsys.readouterr().out
+
+
+MONTHS = pd.date_range("1990-01-01", periods=120, freq="MS")
+ON_30TH = MONTHS + pd.to_timedelta(np.minimum(30, MONTHS.days_in_month) - 1, "D")
+
+
+@pytest.mark.parametrize(
+    ("stamps", "rows", "expected"),
+    [
+        (STAMPS["B"], slice(2, 7), ["2020-02-10 00:00", "2020-02-11 00:00"]),  # Monday to Friday
+        (STAMPS["B"].strftime("%d/%m/%Y"), slice(2, 7), ["2020-02-10 00:00", "2020-02-11 00:00"]),
+        (ON_30TH, slice(8, 13), ["1991-02-28 00:00", "1991-03-30 00:00"]),
+        (ON_30TH, slice(9, 14), ["1991-03-30 00:00", "1991-04-30 00:00"]),
+        (STAMPS["ME"], slice(9, 14), ["1991-03-31 00:00", "1991-04-30 00:00"]),
+        (
+            STAMPS["h"].map(lambda time: f"{time}+02:00"),
+            slice(0, 5),
+            ["2016-07-01 05:00+02:00", "2016-07-01 06:00+02:00"],
+        ),
+        (STAMPS["h"].tz_localize("UTC").tz_convert("Europe/Berlin") + pd.Timedelta("2946h"), slice(0, 9), None),
+        (1_467_331_200_000 + 3_600_000 * np.arange(120), slice(0, 5), ["1467349200000", "1467352800000"]),
+    ],
+)
+def test_a_checkpoint_goes_on_in_the_steps_of_its_training(in_folder, stamps, rows, expected):
+    table = pd.DataFrame({"when": stamps[:120], "y": np.sin(0.4 * np.arange(120))})
+    table.to_csv("all.csv", index=False)
+    table[rows].assign(made=STAMPS["D"][: len(table[rows])])[["made", "when", "y"]].to_csv("newer.csv", index=False)
+    flags = flags_of("all.csv", ["y"], ["y"])
+    flags[flags.index("--input-length") + 1] = "5"
+    main(parse_args([*flags, "--csv-time", "when", "--output", "run"]))
+    forecast("--forecast", "run/checkpoints/mse.pt", "--data-path", "newer.csv", "--output", "out")
+    found = forecasts_in("out", dtype={"when": str})["when"].tolist()
+    if expected is None:  # over the end of daylight saving time
+        assert [pd.Timestamp(time) for time in found] == stamps[9:13].tolist()
+        assert all(time.endswith(":00") for time in found)
+    else:
+        assert found[:2] == expected
+
+
+@pytest.mark.parametrize("freq", ["D", "30min", "MS"])
+def test_a_file_in_other_steps_than_the_training_is_refused(in_folder, capsys, freq):
+    for step, name in (("h", "hours.csv"), (freq, "other.csv")):
+        times = pd.date_range("2016-07-01", periods=120, freq=step)
+        pd.DataFrame({"when": times, "y": np.sin(0.4 * np.arange(120))}).to_csv(name, index=False)
+    main(parse_args([*flags_of("hours.csv", ["y"], ["y"]), "--output", "run"]))
+    for mode in ("--forecast", "--evaluate"):
+        sentence = refusal(capsys, mode, "run/checkpoints/mse.pt", "--data-path", "other.csv")
+        assert re.search("line 3, column 'when' holds .*; the network was trained on steps of 1 hour", sentence)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+def test_a_file_shorter_than_the_window_is_told_the_rows_that_it_needs(in_folder, capsys, rows):
+    path, _ = trained(in_folder)
+    pd.read_csv("far.csv")[-rows:].to_csv("short.csv", index=False)
+    sentence = refusal(capsys, "--forecast", path, "--data-path", "short.csv")
+    assert f"short.csv has {rows} rows, but {path} needs at least 6, the --input-length of its training" in sentence
+    write_shops(in_folder / "shops.csv")
+    main(parse_args([*flags_of("shops.csv", ["sold"], ["sold"]), "--csv-series", "shop", "--output", "shops"]))
+    shops = pd.read_csv("shops.csv")
+    shops[: 120 + rows].to_csv("short.csv", index=False)
+    sentence = refusal(capsys, "--forecast", "shops/checkpoints/mse.pt", "--data-path", "short.csv")
+    assert f"short.csv has {rows} rows of series 'south', but shops/checkpoints/mse.pt needs at least 6" in sentence
 
 
 @pytest.mark.parametrize(("columns", "targets"), CHOICES)
