@@ -12,6 +12,7 @@ import numpy as np
 _AT_ONCE = 20_000
 _OFFSET = r"(?P<offset>Z|(?P<sign>[+-])(?P<hours>\d{2}):?(?P<minutes>\d{2})?)"
 _ISO = re.compile(rf"\d{{4}}-\d{{2}}(-\d{{2}}([T ]+\d{{1,2}}:\d{{2}}(:\d{{2}}([.,]\d+)?)?\s*{_OFFSET}?)?)?")
+_IN_PLAIN_ISO = np.isin(np.arange(256), list(b"\0 -.0123456789:T"))  # in bytes, without offsets and words
 _DATE = re.compile(r"(\d{1,2}|\d{4})([-/. ])(\d{1,2}|[A-Za-z]{3,9})\2(\d{4}|\d{2})(?:[T ]+(\d.*))?")
 _TIMES = {
     r"\d{1,2}:\d{2}": "%H:%M",
@@ -116,6 +117,8 @@ def _only_plausible(
 
     In the wrong order of day, month and year time jumps.
     """
+    if len(readings) == 1:
+        return readings[0]
     jumps = [_jumps(times[rows], known) for times in readings]
     if known and min(jumps) == math.inf:
         return _only_plausible(readings, rows, None)
@@ -141,7 +144,9 @@ def _read(cells: np.ndarray, way: str, offsets: np.ndarray | None = None) -> np.
     times = np.empty(len(cells), dtype="datetime64[us]")
     for start in range(0, len(cells), _AT_ONCE):
         texts = [cell.decode() for cell in cells[start : start + _AT_ONCE].tolist()]
-        if way == "ISO8601":
+        codes = cells[start : start + _AT_ONCE].view(np.uint8).reshape(len(texts), -1)
+        is_plain = _IN_PLAIN_ISO[codes].all() and not (codes[:, 8:] == ord("-")).any()
+        if way == "ISO8601" and not is_plain:
             # pandas also takes other texts, such as "now".
             parts = [_ISO.fullmatch(text) for text in texts]
             offsets[start : start + _AT_ONCE] = [_offset(stamp) for stamp in parts]
@@ -174,7 +179,7 @@ def read_numbered_times(
     """
     if known and not known.unit:
         return values
-    if len(values) < 2 or not (values == np.rint(values)).all() or abs(values).max() >= 1e15:
+    if (len(values) < 2 and not known) or not (values == np.rint(values)).all() or abs(values).max() >= 1e15:
         return values
     if abs(values).max() < 1e5 and len(np.unique(np.diff(values))) == 1:  # years, or a count
         return values
