@@ -393,7 +393,7 @@ def _open_table(path: Path, encoding: str | None) -> Iterator[TextIO]:
 
 
 class _Lines:
-    """The lines of a text but for comments, which begin with "#".
+    """The lines of a text but for comments, which begin with "#", and with no mark of a spreadsheet such as #N/A.
 
     Attributes:
         number: Of the last line given out, from 1.
@@ -401,13 +401,14 @@ class _Lines:
         comment: The last of them.
     """
 
-    def __init__(self, lines: Iterator[str], number: int):
-        self._lines, self.number, self.comments, self.comment = lines, number, 0, ""
+    def __init__(self, lines: Iterator[str], number: int, delimiter: str):
+        self._lines, self.number, self._delimiter = lines, number, delimiter
+        self.comments, self.comment = 0, ""
 
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
             self.number += 1
-            if line.startswith("#"):
+            if line.startswith("#") and not is_missing(line.split(self._delimiter)[0]):
                 self.comments, self.comment = self.comments + 1, line
             else:
                 yield line
@@ -561,7 +562,7 @@ def read_table(
         if said:  # a spreadsheet's word on the delimiter
             delimiter, opening = delimiter or said[1], opening[1:]
         delimiter = delimiter or _delimiter([line for line in opening if line.strip() and line[0] != "#"], path)
-        lines = _Lines(chain(opening, text), number=1 if said else 0)
+        lines = _Lines(chain(opening, text), number=1 if said else 0, delimiter=delimiter)
         rows = lines.rows(path, delimiter)
         head = list(islice(rows, 1))
         last = [lines.comment.removeprefix("#").strip()]

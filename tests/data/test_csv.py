@@ -699,3 +699,28 @@ def test_all_columns_of_etth1_forecast_the_oil_temperature():
     assert (task.input_size, task.output_size) == (7, 1)
     # OT is the seventh column, and what one window forecasts another, 96 hours on, observes first.
     assert torch.equal(task.train.inputs[96:, :24, 6:], task.train.targets[:-96])
+
+
+@pytest.mark.parametrize("mark", ["#N/A", "#NA", "#REF!", "#DIV/0!", "#VALUE!"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", " "])
+@pytest.mark.parametrize("row", [1, 50, 700])
+def test_a_row_that_begins_with_the_error_of_a_spreadsheet_is_no_comment(tmp_path, mark, delimiter, row):
+    rows = [[str(i), str(i % 7)] for i in range(800)]
+    rows[row][0] = mark
+    path = tmp_path / "errors.csv"
+    lines = [
+        "# of two columns",
+        delimiter.join("xy"),
+        *map(delimiter.join, rows),
+        "#NAs are where x is unknown",
+    ]
+    path.write_text("\n".join(lines))
+    options = {"columns": "all", "delimiter": delimiter, "input_length": 6, "horizon": 4}
+    with pytest.raises(ValueError, match=f"line {row + 3}, column 'x' holds '{re.escape(mark)}'"):
+        load("csv", path=path, **options)
+    (series,) = load("csv", path=path, missing="interpolate", **options).series
+    assert series.values[:, 0] == pytest.approx(np.arange(800))
+    only_x = [line.split(delimiter)[0] for line in lines[1:-1]]
+    path.write_text("\n".join(only_x))
+    (series,) = load("csv", path=path, missing="interpolate", input_length=6, horizon=4).series
+    assert series.values[:, 0] == pytest.approx(np.arange(800))
