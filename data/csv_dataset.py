@@ -216,7 +216,7 @@ def read_histories(
     groups = _rows_of_series(table, roles.series)
     steps = steps or {}
     times, offset = _times(table, roles.time, groups[0][1], steps.get(groups[0][0]))
-    time_column = None if roles.time is None else table.names[roles.time]
+    time_column, series_column = (None if role is None else table.names[role] for role in (roles.time, roles.series))
 
     histories = []
     for name, rows in groups:
@@ -227,7 +227,7 @@ def read_histories(
             column = roles.time if problem.column is None else chosen[problem.column]
             row = np.arange(len(values))[rows][problem.row]
             raise ValueError(f"{table.place(row, table.columns[column])} {problem}") from None
-        histories.append(History(name, filled, own_times, step, time_column, offset))
+        histories.append(History(name, filled, own_times, step, time_column, offset, series_column))
     missing_rows = sum(len(history.values) for history in histories) - len(values)
     return Histories(table, roles, chosen, tuple(target_columns), tuple(histories), missing_rows, count_missing)
 

@@ -173,6 +173,7 @@ class History:
         step: The time from row to row, likewise.
         time_column: Name of the column of its times, likewise.
         offset: How far its times are ahead of UTC, such as "+02:00"; "" where the file does not say.
+        series_column: Name of the column of the names of series; None where a file holds one series only.
     """
 
     name: str | None
@@ -181,6 +182,7 @@ class History:
     step: Step | None
     time_column: str | None
     offset: str
+    series_column: str | None
 
     def shown_times(self, rows: Sequence[int] | slice) -> list[str]:
         """Return the times of some rows as text."""

@@ -32,6 +32,7 @@ class DataRecord:
         fingerprint: Of the numbers read (see `data.windows.fingerprint`); None where no file was read.
         series: Name of each of several series -> its mean and std; None where there is one series, or none.
         time_column: Name of the column of time stamps; None where there was none.
+        series_column: Name of the column of the names of series; None where there was none.
         steps: Name of each series with time stamps, None for the only one -> the numbers of its `Step`.
     """
 
@@ -46,6 +47,7 @@ class DataRecord:
     fingerprint: Fingerprint | None
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None
     time_column: str | None = None
+    series_column: str | None = None
     steps: Mapping[str | None, tuple[float, str, int]] = field(default_factory=dict)
 
     @property
@@ -108,6 +110,7 @@ def record_of(data: ForecastData) -> DataRecord:
         fingerprint=data.fingerprint,
         series=None if None in series or not series else series,
         time_column=data.series[0].time_column if data.series else None,
+        series_column=data.series[0].series_column if data.series else None,
         steps={one.name: tuple(one.step) for one in data.series if one.step},
     )
 

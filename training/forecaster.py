@@ -41,7 +41,8 @@ class Forecaster:
             history: The observed variables, (L, columns), in the file's units, at least `data.input_length` steps, of
                 which the last ones are used: an array, a tensor, or a table such as pandas' DataFrame, whose columns
                 are taken by the names in `data.columns`. Where the table has the column `data.time_column`, or
-                an index of dates, the steps that are used must be those of the training.
+                an index of dates, the steps that are used must be those of the training; in `data.series_column` only
+                the name of the series may stand.
             series: Name of the series, where the network was trained on several.
 
         Returns:
@@ -51,12 +52,12 @@ class Forecaster:
             TypeError: If the history holds no real numbers.
             ValueError: If a column is missing or stands there twice, the shape is another one, the history is too
                 short, a value that is used is missing, masked or not finite, the times are no equal steps, a forecast
-                is beyond the numbers of float32, or there is no such series.
+                is beyond the numbers of float32, there is no such series, or the table holds others.
         """
         # A caller's default device and mixed precision are those of other networks.
         with torch.device("cpu"), torch.autocast(next(self.net.parameters()).device.type, enabled=False):
             scaling, targets = self.data.scaling_of(series), self.data.target_positions
-            window = torch.from_numpy(self._window(history, self.data.known_steps.get(series)))
+            window = torch.from_numpy(self._window(history, series))
             scaled = window if scaling is None else scaling.scale(window)
             unknown = torch.zeros(1, self.data.horizon, self.data.output_size)
             forecast = predict(self.net, WindowDataset(scaled[None], unknown))[0][0].double()
@@ -66,8 +67,8 @@ class Forecaster:
             raise ValueError("history must hold numbers from which the network forecasts finite ones.")
         return forecast.numpy()
 
-    def _window(self, history: object, step: Step | None) -> np.ndarray:
-        columns, length = self.data.columns, self.data.input_length
+    def _window(self, history: object, series: str | None) -> np.ndarray:
+        columns, length, step = self.data.columns, self.data.input_length, self.data.known_steps.get(series)
         times = None
         if columns and hasattr(history, "columns"):
             names = list(history.columns)
@@ -75,6 +76,10 @@ class Forecaster:
                 if names.count(name) != 1:
                     has = f"has {names.count(name)} columns {name!r}" if name in names else f"has no {name!r}"
                     raise ValueError(f"history must have the columns {', '.join(columns)}, but {has}.")
+            if (column := self.data.series_column) in names:
+                others = {str(name).strip() for name in history[column]} - {series}
+                if others:
+                    raise ValueError(f"history must hold the series {series!r} only, but also holds {min(others)!r}.")
             times = _times_in(history, self.data.time_column, step)
             history = history[list(columns)]
         values = _numbers(history)
@@ -112,10 +117,11 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
     Raises:
         ValueError: If a cell holds no time.
     """
+    index = getattr(table, "index", None)
     if column is not None and list(table.columns).count(column) == 1:
         times = table[column]
-    elif getattr(getattr(getattr(table, "index", None), "dtype", None), "kind", "") == "M":
-        times = table.index
+    elif hasattr(index, "dtype") and (index.dtype.kind == "M" or index.name == column is not None):
+        times = index
     else:
         return None
     if getattr(times.dtype, "tz", None) is not None:

@@ -180,8 +180,8 @@ def forecaster_of(**options):
 def timed(times, how):
     """A table of numbers with these times, in a column, as text, with an offset, or in the index."""
     y = np.sin(np.arange(len(times)))
-    if how == "index":
-        return pd.DataFrame({"y": y}, index=times)
+    if how in ("index", "named index"):
+        return pd.DataFrame({"y": y}, index=times if how == "index" else times.map(str).rename("when"))
     column = {
         "column": times,
         "text": times.map(str),
@@ -192,7 +192,7 @@ def timed(times, how):
     return pd.DataFrame({"y": y, "when": column[how]})
 
 
-HOW = ["column", "text", "day first", "offset", "city", "index"]
+HOW = ["column", "text", "day first", "offset", "city", "index", "named index"]
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -423,6 +423,8 @@ def test_each_series_of_a_file_is_forecast(in_folder):
     for name, _, _ in SHOPS:
         expected = load_forecaster(path).predict(shops[shops["shop"] == name], name)
         assert (table.loc[table["series"] == name, "sold"].to_numpy() == expected[:, 0]).all()
+        with pytest.raises(ValueError, match=f"history must hold the series '{name}' only, but also holds"):
+            load_forecaster(path).predict(shops, name)
     main(parse_args(["--evaluate", path, "--data-path", "shops.csv"]))
 
 
