@@ -1,6 +1,7 @@
 """Training and evaluation: the loss is an argument, and every evaluation leaves a checkpoint behind."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from data.windows import batches, check_count
 from evaluation.metrics import evaluate_forecasts
+from loss import SoftDTWLoss
 
 from . import data_parallel
 from .checkpoint import Record, check_plain, restore, save_checkpoint
@@ -33,6 +35,8 @@ __all__ = [
 ]
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+
+SECONDS_BETWEEN_LINES = 60  # at most, where there is no progress bar
 
 
 class DivergenceError(ArithmeticError):
@@ -149,7 +153,7 @@ def train_model(
         metadata: Plain values (numbers, strings, None, lists and dicts of them) to keep in the checkpoint.
         on_epoch: Called after each epoch with its number and its mean training loss.
         on_eval: Called with each new record, once its checkpoint is written.
-        write: Prints a line.
+        write: Prints a line, or several at once.
         progress: Show a progress bar on stderr, if that is a terminal; a string labels it.
         **changes: Fields of `TrainSettings`, in place of the same fields of ``settings``.
 
@@ -187,6 +191,7 @@ def train_model(
         net_with_loss = _graphed(net_with_loss, next(iter(batches(train_set, batch_size))))
     step = _Step(net, net_with_loss, optimizer, settings.clip_norm)
     shown = bool(progress) and data_parallel.rank() == 0
+    write_lines = _Lines(write, settings.print_every > 0)
     bar = EpochBar(progress if isinstance(progress, str) else None, epochs, start, shown)
     with _flushed_denormals(), _kept_random_state(net), bar:
         for epoch in range(start, epochs):
@@ -198,16 +203,18 @@ def train_model(
                 loader = _with_warm_up(net, criterion, loader)
                 _seed_epoch(settings.seed, epoch)  # dropout has drawn numbers
             begun = perf_counter()
-            summary = _train_epoch(step, loader)
+            summary = _train_epoch(step, write_lines.watch(loader, epoch))
             seconds += perf_counter() - begun
             _check_finite(summary, epoch)
             bar.advance(epoch, summary.mean)
             if on_epoch is not None:
                 on_epoch(epoch, summary.mean)
             last = epoch == epochs - 1
+            lines = []
             if settings.print_every and _due(epoch, settings.print_every, last):
-                write(_training_line(epoch, summary, criterion))
+                lines.append(_training_line(epoch, summary, criterion))
             if not _due(epoch, settings.eval_every, last):
+                write_lines(lines)
                 continue
             scores = {} if valid_set is None else {"valid_loss": _mean_loss(net, criterion, valid_set, batch_size)}
             if test_set is not None:
@@ -220,7 +227,8 @@ def train_model(
             if checkpoint is not None and data_parallel.rank() == 0:
                 save_checkpoint(checkpoint, net, optimizer, epoch, history, settings.protocol, metadata, best)
             if settings.print_every and scores:
-                write(_evaluation_line(scores))
+                lines.append(_evaluation_line(scores))
+            write_lines(lines)  # at once, so that no other training prints between them
             if on_eval is not None and data_parallel.rank() == 0:
                 on_eval(history[-1])
             data_parallel.barrier()  # from here on the files are there for all
@@ -242,7 +250,11 @@ class EpochBar(tqdm):
     """
 
     def __init__(self, label: str | None, epochs: int, start: int = 0, shown: bool = True) -> None:
-        super().__init__(desc=label, total=epochs, initial=start, unit="epoch", disable=None if shown else True)
+        # The loss stands before the bar, so that a narrow terminal cuts off the times.
+        form = "{desc}{n_fmt}/{total_fmt} epochs{postfix} |{bar}| {elapsed}<{remaining}, {rate_fmt}"
+        label = f"{label}: " if label else ""
+        hidden = None if shown else True
+        super().__init__(desc=label, total=epochs, initial=start, unit="epoch", bar_format=form, disable=hidden)
 
     def advance(self, epoch: int, loss: float) -> None:
         """Show that an epoch, counted from 0, is finished, and its training loss."""
@@ -506,14 +518,38 @@ def _due(epoch: int, every: int, last: bool) -> bool:
     return last or (every > 0 and epoch % every == 0)
 
 
+class _Lines:
+    """The lines of one training; where stderr is no terminal, and so has no bar, at least one a minute."""
+
+    def __init__(self, write: Callable[[str], None], wanted: bool) -> None:
+        self._write, self._last = write, perf_counter()
+        self._watches = wanted and not sys.stderr.isatty()
+
+    def __call__(self, lines: list[str]) -> None:
+        """Print lines together."""
+        if lines:
+            self._write("\n".join(lines))
+            self._last = perf_counter()
+
+    def watch(self, loader: Iterable, epoch: int) -> Iterator:
+        """The batches of an epoch, with a line where none was printed for a minute."""
+        for number, batch in enumerate(loader):
+            if self._watches and perf_counter() - self._last >= SECONDS_BETWEEN_LINES:
+                self([f"epoch  {epoch}  {number} batches done"])
+            yield batch
+
+
 def _training_line(epoch: int, summary: _EpochSummary, criterion: Criterion) -> str:
-    terms = [summary.last, 0.0, 0.0]
-    if hasattr(criterion, "components"):
-        with torch.no_grad():
-            terms[1:] = map(float, criterion.components(summary.prediction, summary.target)[1:])
-    *sums, count = data_parallel.all_reduce_sum([*(term * summary.count for term in terms), summary.count])
-    loss, shape, temporal = (value / count for value in sums)
-    return f"epoch  {epoch}  loss  {loss:.6g}  loss shape  {shape:.6g}  loss temporal  {temporal:.6g}"
+    terms = {"loss": summary.last}
+    with torch.no_grad():
+        if hasattr(criterion, "components"):
+            _, shape, temporal = criterion.components(summary.prediction, summary.target)
+            terms |= {"loss shape": float(shape), "loss temporal": float(temporal)}
+        elif isinstance(criterion, SoftDTWLoss):
+            terms["loss shape"] = summary.last
+    *sums, count = data_parallel.all_reduce_sum([*(term * summary.count for term in terms.values()), summary.count])
+    said = "  ".join(f"{name}  {value / count:.6g}" for name, value in zip(terms, sums, strict=True))
+    return f"epoch  {epoch}  {said}  (last batch; mean loss of the epoch  {summary.mean:.6g})"
 
 
 def _evaluation_line(scores: Mapping[str, float]) -> str:

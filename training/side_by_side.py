@@ -49,7 +49,7 @@ def train_side_by_side(train: Callable, names: Sequence[str], jobs: int, epochs:
                 if kind == "epoch":
                     bars[name].advance(*content)
                 elif kind == "line":
-                    tqdm.write(f"{name:{width}}  {content[0]}")
+                    tqdm.write("\n".join(f"{name:{width}}  {line}" for line in content[0].splitlines()))
                 elif kind == "error":
                     raise content[0]
                 else:

@@ -3,7 +3,7 @@ import os
 import re
 import resource
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -194,22 +194,39 @@ def test_train_loss_is_the_mean_over_the_series_of_the_epoch(parts):
 
 
 def test_printed_lines_have_the_released_form_and_the_terms_of_the_criterion(parts, capsys):
-    train(fresh_net(), parts, TwoTerms(), epochs=3, print_every=2, eval_every=2)
+    history = train(fresh_net(), parts, TwoTerms(), epochs=3, print_every=2, eval_every=2)
     lines = capsys.readouterr().out.splitlines()
     number = r"([-+.\de]+)"
-    line = rf"epoch  (\d+)  loss  {number}  loss shape  {number}  loss temporal  {number}"
+    mean = rf"  \(last batch; mean loss of the epoch  {number}\)"
+    line = rf"epoch  (\d+)  loss  {number}  loss shape  {number}  loss temporal  {number}{mean}"
     evaluation = rf" Eval mse=  {number} dtw=  {number} tdi=  {number}"
     matches = [re.fullmatch(line, text) for text in lines[::2]]
     assert [match[1] for match in matches] == ["0", "2"]
     assert all(re.fullmatch(evaluation, text) for text in lines[1::2])
-    loss, shape, temporal = map(float, matches[0].groups()[1:])
+    loss, shape, temporal, mean_loss = map(float, matches[0].groups()[1:])
+    assert mean_loss == pytest.approx(history[0]["train_loss"], rel=1e-4)
     assert loss == pytest.approx(0.5 * (shape + temporal), rel=1e-4)
     assert min(shape, temporal) > 0
 
 
-def test_a_criterion_without_components_prints_zero_terms(parts, capsys):
+def test_a_criterion_without_components_prints_no_terms(parts, capsys):
     train(fresh_net(), parts, epochs=1, print_every=1)
-    assert "  loss shape  0  loss temporal  0" in capsys.readouterr().out
+    assert "loss shape" not in capsys.readouterr().out
+
+
+def test_soft_dtw_is_printed_as_a_loss_of_shape(parts, capsys):
+    train(fresh_net(), parts, SoftDTWLoss(0.1), epochs=1, print_every=1)
+    loss, shape = re.match(r"epoch  0  loss  (\S+)  loss shape  (\S+)  \(last", capsys.readouterr().out).groups()
+    assert loss == shape
+
+
+def test_off_a_terminal_a_line_is_printed_at_least_every_minute(parts, capsys, monkeypatch):
+    clock = count(step=25.0)
+    monkeypatch.setattr(loop, "perf_counter", lambda: next(clock))
+    train(fresh_net(), parts, epochs=4, batch_size=5, eval_every=0, print_every=100)
+    lines = capsys.readouterr().out.splitlines()
+    without_result = [re.fullmatch(r"epoch  (\d)  \d batches done", line) for line in lines]
+    assert {"1", "2"} <= {line[1] for line in without_result if line}
 
 
 def test_print_every_0_prints_nothing_and_no_bar_is_drawn_off_a_terminal(parts, capsys):
