@@ -5,28 +5,33 @@ with the paper's value, and examples.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from data.windows import Fingerprint
+from data.windows import Fingerprint, Series
+from evaluation.metrics import evaluate_forecasts
 from training import (
     CheckpointError,
     DivergenceError,
     Record,
     TrainSettings,
+    best_record,
     data_parallel,
     eval_model,
     load_checkpoint,
     load_forecaster,
     predict,
     train_model,
+    units,
 )
 from training.data_record import record_of
 from training.experiment import (
+    VALIDATED,
     Experiment,
     announced_compilation,
     at_a_time,
@@ -36,14 +41,14 @@ from training.experiment import (
     resolve_device,
     set_up_torch,
 )
-from training.forecaster import forecast_rows
+from training.future import checkpoints_in, forecast_curves, forecast_table
 from training.interruption import continuation, interruptible
 from training.losses import LOSSES
 from training.run_folder import RunFolder, flattened, new_folder
 from training.settings import complaints, opened_folder, parse_args, settings_of
 from training.side_by_side import train_side_by_side
 from training.streams import usable_streams
-from training.table import introduction, results_table, units_table, whose_scaling
+from training.table import introduction, results_table, whose_scaling
 
 DEFAULT_PLOT_SAMPLES = range(1, 6)
 
@@ -75,7 +80,7 @@ def run(experiment: Experiment) -> dict[str, Record]:
     with ExitStack() as stack:
         with complaints(ValueError, OSError):
             jobs = at_a_time(experiment)
-            samples = _plot_samples(args, len(experiment.data.test))
+            samples = _plot_samples(experiment)
             variable = _plot_variable(experiment)
             lines = introduction(experiment)
             folder = data_parallel.broadcast_from_rank0(lambda: stack.enter_context(opened_folder(experiment)))
@@ -85,12 +90,36 @@ def run(experiment: Experiment) -> dict[str, Record]:
             print(f"{lines}\nrun folder: {folder.path}")
             histories = train_all(experiment, folder, jobs)
             forecasts = {loss: _forecast(experiment, folder, loss) for loss in histories}
-            if args.plots and data_parallel.rank() == 0:
-                draw(experiment, folder, histories, forecasts, samples, variable)
-            results = {loss: history[-1] for loss, history in histories.items()}
-            print("\n".join(["", results_table(experiment, results), *units_table(experiment, forecasts)]))
+            results = {loss: best_record(history) for loss, history in histories.items()}
+            print(f"\n{report(experiment, results, forecasts, folder)}")
+            if data_parallel.rank() == 0:
+                if args.save_predictions:
+                    folder.write_predictions(units.arrays(experiment.data, forecasts))
+                if args.plots:
+                    draw(experiment, folder, histories, forecasts, samples, variable)
+                if args.dataset == "csv":
+                    checkpoints = {loss: folder.checkpoint(loss) for loss in histories}
+                    forecast_beyond(checkpoints, experiment.data.series, experiment.device, folder, args)
             print(f"\nEverything is in {folder.path}")
     return results
+
+
+def report(
+    experiment: Experiment,
+    results: dict[str, Record],
+    forecasts: Mapping[str, Tensor],
+    folder: RunFolder | None = None,
+) -> str:
+    """The table of a run, which for a CSV file has naive forecasts and the file's units, also kept in the folder."""
+    data = experiment.data
+    if data.name != "csv":
+        return results_table(experiment, results)
+    naive = units.naive_forecasts(data, experiment.args.season)
+    errors = units.errors(data, {**forecasts, **naive})
+    if folder is not None and data_parallel.rank() == 0:
+        folder.write_errors(errors)
+    scores = {name: evaluate_forecasts(forecast, data.test.targets) for name, forecast in naive.items()}
+    return results_table(experiment, {**results, **scores}, errors)
 
 
 def train_all(experiment: Experiment, folder: RunFolder, jobs: int) -> dict[str, list[Record]]:
@@ -117,7 +146,8 @@ def train_all(experiment: Experiment, folder: RunFolder, jobs: int) -> dict[str,
         for loss in trained:
             histories[loss] = load_checkpoint(folder.checkpoint(loss))["history"]
             if data_parallel.rank() == 0:
-                folder.write_results({name: histories[name][-1] for name in args.losses if name in histories})
+                done = {name: best_record(histories[name]) for name in args.losses if name in histories}
+                folder.write_results(done)
     return {loss: histories[loss] for loss in args.losses}
 
 
@@ -153,6 +183,7 @@ def train_one(experiment: Experiment, folder: RunFolder, loss: str, **callbacks:
         epochs=args.epochs,
         batch_size=args.batch_size,
         eval_every=args.eval_every,
+        patience=args.patience,
         print_every=args.eval_every or args.epochs,
         seed=args.seed,
         cuda_graph=args.cuda_graph,
@@ -163,6 +194,7 @@ def train_one(experiment: Experiment, folder: RunFolder, loss: str, **callbacks:
         data.train,
         data.test,
         settings,
+        valid_set=experiment.valid,
         checkpoint=folder.checkpoint(loss),
         metadata={"loss": loss, **settings_of(args), "data": record_of(data).plain},
         on_eval=lambda record: folder.append_metrics({"loss": loss, **record}),
@@ -179,24 +211,45 @@ def evaluate(experiment: Experiment) -> dict[str, Record]:
         batch_size = experiment.args.batch_size
         scores, predicted = eval_model(net, experiment.data.test, batch_size, return_predictions=True)
         name = checkpoint.get("settings", {}).get("loss", Path(path).stem)
-        table = results_table(experiment, {name: scores})
-        print("\n".join([*whose_scaling(experiment), table, *units_table(experiment, {name: predicted})]))
+        table = report(experiment, {name: scores}, {name: predicted})
+        print("\n".join([*whose_scaling(experiment), table]))
     return {name: scores}
 
 
 def forecast(args: argparse.Namespace) -> None:
-    """Forecast what follows the last row of a file, and write that to forecast.csv."""
+    """Forecast what follows the last row of a file, with one checkpoint or with all of a run."""
     with complaints(ValueError, TypeError, OSError):
         device = resolve_device(args.device)
         set_up_torch(args, device)
-        forecaster = load_forecaster(args.forecast, device)
-        table = forecast_rows(forecaster, read_past(args, forecaster.data))
-        path = data_parallel.broadcast_from_rank0(lambda: _forecast_folder(args).write_forecast(table))
-    print(f"the {forecaster.data.horizon} steps after the last row of {args.data_path or args.dataset} are in {path}")
+        checkpoints = checkpoints_in(args.forecast, args.losses)
+        past = read_past(args, load_forecaster(next(iter(checkpoints.values()))).data)
+        if data_parallel.rank() == 0:
+            folder = RunFolder(Path(args.output)) if args.output else new_folder(f"{args.dataset}-forecast")
+            if folder.forecast.exists():
+                raise FileExistsError(
+                    f"--output {folder.path} already holds {folder.forecast.name}: name another folder."
+                )
+            folder.path.mkdir(parents=True, exist_ok=True)
+            forecast_beyond(checkpoints, past, device, folder, args)
 
 
-def _forecast_folder(args: argparse.Namespace) -> RunFolder:
-    return RunFolder(Path(args.output)) if args.output else new_folder(f"{args.dataset}-forecast")
+def forecast_beyond(
+    checkpoints: Mapping[str, Path],
+    past: Sequence[Series],
+    device: torch.device,
+    folder: RunFolder,
+    args: argparse.Namespace,
+) -> None:
+    """Forecast what follows the last row of each series, and write that to forecast.csv and forecast.png."""
+    forecasters = {loss: load_forecaster(path, device) for loss, path in checkpoints.items()}
+    table = forecast_table(forecasters, past)
+    folder.write_forecast(table)
+    if args.plots:
+        from evaluation.plots import plot_future
+
+        plot_future(forecast_curves(forecasters, past, table), folder.path / "forecast.png", show=args.show)
+    horizon = next(iter(forecasters.values())).data.horizon
+    print(f"\nThe {horizon} steps after the last row of {args.data_path or args.dataset} are in {folder.forecast}")
 
 
 def draw(
@@ -210,21 +263,34 @@ def draw(
     """Draw forecasts side by side, learning curves and one alignment per loss into the run's folder."""
     args, test = experiment.args, experiment.data.test
     # Not at the top: matplotlib takes a second to import, which no run without figures needs.
-    from evaluation.plots import plot_alignment, plot_forecasts, plot_learning_curves
+    from evaluation.plots import loss_label, plot_alignment, plot_forecasts, plot_learning_curves
 
     folder.figures.mkdir(exist_ok=True)
-    inputs, targets = test[list(range(len(test)))][:2]
-    record = record_of(experiment.data)
-    shown = {"show": args.show, "variable": variable, "name": record.targets[variable] if record.targets else ""}
-    if (scaling := experiment.data.target_scaling) is not None:
-        shown |= {"mean": float(scaling.mean[variable]), "std": float(scaling.std[variable])}
-    past = inputs[..., record.target_positions]
-    plot_forecasts(past, targets, forecasts, folder.figures / "forecasts.png", samples, **shown)
-    plot_learning_curves(flattened(histories), folder.figures / "learning_curves.png", show=args.show)
-    first = samples[0]
+    data, names = experiment.data, record_of(experiment.data).targets
+    shown = {"show": args.show, "name": names[variable] if names else ""}
+    past, targets, *predicted = (
+        units.in_units(data, values)[..., [variable]]
+        for values in (units.past_of(data), test.targets, *forecasts.values())
+    )
+    times = [units.times_of(data, sample) for sample in samples]
+    in_units = dict(zip(forecasts, predicted, strict=True))
+    path = folder.figures / "forecasts.png"
+    plot_forecasts(past, targets, in_units, path, samples, times=None if None in times else times, **shown)
+    path, scaled = folder.figures / "learning_curves.png", units.scaling_of(data) is not None
+    plot_learning_curves(flattened(histories), path, show=args.show, units="in scaled units" if scaled else "")
+    first, shown["variable"] = samples[0], variable
+    if (scaling := units.scaling_of(data, first)) is not None:
+        shown |= {"mean": float(scaling.mean.flatten()[variable]), "std": float(scaling.std.flatten()[variable])}
     for loss, forecast in forecasts.items():
-        path, title = folder.figures / f"alignment_{loss}.png", f"{loss}, test sample {first}"
-        plot_alignment(targets[first], forecast[first], args.gamma, path, title=title, **shown)
+        path = folder.figures / f"alignment_{loss}.png"
+        plot_alignment(
+            test.targets[first],
+            forecast[first],
+            args.gamma,
+            path,
+            title=f"{loss_label(loss)}, test sample {first}",
+            **shown,
+        )
 
 
 def _forecast(experiment: Experiment, folder: RunFolder, loss: str) -> Tensor:
@@ -232,8 +298,11 @@ def _forecast(experiment: Experiment, folder: RunFolder, loss: str) -> Tensor:
     return predict(net, experiment.data.test, experiment.args.batch_size)[0]
 
 
-def _plot_samples(args: argparse.Namespace, count: int) -> list[int]:
-    chosen = args.plot_samples
+def _plot_samples(experiment: Experiment) -> list[int]:
+    chosen, count = experiment.args.plot_samples, len(experiment.data.test)
+    if chosen is None and experiment.args.dataset in VALIDATED:  # series in time, whose neighbours overlap
+        spread = len(DEFAULT_PLOT_SAMPLES)
+        return sorted({(2 * number + 1) * count // (2 * spread) for number in range(spread)})
     if chosen is None:
         return [index for index in DEFAULT_PLOT_SAMPLES if index < count] or [0]
     for index in chosen:

@@ -6,7 +6,7 @@ figure is written to a file and then, if asked for and if a display exists, show
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import cycle
 from pathlib import Path
@@ -26,7 +26,8 @@ from loss import ctc_alignment, ctc_loss, pairwise_distances, soft_path
 
 from .metrics import as_array, dtw_tdi, mse
 
-__all__ = ["plot_alignment", "plot_ctc_alignment", "plot_forecasts", "plot_learning_curves", "show_available"]
+__all__ = ["loss_label", "plot_alignment", "plot_ctc_alignment", "plot_forecasts", "plot_future"]
+__all__ += ["plot_learning_curves", "show_available"]
 
 DPI = 100
 ROWS_PER_FIGURE = 5
@@ -36,7 +37,7 @@ MAX_POINTS_WITH_MARKERS = 25
 MAX_CELLS = 250
 MAX_NAMED_STATES = 41
 MAX_NAME = 24
-LOG_METRICS = ("mse", "dtw")
+LOG_METRICS = ("mse", "dtw", "valid_loss")
 INPUTS, FUTURES = ("S", "N_input", "input_size"), ("S", "N_output", "output_size")
 METRIC_LABELS = {"mse": "MSE", "dtw": "DTW", "tdi": "TDI"}
 
@@ -80,8 +81,7 @@ def plot_forecasts(
     show: bool = False,
     variable: int = 0,
     name: str = "",
-    mean: float = 0.0,
-    std: float = 1.0,
+    times: Sequence[Sequence[str]] | None = None,
 ) -> list[Path]:
     """Draw the forecasts of several networks side by side: a row per sample, a panel per training loss.
 
@@ -101,9 +101,7 @@ def plot_forecasts(
         show: Also show the figures on screen, one after the other, where `show_available`.
         variable: Which of the targets' variables to draw, counted from 0.
         name: Its name, put beside each row.
-        mean: Of that variable, where the series are standardised: its curves are drawn in the units that it had
-            before. The scores are those of the series as they are given.
-        std: Its deviation, likewise.
+        times: For each of ``sample_ids`` the times of its N_input + N_output steps, put below its row.
 
     Returns:
         The files written, five samples each: ``path``, then with ``-2``, ``-3``, ... before its suffix.
@@ -124,24 +122,59 @@ def plot_forecasts(
     for first in range(0, len(ids), ROWS_PER_FIGURE):
         page = ids[first : first + ROWS_PER_FIGURE]
         chosen = {loss: series[page] for loss, series in forecasts.items()}
+        stamps = None if times is None else times[first : first + ROWS_PER_FIGURE]
         file = path.with_name(f"{path.stem}-{len(written) + 1}{path.suffix}") if written else path
         with _house_style():
-            figure = _forecast_figure(inputs[page], targets[page], chosen, page, variable, name, mean, std)
+            figure = _forecast_figure(inputs[page], targets[page], chosen, page, variable, name, stamps)
             written.append(_finish(figure, file, show))
     return written
 
 
+def plot_future(
+    curves: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike], Sequence[str] | None]],
+    path: str | os.PathLike[str],
+    show: bool = False,
+) -> list[Path]:
+    """Draw forecasts of what nobody has observed yet, joined to the recent past: a panel per variable.
+
+    Args:
+        curves: Name of a variable -> its recent past, ``(T,)``, training loss -> forecast, ``(N_output,)``, and the
+            times of these T + N_output steps, None for steps without times.
+        path: File to write; its suffix chooses the format (none: PNG). Missing folders are made.
+        show: Also show the figures on screen, where `show_available`.
+
+    Returns:
+        The files written, five panels each: ``path``, then with ``-2``, ``-3``, ... before its suffix.
+
+    Raises:
+        ValueError: If there is nothing to draw, or the format is unknown.
+        OSError: If a file cannot be written.
+    """
+    if not curves:
+        raise ValueError("curves must hold at least one variable, got none.")
+    panels, path, written = list(curves.items()), Path(path), []
+    for first in range(0, len(panels), ROWS_PER_FIGURE):
+        file = path.with_name(f"{path.stem}-{len(written) + 1}{path.suffix}") if written else path
+        with _house_style():
+            written.append(_finish(_future_figure(panels[first : first + ROWS_PER_FIGURE]), file, show))
+    return written
+
+
 def plot_learning_curves(
-    history: Sequence[Mapping[str, object]], path: str | os.PathLike[str], show: bool = False
+    history: Sequence[Mapping[str, object]], path: str | os.PathLike[str], show: bool = False, units: str = ""
 ) -> Path:
     """Draw the test metrics over training: a panel each for MSE, DTW and TDI, a line per training loss.
 
+    Where the weights were chosen on a validation part, a fourth panel shows each training loss on that part.
+
     Args:
         history: One record per evaluation, with the keys ``loss`` (name of the training loss), ``epoch``,
-            ``mse``, ``dtw`` and ``tdi``; other keys are ignored. A metric that is absent, None or not finite
-            is left out of its line; of two records of one loss and epoch the later one counts.
+            ``mse``, ``dtw``, ``tdi`` and, if there is one, ``valid_loss``; other keys are ignored. A metric that is
+            absent, None or not finite is left out of its line; of two records of one loss and epoch the later one
+            counts.
         path: File to write; its suffix chooses the format (none: PNG). Missing folders are made.
         show: Also show the figure on screen, where `show_available`.
+        units: Those of the metrics, in words.
 
     Returns:
         The file written.
@@ -152,7 +185,7 @@ def plot_learning_curves(
     """
     _check_history(history)
     with _house_style():
-        return _finish(_learning_curve_figure(history), path, show)
+        return _finish(_learning_curve_figure(history, units), path, show)
 
 
 def plot_alignment(
@@ -270,21 +303,22 @@ def _forecast_figure(
     sample_ids: Sequence[int],
     variable: int = 0,
     name: str = "",
-    mean: float = 0.0,
-    std: float = 1.0,
+    times: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
     rows, columns = len(targets), len(forecasts)
-    size = (max(3.7 * columns + 0.3, 6.0), 2.1 * rows + 0.9)
+    size = (max(3.7 * columns + 0.3, 6.0), (2.1 if times is None else 2.4) * rows + 0.9)
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
+    panels = figure.subplots(rows, columns, sharex=True if times is None else "row", sharey="row", squeeze=False)
     for column, (loss, series) in zip(panels.T, forecasts.items(), strict=True):
         for row, (axes, scores) in enumerate(zip(column, _score_lines(series, targets), strict=True)):
-            _draw_forecast(axes, *(values[row, :, variable] * std + mean for values in (inputs, targets, series)))
+            _draw_forecast(axes, *(values[row, :, variable] for values in (inputs, targets, series)))
             axes.set_title(scores)
-        head = LOSS_LOOKS.get(_loss_key(loss), {"label": loss})["label"]
+            if times is not None:
+                _label_times(axes, times[row])
+        head = loss_label(loss)
         place = {"xytext": (0, 20), "textcoords": "offset points", "ha": "center", "va": "bottom"}
         column[0].annotate(head, (0.5, 1), xycoords="axes fraction", fontsize=12, fontweight="bold", **place)
-        column[-1].set_xlabel("time step")
+        column[-1].set_xlabel("time step" if times is None else "")
     for axes, sample in zip(panels[:, 0], sample_ids, strict=True):
         lines = [f"test sample {sample}", _literal(name), _which(variable, targets)]
         axes.set_ylabel("\n".join(filter(None, lines)))
@@ -310,28 +344,71 @@ def _draw_forecast(axes: Axes, observed: NDArray, target: NDArray, prediction: N
     axes.xaxis.set_major_locator(_whole_steps(10))
 
 
+def _label_times(axes: Axes, times: Sequence[str]) -> None:
+    """Write the times of the steps below an axis of steps."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    axes.xaxis.set_major_formatter(
+        lambda step, _: _literal(times[int(step)]).replace(" ", "\n") if 0 <= step < len(times) else ""
+    )
+    axes.tick_params(axis="x", labelsize=8, labelbottom=True)
+
+
 def _score_lines(prediction: NDArray, target: NDArray) -> list[str]:
     scores = zip(mse(prediction, target), *dtw_tdi(prediction, target), strict=True)
     return [f"MSE {a:.3g}   DTW {b:.3g}   TDI {c:.3g}" for a, b, c in scores]
 
 
+# Forecasts beyond the data
+
+
+def _future_figure(
+    curves: Sequence[tuple[str, tuple[NDArray, Mapping[str, NDArray], Sequence[str] | None]]],
+) -> Figure:
+    figure = Figure(figsize=(9, 2.6 * len(curves) + 0.7), layout="constrained")
+    panels = figure.subplots(len(curves), squeeze=False)[:, 0]
+    looks = _looks(next(iter(curves))[1][1])
+    for axes, (name, (past, forecasts, times)) in zip(panels, curves, strict=True):
+        last = len(past) - 1
+        axes.plot(np.arange(len(past)), past, color=ROLE_COLOURS["input"], linewidth=1.5, label="observed")
+        axes.axvline(last, color="0.6", linewidth=0.8, linestyle=(0, (4, 3)))
+        for loss, forecast in forecasts.items():
+            look = looks[loss] | {"marker": ""}
+            axes.plot(np.arange(last, last + len(forecast) + 1), np.append(past[-1], forecast), linewidth=2, **look)
+        axes.set_ylabel(_literal(name))
+        axes.margins(x=0.02)
+        if times is None:
+            axes.set_xlabel("row, the last ones of the file and those after")
+            axes.xaxis.set_major_locator(_whole_steps(10))
+        else:
+            _label_times(axes, times)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
+    return figure
+
+
 # Learning curves
 
 
-def _learning_curve_figure(history: Sequence[Mapping[str, object]]) -> Figure:
-    figure = Figure(figsize=(11.4, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(METRIC_LABELS), sharex=True)
+def _learning_curve_figure(history: Sequence[Mapping[str, object]], units: str = "") -> Figure:
+    validated = any("valid_loss" in record for record in history)
+    labels = METRIC_LABELS | ({"valid_loss": "training loss"} if validated else {})
+    figure = Figure(figsize=(3.8 * len(labels), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(labels), sharex=True)
     looks = _loss_looks(history)
-    for axes, (metric, label) in zip(panels, METRIC_LABELS.items(), strict=True):
+    for axes, (metric, label) in zip(panels, labels.items(), strict=True):
         curves = {loss: _curve(history, loss, metric) for loss in looks}
         for loss, (epochs, values) in curves.items():
             marker_size = 5 if len(epochs) <= MAX_POINTS_WITH_MARKERS else 0
             axes.plot(epochs, values, linewidth=2, markersize=marker_size, **looks[loss])
+            if metric == "valid_loss" and len(values):
+                best, ring = values.argmin(), {"markersize": 12, "fillstyle": "none", "color": looks[loss]["color"]}
+                axes.plot(epochs[best], values[best], "o", **ring)
         axes.set_title(label, fontsize=12, fontweight="bold")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(_whole_steps(7))
         _scale_values(axes, metric, np.concatenate([values for _, values in curves.values()]))
-    panels[0].set_ylabel("mean over the test set")
+    panels[0].set_ylabel("\n".join(filter(None, ("mean over the test set", units))))
+    if validated:
+        panels[-1].set_ylabel("mean over the validation part\nring: weights kept")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6), title="training loss")
     return figure
@@ -368,8 +445,11 @@ def _curve(history: Sequence[Mapping[str, object]], loss: str, metric: str) -> t
 
 def _loss_looks(history: Sequence[Mapping[str, object]]) -> dict[str, dict[str, str]]:
     """Give each loss of the history, in order of appearance, its label, colour and marker."""
+    return _looks(dict.fromkeys(str(record["loss"]) for record in history))
+
+
+def _looks(losses: Iterable[str]) -> dict[str, dict[str, str]]:
     others = cycle(OTHER_LOOKS)
-    losses = dict.fromkeys(str(record["loss"]) for record in history)
     return {loss: LOSS_LOOKS.get(_loss_key(loss)) or {"label": loss} | next(others) for loss in losses}
 
 
@@ -411,10 +491,10 @@ def _draw_margins(above: Axes, beside: Axes, target: NDArray, prediction: NDArra
     target_colour, prediction_colour = ROLE_COLOURS["target"], ROLE_COLOURS["prediction"]
     above.plot(np.arange(len(target)), target, color=target_colour, linewidth=width)
     beside.plot(prediction, np.arange(len(prediction)), color=prediction_colour, linewidth=width)
-    # One value scale for both, growing away from the picture.
+    # One value scale for both.
     low, high = np.sort([*above.get_ylim(), *beside.get_xlim()])[[0, -1]]
     above.set_ylim(low, high)
-    beside.set_xlim(high, low)
+    beside.set_xlim(low, high)
     above.set_ylabel(f"target\n{which}".rstrip(), color=target_colour)
     beside.set_title(f"prediction\n{which}".rstrip(), color=prediction_colour)
     above.yaxis.set_major_locator(MaxNLocator(nbins=4))
@@ -539,6 +619,11 @@ def _literal(name: str) -> str:
     """A name of any length and characters, as a text that fits beside a panel and holds no formula."""
     name = " ".join(name.split())
     return (name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…").replace("$", r"\$")
+
+
+def loss_label(loss: str) -> str:
+    """The name of a training loss in figures."""
+    return LOSS_LOOKS.get(_loss_key(loss), {"label": loss})["label"]
 
 
 def _loss_key(loss: str) -> str:

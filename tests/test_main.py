@@ -1,3 +1,4 @@
+import csv
 import gzip
 import json
 import math
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from tslearn.metrics import dtw
 
 import main as program
 from evaluation import plots
@@ -112,6 +114,11 @@ class StopsAtStep(nn.Module):
         if self.left == 0:
             self.action()
         return (prediction - target).square().mean()
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def interrupt():
@@ -423,7 +430,8 @@ def test_evaluate_gives_the_metrics_of_results_csv_and_writes_nothing(small, cap
     scores = run("--evaluate", "run/checkpoints/dilate.pt")
     assert scores == results("run")
     assert sorted(Path(".").rglob("*")) == before
-    assert f"{scores['dilate']['dtw']:#.4g}" in capsys.readouterr().out
+    (in_units,) = [row for row in rows_of("run/results_in_units.csv") if row["loss"] == "dilate"]
+    assert f"{float(in_units['dtw']):#.4g}" in capsys.readouterr().out
 
 
 def test_evaluate_takes_bare_weights_with_the_settings_of_the_flags(small):
@@ -662,13 +670,13 @@ def test_figures_show_the_past_of_the_variable_that_they_name(
         return
     figures = drawn(monkeypatch, *flags)
     past, truth, *_, options = figures["plot_forecasts"]
-    name, variable = options["name"], options["variable"]
+    name = options["name"]
     assert name == (chosen or targets[0])
     values = np.loadtxt(table, delimiter=",", skiprows=1)[:, ["sine", "other"].index(name)]
-    scaled = (values[96:] - values[:72].mean()) / values[:72].std()
+    scaled, late = (values[96:] - values[:72].mean()) / values[:72].std(), values[96:]
     for window in range(len(past)):
-        assert past[window, :, variable].numpy() == pytest.approx(scaled[window : window + 6], abs=1e-5)
-        assert truth[window, :, variable].numpy() == pytest.approx(scaled[window + 6 : window + 10], abs=1e-5)
+        assert past[window, :, 0].numpy() == pytest.approx(late[window : window + 6], abs=1e-5)
+        assert truth[window, :, 0].numpy() == pytest.approx(late[window + 6 : window + 10], abs=1e-5)
     target, _, _, _, options = figures["plot_alignment"]
     assert target[:, options["variable"]].numpy() == pytest.approx(scaled[8:12], abs=1e-5)
     assert options["name"] == name
@@ -1091,9 +1099,10 @@ NO_SETTINGS = {
     **{key: [["x"], []] for key in ("csv_encoding", "csv_time", "csv_series")},
     "csv_header": ["yes", 1, []],
     "split": [["x"], [-1], [1.5], *NOT_A_LIST],
-    **dict.fromkeys(("hidden_size", "layers", "epochs", "batch_size", "eval_every", "seed"), NOT_A_COUNT),
-    **dict.fromkeys(("input_length", "horizon", "stride", "threads"), NO_STEPS),
-    **dict.fromkeys(("cuda_graph", "deterministic", "plots", "show"), NOT_A_SWITCH),
+    **dict.fromkeys(("hidden_size", "layers", "epochs", "batch_size", "seed"), NOT_A_COUNT),
+    "eval_every": ["abc", -1, 0.5, True, [1]],
+    **dict.fromkeys(("input_length", "horizon", "stride", "threads", "patience", "season"), NO_STEPS),
+    **dict.fromkeys(("cuda_graph", "deterministic", "plots", "save_predictions", "show"), NOT_A_SWITCH),
     **dict.fromkeys(("gamma", "learning_rate", "clip_norm"), NOT_POSITIVE),
     "alpha": [1.5, -0.1, math.nan, "x", [0.5]],
     "losses": [["foo"], ["mse", 3], None, *NOT_A_LIST],
@@ -1238,33 +1247,145 @@ def test_the_papers_row_stands_beside_ours_only_in_the_papers_setting(flags, wit
 
 
 @pytest.mark.parametrize("targets", [["other"], ["other", "sine"]])
-def test_a_csv_run_prints_errors_in_the_units_of_the_file_beside_those_of_the_last_value(
+def test_a_csv_run_reports_errors_in_the_units_of_the_file_beside_those_of_naive_forecasts(
     small, table, capsys, targets
 ):
     rewritten(table, "far.csv", level=50, size=3)
     flags = ["far.csv" if flag == str(table) else flag for flag in small]
     flags = [*flags, "--csv-columns", "sine", "other", "--csv-targets", *targets, "--losses", "mse", "--model", "mlp"]
-    run(*flags, "--output", "run")
+    run(*flags, "--season", 3, "--output", "run")
     printed = capsys.readouterr().out
     path = "run/checkpoints/mse.pt"
     run("--evaluate", path)
     evaluated = capsys.readouterr().out
-    values = np.loadtxt("far.csv", delimiter=",", skiprows=1)[96:]
+    values = np.loadtxt("far.csv", delimiter=",", skiprows=1)
     columns = [["sine", "other"].index(name) for name in targets]
-    windows = np.lib.stride_tricks.sliding_window_view(values, 10, axis=0).transpose(0, 2, 1)
+    windows = np.lib.stride_tricks.sliding_window_view(values[96:], 10, axis=0).transpose(0, 2, 1)
     truth, last = windows[:, 6:, columns], np.repeat(windows[:, 5:6, columns], 4, axis=1)
+    season = windows[:, [3, 4, 5, 3]][..., columns]
     forecast = np.stack([load_forecaster(path).predict(window[:6]) for window in windows])
+    stored = {(row["column"], row["loss"]): row for row in rows_of("run/results_in_units.csv")}
     for variable, name in enumerate(targets):
-        for loss, ours in (("mse", forecast), ("last value", last)):
+        for loss, ours in (("mse", forecast), ("last value", last), ("last season", season)):
             error = (ours - truth)[..., variable]
+            distances = [dtw(*pair) for pair in zip(ours[..., variable], truth[..., variable], strict=True)]
+            expected = {"mae": abs(error).mean(), "mse": np.square(error).mean(), "dtw": np.mean(distances)}
+            label = f"{name} +{loss}" if len(targets) > 1 else loss
             for text in (printed, evaluated):
-                (mae, mse) = re.search(rf"^{name} +{loss} +(\S+) +(\S+)$", text, re.MULTILINE).groups()
-                assert float(mae) == pytest.approx(abs(error).mean(), rel=1e-3)
-                assert float(mse) == pytest.approx(np.square(error).mean(), rel=1e-3)
-    scale = np.loadtxt("far.csv", delimiter=",", skiprows=1)[:72, columns].std(axis=0)
-    for text in (printed, evaluated):
+                (*shown, _) = re.search(rf"^{label}[ \d]*? +(\S+) +(\S+) +(\S+) +(\S+)$", text, re.MULTILINE).groups()
+                assert [float(number) for number in shown] == pytest.approx([*expected.values()], rel=1e-3)
+            row = stored[name, loss]
+            assert [float(row[metric]) for metric in expected] == pytest.approx([*expected.values()], rel=1e-5)
+    scale = values[:72, columns].std(axis=0)
+    for text in (printed, evaluated) if len(targets) > 1 else ():
         row = re.search(r"^last value +(\S+) +(\S+) +(\S+)$", text, re.MULTILINE)
         assert float(row[1]) == pytest.approx(np.square((last - truth) / scale).mean(), rel=1e-3)
+
+
+def test_a_csv_run_keeps_the_weights_that_are_best_on_the_validation_part(small, table, capsys):
+    run(*small, "--losses", "mse", "--epochs", 30, "--learning-rate", 1, "--output", "run")
+    losses = [record["valid_loss"] for record in records("run")]
+    best = int(np.argmin(losses))
+    assert len(losses) == 16
+    assert best < 15  # that rate overshoots
+    record = records("run")[best]
+    (row,) = rows_of("run/results.csv")
+    assert {name: float(row[name]) for name in ("epoch", "valid_loss", "mse")} == {
+        name: record[name] for name in ("epoch", "valid_loss", "mse")
+    }
+    assert re.search(rf"^mse +{record['epoch']} ", capsys.readouterr().out, re.MULTILINE)
+    run("--evaluate", "run/checkpoints/mse.pt")
+    values = np.loadtxt(table, delimiter=",", skiprows=1)[:, 1]
+    windows = np.lib.stride_tricks.sliding_window_view(values[96:], 10)
+    forecast = np.stack([load_forecaster("run/checkpoints/mse.pt").predict(window[:6, None]) for window in windows])
+    error = (forecast[..., 0] - windows[:, 6:]) / values[:72].std()
+    assert np.square(error).mean() == pytest.approx(record["mse"], rel=1e-4)
+
+
+def test_patience_stops_a_run_early_and_a_higher_one_goes_on(small):
+    flags = [*small, "--losses", "mse", "--epochs", 30, "--learning-rate", 1]
+    run(*flags, "--output", "whole")
+    run(*flags, "--patience", 2, "--output", "run")
+    stopped, whole = records("run"), records("whole")
+    assert len(stopped) < len(whole)
+    assert untimed(stopped) == untimed(whole[: len(stopped)])
+    losses = [record["valid_loss"] for record in stopped]
+    assert len(losses) - 1 - int(np.argmin(losses)) == 2
+    run("--resume", "run", "--patience", 30)
+    assert untimed(records("run")) == untimed(whole)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            ["--dataset", "synthetic", "--patience", 3],
+            "--patience cannot be given with --dataset synthetic, only with",
+        ),
+        (
+            ["--patience", 3, "--split", "0.8", "0", "0.2"],
+            "--patience 3 needs a validation part, which --split leaves",
+        ),
+        (["--season", 7], "--season must be at most --input-length, which is 6, got 7."),
+        (
+            ["--dataset", "synthetic", "--season", 7],
+            "--season cannot be given with --dataset synthetic, only with csv.",
+        ),
+    ],
+)
+def test_patience_and_season_are_refused_where_they_mean_nothing(small, capsys, flags, sentence):
+    given = [] if "synthetic" in flags else small
+    assert sentence in refusal(capsys, *given, *flags)
+
+
+def test_data_without_a_validation_part_end_with_the_last_weights(small):
+    run(*small, "--split", "0.8", "0", "0.2", "--losses", "mse", "--output", "run")
+    assert "valid_loss" not in records("run")[0]
+    assert [row["epoch"] for row in rows_of("run/results.csv")] == ["3"]
+
+
+@pytest.mark.parametrize("dataset", ["csv", "traffic", "synthetic"])
+def test_weights_are_chosen_among_those_of_every_epoch_where_there_is_a_validation_part(dataset):
+    assert parse_args(["--dataset", dataset]).eval_every == (50 if dataset == "synthetic" else 1)
+
+
+@pytest.mark.parametrize("losses", [["dilate"], ["mse", "dilate"]])
+def test_a_csv_run_ends_with_a_forecast_beyond_the_last_row(small, table, losses):
+    run(*small, "--csv-columns", "all", "--losses", *losses, "--plots", "--output", "run")
+    with open("run/forecast.csv", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    suffixes = [f" {loss}" for loss in losses] if len(losses) > 1 else [""]
+    assert head == ["step", *(f"{name}{suffix}" for suffix in suffixes for name in ("sine", "other"))]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    history = np.loadtxt(table, delimiter=",", skiprows=1)
+    for place, loss in enumerate(losses):
+        expected = load_forecaster(f"run/checkpoints/{loss}.pt").predict(history)
+        ours = np.array([row[1 + 2 * place : 3 + 2 * place] for row in rows], dtype=float)
+        assert np.array_equal(ours, expected)
+    assert Path("run/forecast.png").stat().st_size > 5000
+    run("--forecast", "run", "--output", "later")
+    assert Path("later/forecast.csv").read_text() == Path("run/forecast.csv").read_text()
+    assert Path("later/forecast.png").exists()
+
+
+def test_predictions_of_the_test_part_are_saved_in_the_units_of_the_file(small, table):
+    rewritten(table, "far.csv", level=50, size=3)
+    flags = ["far.csv" if flag == str(table) else flag for flag in small]
+    run(*flags, "--losses", "mse", "dilate", "--save-predictions", "--output", "run")
+    values = np.loadtxt("far.csv", delimiter=",", skiprows=1)[96:, 1]
+    windows = np.lib.stride_tricks.sliding_window_view(values, 10)
+    with np.load("run/predictions.npz") as saved:
+        assert set(saved) == {"target", "mse", "dilate", "columns"}
+        assert saved["columns"].tolist() == ["other"]
+        assert saved["target"][..., 0] == pytest.approx(windows[:, 6:], rel=1e-6)
+        forecaster = load_forecaster("run/checkpoints/dilate.pt")
+        expected = np.stack([forecaster.predict(window[:6, None]) for window in windows])
+        assert saved["dilate"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_windows_that_are_drawn_of_a_csv_file_are_spread_over_the_test_part(small, monkeypatch):
+    *_, ids, _ = drawn(monkeypatch, *small)["plot_forecasts"]
+    assert ids == [1, 4, 7, 10, 13]
 
 
 def test_runs_on_other_data_print_their_losses_alone(capsys):
@@ -1289,12 +1410,13 @@ def test_help_names_the_papers_values_and_exits_0():
     assert done.returncode == 0
     assert done.stderr == ""
     for text in (
-        "units per layer; paper and default: 128",
-        "paper and default: .5, traffic .8",
+        "Units per layer; paper and default: 128",
+        "paper and default: 0.5, traffic 0.8",
         "paper and default: 0.01",
         "released code and default: 500",
         "paper and default: synthetic 20, ecg5000 84, traffic 168",
-        "fused: in the least time on the CPU, elsewhere nn.GRU; torch: nn.GRU; written-out: its equations",
+        "fused is the fastest on the CPU, torch is nn.GRU, written-out follows its equations",
+        "130 ended by Ctrl-C",
         "python main.py --resume",
     ):
         assert text in done.stdout

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from data import DATASETS, ForecastData, load
 from data.arguments import called_by_flags
 from data.csv_dataset import read_histories
-from data.windows import Fingerprint, History
+from data.windows import Fingerprint, History, WindowDataset
 from evaluation.metrics import evaluate_forecasts
 from models import build_model
 
@@ -26,6 +26,7 @@ from .checkpoint import load_checkpoint, load_weights
 from .data_record import DataRecord, check_unchanged, record_in
 from .loop import check_can_record, warm_up
 from .losses import LOSSES
+from .units import check_season
 
 __all__ = [
     "Experiment",
@@ -58,6 +59,9 @@ LOADER_FLAGS = {
     "series": "csv_series",
     "missing": "csv_missing",
 }
+
+
+VALIDATED = ("csv", "traffic")  # whose weights are chosen on the validation part, as the paper's are
 
 
 def flag(setting: str) -> str:
@@ -161,6 +165,11 @@ class Experiment:
             raise ValueError(f"There is not enough memory for a network of {size}.") from None
         return net
 
+    @property
+    def valid(self) -> WindowDataset | None:
+        """The part that chooses the weights, of csv and traffic; the others keep the last ones, as released."""
+        return self.data.valid if self.args.dataset in VALIDATED else None
+
     def check_data(self, before: Fingerprint | None) -> None:
         """Make sure that the data are those of the same run, read earlier (see `check_unchanged`)."""
         check_unchanged(self.args.data_path or f"the data of {self.data.name}", before, self.data.fingerprint)
@@ -176,14 +185,19 @@ def prepare(args: argparse.Namespace) -> Experiment:
     """Load the data and find the device.
 
     Raises:
-        ValueError, TypeError, OSError: As `data.load`, `resolve_device` and `training.check_can_record` say.
+        ValueError, TypeError, OSError: As `data.load`, `resolve_device` and `training.check_can_record` say; or there
+            is no validation part for --patience, or no season in the observed steps.
     """
     device = resolve_device(args.device)
     if args.cuda_graph and not args.evaluate:
         check_can_record("--cuda-graph", device)
     set_up_torch(args, device)
     trained_on = record_in(load_checkpoint(args.evaluate), args.evaluate) if args.evaluate else None
-    return Experiment(args, _load_data(args, trained_on), device, trained_on)
+    data = _load_data(args, trained_on)
+    check_season(data, args.season)
+    if args.patience is not None and data.valid is None:
+        raise ValueError(f"--patience {args.patience} needs a validation part, which --split leaves without rows.")
+    return Experiment(args, data, device, trained_on)
 
 
 def _load_data(args: argparse.Namespace, trained_on: DataRecord | None) -> ForecastData:

@@ -22,7 +22,7 @@ __all__ = ["METRICS", "RunFolder", "Settings", "flattened", "new_folder"]
 Settings = dict[str, object]
 
 METRICS = ("mse", "dtw", "tdi")
-RESULT_COLUMNS = ("loss", "epoch", "train_loss", *METRICS, "seconds")
+RESULT_COLUMNS = ("loss", "epoch", "train_loss", "valid_loss", *METRICS, "seconds")
 
 
 @dataclass(frozen=True)
@@ -128,27 +128,41 @@ class RunFolder:
         self._write(self.metrics, "".join(map(_json_line, records)))
 
     def write_results(self, results: Mapping[str, Record]) -> None:
-        """Store the last evaluation of each loss."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, RESULT_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({"loss": loss, **record} for loss, record in results.items())
-        self._write(self.results, text.getvalue())
+        """Store the evaluation of each loss whose weights are kept."""
+        chosen = any("valid_loss" in record for record in results.values())
+        columns = [name for name in RESULT_COLUMNS if chosen or name != "valid_loss"]
+        self._write_csv(self.results, columns, [{"loss": loss, **record} for loss, record in results.items()])
 
-    def write_forecast(self, table: Sequence[Sequence[str]]) -> Path:
-        """Store the rows of a table of forecasts, and return its file (CSV).
+    def write_errors(self, rows: Sequence[Mapping[str, str | float]]) -> None:
+        """Store the errors in the units of a CSV file, as `units.errors` returns them (CSV)."""
+        self._write_csv(self.path / "results_in_units.csv", list(rows[0]), rows)
+
+    def _write_csv(self, path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str | float]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self._write(path, text.getvalue())
+
+    def write_predictions(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Store the forecasts of the test set, as `units.arrays` returns them (NPZ, read by ``numpy.load``)."""
+        with atomic_write(self.path / "predictions.npz") as file:
+            np.savez_compressed(file, **arrays)
+
+    @property
+    def forecast(self) -> Path:
+        """What follows the last row of a CSV file (CSV)."""
+        return self.path / "forecast.csv"
+
+    def write_forecast(self, table: Sequence[Sequence[str]]) -> None:
+        """Store the rows of a table of forecasts.
 
         Raises:
-            FileExistsError: If there is one already.
             OSError: If it cannot be written.
         """
-        path, text = self.path / "forecast.csv", io.StringIO()
-        if path.exists():
-            raise FileExistsError(f"--output {self.path} already holds {path.name}: name another folder.")
-        self.path.mkdir(parents=True, exist_ok=True)
+        text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(table)
-        self._write(path, text.getvalue())
-        return path
+        self._write(self.forecast, text.getvalue())
 
     @staticmethod
     def _write(path: Path, text: str) -> None:

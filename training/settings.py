@@ -15,7 +15,7 @@ from models import GRUS, MODELS
 from . import data_parallel
 from .checkpoint import Record, load_checkpoint
 from .data_record import record_in
-from .experiment import Experiment, flag, ran_out_of_memory
+from .experiment import VALIDATED, Experiment, flag, ran_out_of_memory
 from .losses import LOSSES_OF_TABLE_1
 from .run_folder import RunFolder, Settings, flattened, new_folder
 from .streams import say
@@ -25,18 +25,22 @@ __all__ = ["complaints", "fail", "get_args_parser", "opened_folder", "parse_args
 MODES = ("resume", "evaluate", "forecast")  # of an earlier run
 NOT_STORED = (*MODES, "output", "jobs")
 MOVED = ("data_path", "device")  # what may be elsewhere on another machine
-FIGURES = ("plot_samples", "plot_variable", "plots", "show")
-CHANGED_BY_RESUME = ("cuda_graph", "epochs", "jobs", *FIGURES, "threads", *MOVED)
-CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "threads")
-CHANGED_BY_FORECAST = ("data_path", "device", "output", "threads")
+REPORT = ("plot_samples", "plot_variable", "plots", "save_predictions", "season", "show")
+CHANGED_BY_RESUME = ("cuda_graph", "epochs", "jobs", "patience", *REPORT, "threads", *MOVED)
+CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "season", "threads")
+CHANGED_BY_FORECAST = ("data_path", "device", "output", "plots", "show", "threads")
 # Before there was a flag.
 DEFAULTS_OF_MISSING_KEYS = {
     "gru": "torch",
     "cuda_graph": False,
-    **dict.fromkeys(("clip_norm", "plot_variable", "split", "csv_delimiter", "csv_decimal", "csv_thousands")),
-    **dict.fromkeys(("csv_encoding", "csv_header", "csv_time", "csv_series", "csv_missing")),
+    "save_predictions": False,
+    **dict.fromkeys(("clip_norm", "patience", "season", "plot_variable", "split")),
+    **dict.fromkeys(("csv_delimiter", "csv_decimal", "csv_thousands", "csv_encoding", "csv_header")),
+    **dict.fromkeys(("csv_time", "csv_series", "csv_missing")),
 }
 REMOVED = ("bf16", "compile")  # switches of earlier versions, off unless given
+
+EVAL_EVERY = {"synthetic": 50, "ecg5000": 50, "traffic": 1, "csv": 1}
 
 PAPER = "paper and default: %(default)s"
 RELEASED = "released code and default: %(default)s"
@@ -49,6 +53,11 @@ EXAMPLES = """examples:
   python main.py --evaluate runs/synthetic-seq2seq-20260102-030405/checkpoints/dilate.pt
   python main.py --forecast runs/csv-seq2seq-20260102-030405/checkpoints/dilate.pt --data-path newer.csv
   torchrun --nproc-per-node 2 main.py --hidden-size 1024 --batch-size 1600
+
+exit codes:
+  0 all is done; 2 a mistake in the flags, the data or the files, said in one sentence; 130 ended by Ctrl-C,
+  143 by SIGTERM, both with the command that continues the run; 141 nobody reads the output any more;
+  1 a process of the run was lost, or an error of this program
 """
 
 
@@ -102,33 +111,34 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def _add_data_flags(add: Callable) -> None:
     column, length = {"nargs": "+", "metavar": "COLUMN"}, {"type": _count(), "metavar": "STEPS"}
-    add("--dataset", choices=list(DATASETS), default="synthetic", help="default: %(default)s")
-    path = {"type": _path, "metavar": "PATH"}
-    add("--data-path", **path, help="file or folder of the data; csv needs one, synthetic takes none")
-    observed = "to observe: names, positions from 0, or all (default: --csv-targets, else the last column of numbers)"
-    add("--csv-columns", **column, help=observed)
-    add("--csv-targets", **column, help="to forecast: some of --csv-columns (default: all of them)")
+    add("--dataset", choices=list(DATASETS), default="synthetic", help="The data to train on; default: %(default)s.")
+    path = "The file or folder of the data; csv needs one, synthetic takes none, ecg5000 is downloaded without one."
+    add("--data-path", type=_path, metavar="PATH", help=path)
+    observed = "The columns that the network observes: names, positions from 0, or all that hold numbers"
+    add("--csv-columns", **column, help=f"{observed}; default: --csv-targets, else the last column of numbers.")
+    add("--csv-targets", **column, help="Columns that it forecasts, some of --csv-columns; default: all of these.")
     _add_csv_flags(add)
     lengths = ", ".join(f"{name} {observed}" for name, (observed, _) in PAPER_WINDOWS.items())
     horizons = ", ".join(f"{name} {forecast}" for name, (_, forecast) in PAPER_WINDOWS.items())
-    add("--input-length", **length, help=f"observed; paper and default: {lengths}; csv 168 rows")
-    add("--horizon", **length, help=f"forecast, k; paper and default: {horizons}; csv 24 rows")
-    add("--stride", **length, help="between two windows of traffic or csv (default: 1)")
-    shares = "shares, or numbers of rows, of training, validation and test of csv (default: 0.6 0.2 0.2)"
-    add("--split", nargs="+", type=_part, metavar="PART", help=shares)
+    add("--input-length", **length, help=f"Steps observed; paper and default: {lengths}; csv: 168 rows.")
+    add("--horizon", **length, help=f"Steps forecast, the paper's k; paper and default: {horizons}; csv: 24 rows.")
+    add("--stride", **length, help="Steps from one window of traffic or csv to the next; default: 1.")
+    parts = "Training, validation and test part of csv, as shares or numbers of rows; default: 0.6 0.2 0.2."
+    add("--split", nargs="+", type=_part, metavar="PART", help=parts)
 
 
 def _add_csv_flags(add: Callable) -> None:
     """How a CSV file is written, and what its rows are."""
     mark, column = {"type": _character, "metavar": "MARK"}, {"metavar": "COLUMN"}
-    header = "the first row holds names, or not (default: judged from the rows below)"
-    time = "column of time stamps, or none: rows are equal steps (default: the first column of dates as text)"
-    series = "column that names the series of each row, where a file holds several (default: none)"
-    missing = "missing values or rows: refuse them, interpolate, or repeat the last value (default: refuse)"
-    add("--csv-delimiter", **mark, help="mark between cells; also: tab, space (default: the tab, ; | or , that fits)")
-    add("--csv-decimal", choices=[".", ","], metavar="MARK", help="decimal mark, . or , (default: .)")
-    add("--csv-thousands", **mark, help="mark between groups of three digits (default: none)")
-    encoding = "encoding of the text, such as latin-1 (default: UTF-8, or UTF-16 where the file says so)"
+    delimiter = "The mark between cells, tab or space spelled out; default: the tab, ; or | or comma that fits."
+    time = "The column of time stamps, or none if rows are equal steps; default: the first column of dates as text."
+    series = "The column that names the series of each row, if a file holds several of them; default: none."
+    missing = "Refuse missing values and rows, interpolate them, or repeat the last value; default: refuse."
+    encoding = "The encoding of the text, such as latin-1; default: UTF-8, or UTF-16 if the file's mark says so."
+    header = "The first row holds names, or does not; default: judged from the rows below."
+    add("--csv-delimiter", **mark, help=delimiter)
+    add("--csv-decimal", choices=[".", ","], metavar="MARK", help="The decimal mark, . or a comma; default: a point.")
+    add("--csv-thousands", **mark, help="The mark between groups of three digits; default: none.")
     add("--csv-encoding", metavar="NAME", help=encoding)
     add("--csv-header", action=argparse.BooleanOptionalAction, help=header)
     add("--csv-time", **column, help=time)
@@ -139,64 +149,83 @@ def _add_csv_flags(add: Callable) -> None:
 def _add_network_flags(add: Callable) -> None:
     models, losses = list(MODELS), list(LOSSES_OF_TABLE_1)
     count = {"type": _count(), "metavar": "N"}
-    alpha = "DILATE's weight of shape against time, 0 to 1; paper and default: .5, traffic .8"
-    gamma = f"smoothing, in squared units of the data; {PAPER}"
     gru = (
-        "fused: in the least time on the CPU, elsewhere nn.GRU; torch: nn.GRU; written-out: its equations, in "
-        "models/gru.py; same weights, same numbers (default: %(default)s)"
+        "How the GRU is computed, with the same weights to the same numbers: fused is the fastest on the CPU, "
+        "torch is nn.GRU, written-out follows its equations in models/gru.py; default: %(default)s."
     )
-    add("--model", choices=models, default="seq2seq", help="the paper has both (default: %(default)s)")
-    add("--hidden-size", **count, default=PAPER_HIDDEN_SIZE, help=f"units per layer; {PAPER}")
+    add("--model", choices=models, default="seq2seq", help="The network; the paper has both; default: %(default)s.")
+    add("--hidden-size", **count, default=PAPER_HIDDEN_SIZE, help=f"Units per layer; {PAPER}.")
     layers = {"type": _count(at_most=1000), "metavar": "N"}
-    add("--layers", **layers, default=PAPER_LAYERS, help=f"of GRUs, or hidden layers of the MLP; {PAPER}")
+    add("--layers", **layers, default=PAPER_LAYERS, help=f"Layers of each GRU, or hidden layers of the MLP; {PAPER}.")
     add("--gru", choices=list(GRUS), default="fused", help=gru)
-    add("--losses", nargs="+", choices=losses, default=losses, help="one network each; paper and default: all")
+    one_each = "The losses to train with, one network for each; paper and default: all of them."
+    add("--losses", nargs="+", choices=losses, default=losses, help=one_each)
+    alpha = "DILATE's weight of shape against time, from 0 to 1; paper and default: 0.5, traffic 0.8."
     add("--alpha", type=_fraction, metavar="A", help=alpha)
+    gamma = f"The smoothing of soft-DTW and DILATE, in squared units of the scaled data; {PAPER}."
     add("--gamma", type=_positive, metavar="G", default=PAPER_GAMMA, help=gamma)
 
 
 def _add_training_flags(add: Callable) -> None:
     count, from_0 = {"type": _count(), "metavar": "N"}, {"type": _count(at_least=0), "metavar": "N"}
     switch = {"action": argparse.BooleanOptionalAction, "default": False}
-    epochs = f"passes over the training set; paper: at most 1000, stopped early; {RELEASED}"
-    every = f"epochs between evaluations, each of them a checkpoint, 0: only the last; {RELEASED}"
-    seed = "of initial weights and batches, the data stay the same; paper: 10 runs (default: %(default)s)"
-    device = "auto (cuda if there, else cpu), cpu, cuda, cuda:1, ... or mps (default: %(default)s)"
-    jobs = "networks at a time, each in a process of its own (default: all, on a CPU of several cores, else 1)"
-    threads = "of each; default on the CPU: 1, a second gains a fifth at most here, and stalls where a core is busy"
+    epochs = f"Passes over the training part; paper: at most 1000, stopped early; {RELEASED}."
+    every = (
+        "Epochs from one evaluation to the next, each with a checkpoint; 0 evaluates after the last epoch only; "
+        "released code and default: 50; default for csv and traffic, whose best epoch is kept: 1."
+    )
+    patience = (
+        "Stop after N evaluations without a lower loss on the validation part of csv or traffic; default: never. "
+        "With or without, csv and traffic keep the weights with the lowest, and synthetic and ecg5000 the last ones."
+    )
+    seed = "Seeds initial weights and batches, while the data stay the same; paper: 10 runs; default: %(default)s."
+    device = "Where to compute: auto (cuda if there, else cpu), cpu, cuda, cuda:1, ... or mps; default: %(default)s."
+    jobs = "Networks to train at a time, each in its own process; default: all on a CPU of several cores, else 1."
+    threads = "Threads of each process; default on the CPU: 1, for a second gains a fifth at most here."
+    clip = "Shorten gradients that are longer than this Euclidean norm; default: none."
+    graph = "On CUDA, record network and loss once and replay them; default: no."
     add("--epochs", **count, default=500, help=epochs)
-    add("--batch-size", **count, default=100, help=f"series per step, of all processes; {RELEASED}")
-    add("--learning-rate", type=_positive, metavar="X", default=1e-3, help=f"Adam's step size; {RELEASED}")
-    add("--clip-norm", type=_positive, metavar="X", help="shorten longer gradients to this norm (default: none)")
-    add("--cuda-graph", **switch, help="on CUDA, record network and loss once, and replay that (default: no)")
-    add("--eval-every", **from_0, default=50, help=every)
+    add("--batch-size", **count, default=100, help=f"Windows per step, of all processes together; {RELEASED}.")
+    add("--learning-rate", type=_positive, metavar="X", default=1e-3, help=f"Adam's step size; {RELEASED}.")
+    add("--clip-norm", type=_positive, metavar="X", help=clip)
+    add("--cuda-graph", **switch, help=graph)
+    add("--eval-every", **from_0, help=every)
+    add("--patience", **count, help=patience)
     add("--seed", type=_count(at_least=0, at_most=2**64 - 1), metavar="N", default=0, help=seed)
     add("--device", default="auto", help=device)
     add("--jobs", **count, help=jobs)
     add("--threads", type=_count(at_most=1024), metavar="N", help=threads)
-    add("--deterministic", action="store_true", help="only deterministic algorithms, where a GPU has a choice")
+    add("--deterministic", action="store_true", help="Use deterministic algorithms only, if a GPU has a choice.")
 
 
 def _add_output_flags(add: Callable) -> None:
     switch = {"action": argparse.BooleanOptionalAction, "default": True}
-    samples = "series of the test set to plot, counted from 0 (default: 1 2 3 4 5)"
-    add("--output", type=_path, metavar="FOLDER", help="a new one (default: runs/<dataset>-<model>-<timestamp>)")
+    folder = "The folder to write to, a new one; default: runs/<dataset>-<model>-<timestamp>."
+    season = "Compare csv with a forecast that repeats the last N steps, such as 24 hours; default: none."
+    save = "Write the forecasts of the test part to predictions.npz; default: no."
+    samples = "Windows of the test part to plot, from 0; default: 1 2 3 4 5, of csv and traffic 5 spread evenly."
+    variable = "The column to plot, one of those that are forecast; default: the first."
+    add("--output", type=_path, metavar="FOLDER", help=folder)
+    add("--season", type=_count(), metavar="N", help=season)
+    add("--save-predictions", action=argparse.BooleanOptionalAction, default=False, help=save)
     add("--plot-samples", nargs="+", type=_count(at_least=0), metavar="I", help=samples)
-    add("--plot-variable", metavar="NAME", help="column to plot, one of those to forecast (default: the first)")
-    add("--plots", **switch, help="draw figures at the end (default: yes)")
-    add("--show", **switch, help="show them, where there is a display (default: yes)")
+    add("--plot-variable", metavar="NAME", help=variable)
+    add("--plots", **switch, help="Draw figures at the end; default: yes.")
+    add("--show", **switch, help="Show the figures on screen, if there is a display; default: yes.")
 
 
 def _add_continuation_flags(add: Callable) -> None:
     changeable = (CHANGED_BY_RESUME, CHANGED_BY_EVALUATE, CHANGED_BY_FORECAST)
     resume, measure, forecast = (" ".join(map(flag, names)) for names in changeable)
-    continued = f"continue that run, with its settings but for: {resume}; the data must be the same"
-    add("--resume", type=_path, metavar="FOLDER", help=continued)
-    add("--evaluate", type=_path, metavar="CHECKPOINT", help=f"only measure it, with its settings but for: {measure}")
+    continued = f"Continue the run in that folder on the same data; these may be changed: {resume}."
+    measured = f"Only measure that network on the test part; these may be changed: {measure}."
     beyond = (
-        f"only forecast what follows the last row of a file, into forecast.csv, with its settings but for: {forecast}"
+        "Only forecast what follows the last row of the CSV file, with one checkpoint or all of a run's folder, into "
+        f"forecast.csv and forecast.png; these may be changed: {forecast}."
     )
-    add("--forecast", type=_path, metavar="CHECKPOINT", help=beyond)
+    add("--resume", type=_path, metavar="FOLDER", help=continued)
+    add("--evaluate", type=_path, metavar="CHECKPOINT", help=measured)
+    add("--forecast", type=_path, metavar="PATH", help=beyond)
 
 
 def _path(text: str) -> str:
@@ -279,6 +308,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             folder = RunFolder(Path(args.resume))
             stored = _checked(parser, _settings_to_resume(parser, folder), folder.config)
             _adopt(args, stored, given, "resume", CHANGED_BY_RESUME)
+        elif args.forecast and Path(args.forecast).is_dir():
+            folder = RunFolder(Path(args.forecast))
+            stored = _checked(parser, _settings_to_resume(parser, folder), folder.config)
+            _adopt(args, stored, given, "forecast", CHANGED_BY_FORECAST)
         elif modes:
             path = args.evaluate or args.forecast
             settings = load_checkpoint(path).get("settings", {})
@@ -287,6 +320,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             stored = _checked(parser, settings, path)
             changeable = CHANGED_BY_EVALUATE if args.evaluate else CHANGED_BY_FORECAST
             _adopt(args, stored, given, modes[0], changeable if stored else vars(args))
+    if args.eval_every is None:
+        args.eval_every = EVAL_EVERY[args.dataset]
+    if args.patience is not None and args.dataset not in VALIDATED:
+        fail(f"--patience cannot be given with --dataset {args.dataset}, only with {' and '.join(VALIDATED)}.")
     if args.alpha is None:
         args.alpha = PAPER_ALPHA.get(args.dataset, 0.5)
     if "gru" in given and args.model == "mlp":

@@ -2,10 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
-
-from data import ForecastData
-from evaluation.metrics import evaluate_forecasts
 from evaluation.paper import (
     PAPER_ALPHA,
     PAPER_GAMMA,
@@ -17,13 +13,12 @@ from evaluation.paper import (
 )
 
 from . import data_parallel
-from .data_record import record_of
 from .experiment import Experiment
 from .run_folder import METRICS
 
-__all__ = ["introduction", "results_table", "units_table", "whose_scaling"]
+__all__ = ["introduction", "results_table", "whose_scaling"]
 
-LAST_VALUE, MOST_TARGETS = "last value", 10
+MOST_TARGETS = 10
 
 
 def introduction(experiment: Experiment) -> str:
@@ -36,6 +31,7 @@ def introduction(experiment: Experiment) -> str:
         f"{data.name}: {len(data.train)} training and {len(data.test)} test series, "
         f"{data.input_length} -> {data.horizon} steps",
         *data.about,
+        *["scaled by mean and deviation of the training part: so are the numbers of the epochs"] * bool(data.series),
         f"{args.model}: {parameters:,} parameters on {where}",
         f"losses: {', '.join(args.losses)} (alpha {args.alpha:g}, gamma {args.gamma:g})",
     ]
@@ -55,55 +51,59 @@ def whose_scaling(experiment: Experiment) -> list[str]:
     return [f"scaled by the {scaling} of the data that the network was trained on, kept in {args.evaluate}"]
 
 
-def results_table(experiment: Experiment, results: Mapping[str, Mapping[str, float]]) -> str:
+def results_table(
+    experiment: Experiment,
+    results: Mapping[str, Mapping[str, float]],
+    errors: Sequence[Mapping[str, str | float]] = (),
+) -> str:
     """The final metrics, loss by loss, beside the paper's where the setting is the paper's.
 
     Args:
         experiment: What was run.
-        results: Training loss -> ``mse``, ``dtw`` and ``tdi``, and ``epoch`` if known. The table of a CSV file also
-            has the last observed value as a forecast.
+        results: Training loss -> ``mse``, ``dtw`` and ``tdi``, and ``epoch`` and ``valid_loss`` if known.
+        errors: Those of a CSV file in its own units, as `units.errors` returns them. Such a table takes the place of
+            that in scaled units, which it follows where there are several variables.
     """
-    data = experiment.data
-    if data.name == "csv":
-        results = {**results, LAST_VALUE: evaluate_forecasts(_last_value(data), data.test.targets)}
+    in_units = _units_table(experiment, results, errors) if errors else []
+    if len({row["column"] for row in errors}) == 1:
+        return "\n".join(in_units)
     papers = {loss: _paper_comparison(experiment, loss) for loss in results}
-    rows = [["loss", *map(str.upper, METRICS)]]
-    rows += [[loss, *(f"{record[metric]:#.4g}" for metric in METRICS)] for loss, record in results.items()]
+    chosen = _chosen_epochs(results)
+    rows = [["loss", *["epoch"] * bool(chosen), *map(str.upper, METRICS)]]
+    for loss, record in results.items():
+        epoch = [chosen.get(loss, "")] if chosen else []
+        rows.append([loss, *epoch, *(f"{record[metric]:#.4g}" for metric in METRICS)])
     if any(papers.values()):
         rows[0] += [f"paper's {metric.upper()}" for metric in METRICS]
         for row, paper in zip(rows[1:], papers.values(), strict=True):
             row += _paper_cells(paper)
-    return "\n".join([_caption(experiment, results, any(papers.values())), *_aligned(rows)])
+    scaled = experiment.data.target_scaling is not None or experiment.data.series
+    units = "scaled units" if scaled else "raw units"
+    caption = _caption(experiment, results, units, any(papers.values()))
+    return "\n".join([caption, *_aligned(rows), *[""] * bool(in_units), *in_units])
 
 
-def units_table(experiment: Experiment, forecasts: Mapping[str, Tensor]) -> list[str]:
-    """The errors of each variable of a CSV file in the file's units, beside those of the last observed value.
-
-    Args:
-        experiment: What was run.
-        forecasts: Training loss -> forecasts of the test set, as the networks give them.
-
-    Returns:
-        The lines of the table; none where the data are of no CSV file, or of several series.
-    """
-    data = experiment.data
-    if data.name != "csv" or data.target_scaling is None:
-        return []
-    targets, std = record_of(data).targets, data.target_scaling.std
-    forecasts = {**forecasts, LAST_VALUE: _last_value(data)}
-    rows = [["column", "loss", "MAE", "MSE"]]
-    for variable, name in enumerate(targets[:MOST_TARGETS]):
-        for loss, forecast in forecasts.items():
-            error = std[variable] * (forecast[..., variable] - data.test.targets[..., variable]).double()
-            rows.append([name, loss, f"{error.abs().mean():#.4g}", f"{error.square().mean():#.4g}"])
-    more = f", the first {MOST_TARGETS} of {len(targets)} columns" if len(targets) > MOST_TARGETS else ""
-    return ["", f"in the units of the file{more}, means over the test set", *_aligned(rows)]
+def _units_table(
+    experiment: Experiment, results: Mapping[str, Mapping[str, float]], errors: Sequence[Mapping[str, str | float]]
+) -> list[str]:
+    columns = list(dict.fromkeys(row["column"] for row in errors))
+    chosen = _chosen_epochs(results)
+    several = len(columns) > 1
+    metrics = ("mae", *METRICS)
+    rows = [[*["column"] * several, "loss", *["epoch"] * bool(chosen), *map(str.upper, metrics)]]
+    for row in errors:
+        if row["column"] in columns[:MOST_TARGETS]:
+            epoch = [chosen.get(row["loss"], "")] if chosen else []
+            numbers = [f"{row[metric]:#.4g}" for metric in metrics]
+            rows.append([*[row["column"]] * several, row["loss"], *epoch, *numbers])
+    what = "the units of the file" if several else f"the units of {columns[0]}"
+    more = f", the first {MOST_TARGETS} of {len(columns)} columns" if len(columns) > MOST_TARGETS else ""
+    return [_caption(experiment, results, what + more, False), *_aligned(rows)]
 
 
-def _last_value(data: ForecastData) -> Tensor:
-    """The forecast that nothing changes any more."""
-    last = data.test.inputs[:, -1:, record_of(data).target_positions]
-    return last.expand(-1, data.horizon, -1)
+def _chosen_epochs(results: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """The epochs whose weights were the best on the validation part, of the losses that have one."""
+    return {loss: str(record["epoch"]) for loss, record in results.items() if "valid_loss" in record}
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -111,10 +111,11 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
-def _caption(experiment: Experiment, results: Mapping[str, Mapping[str, float]], with_paper: bool) -> str:
-    units = "scaled units" if experiment.data.target_scaling is not None or experiment.data.series else "raw units"
+def _caption(experiment: Experiment, results: Mapping[str, Mapping[str, float]], units: str, with_paper: bool) -> str:
     epochs = {record["epoch"] + 1 for record in results.values() if "epoch" in record}
     after = f" after {max(epochs)} epoch{'s' if max(epochs) > 1 else ''}" if epochs else ""
+    if _chosen_epochs(results):
+        after = ", the epoch that is best on the validation part"
     paper = "; paper: Table 1, mean ± std of 10 runs" if with_paper else ""
     return f"{experiment.data.name}, {experiment.args.model}{after}, means over the test set in {units}{paper}"
 

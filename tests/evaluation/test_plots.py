@@ -18,7 +18,14 @@ from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 
 from evaluation import plots
-from evaluation.plots import plot_alignment, plot_ctc_alignment, plot_forecasts, plot_learning_curves, show_available
+from evaluation.plots import (
+    plot_alignment,
+    plot_ctc_alignment,
+    plot_forecasts,
+    plot_future,
+    plot_learning_curves,
+    show_available,
+)
 from loss import ctc_alignment, ctc_loss
 from tests.helpers import ROOT
 
@@ -133,20 +140,70 @@ def test_the_variable_that_is_asked_for_is_drawn_and_named(rng, variable):
     assert f"variable {variable + 1} of 3" in beside.get_title()
 
 
-def test_standardised_curves_are_drawn_in_their_units_with_the_scores_and_the_path_of_the_given_ones(rng):
-    inputs, targets, forecasts = forecast_task(rng, samples=1, variables=2, losses=("mse",))
-    scaled = [plots._forecast_figure(inputs, targets, forecasts, [0], 1, "", *units) for units in ((), (5000, 300))]
-    (plain,), (axes,) = map(panels_of, scaled)
-    for role in ("input", "target", "prediction"):
-        given = curve_of(plain, role).get_ydata()
-        assert curve_of(axes, role).get_ydata() == pytest.approx(300 * given + 5000)
-    assert axes.get_title() == plain.get_title()
+def test_margins_of_an_alignment_are_drawn_in_units_and_its_path_is_that_of_the_given_series(rng):
+    _, targets, forecasts = forecast_task(rng, samples=1, variables=2, losses=("mse",))
     series = targets[0], forecasts["mse"][0], 0.1, ""
     figures = [plots._alignment_figure(*series, 1, *units).axes for units in ((), (5000, 300))]
     (plain, above, beside, *_), (picture, above_in_units, beside_in_units, *_) = figures
     assert (picture.images[0].get_array() == plain.images[0].get_array()).all()
     assert above_in_units.lines[0].get_ydata() == pytest.approx(300 * above.lines[0].get_ydata() + 5000)
     assert beside_in_units.lines[0].get_xdata() == pytest.approx(300 * beside.lines[0].get_xdata() + 5000)
+
+
+def written_below(axes):
+    """Position and text of the labels of the time axis."""
+    axes.figure.canvas.draw()
+    return {round(tick.get_position()[0]): tick.get_text() for tick in axes.get_xticklabels() if tick.get_text()}
+
+
+def test_times_stand_below_the_steps_of_their_window(rng):
+    inputs, targets, forecasts = forecast_task(rng, samples=2, n_input=30, n_output=20)
+    times = [[f"day{sample} {step}:00" for step in range(50)] for sample in range(2)]
+    figure = plots._forecast_figure(inputs, targets, forecasts, [4, 7], times=times)
+    for number, axes in enumerate(panels_of(figure)):
+        labels = written_below(axes)
+        assert len(labels) > 2
+        row = number // len(forecasts)
+        assert labels == {step: f"day{row}\n{step}:00" for step in labels}
+
+
+@pytest.mark.parametrize("with_times", [True, False])
+def test_forecasts_beyond_the_data_go_on_from_the_past(rng, tmp_path, with_times):
+    past, forecasts = rng.normal(size=30), {loss: rng.normal(size=10) for loss in ("mse", "dilate")}
+    times = [f"hour {step}" for step in range(40)] if with_times else None
+    figure = plots._future_figure([("load in $", (past, forecasts, times)), ("wind", (past + 1, forecasts, times))])
+    for level, axes in enumerate(figure.axes):
+        assert curve_of(axes, "observed").get_ydata() == pytest.approx(past + level)
+        for loss, label in (("mse", "MSE"), ("dilate", "DILATE")):
+            expected = np.c_[np.arange(29, 40), np.append(past[-1] + level, forecasts[loss])]
+            assert curve_of(axes, label).get_xydata() == pytest.approx(expected)
+        if with_times:
+            labels = written_below(axes)
+            assert labels == {step: f"hour\n{step}" for step in labels}
+    assert figure.axes[0].get_ylabel() == r"load in \$"
+    curves = {str(number): (past, forecasts, times) for number in range(7)}
+    written = plot_future(curves, tmp_path / "new" / "f.png")
+    assert [path.name for path in written] == ["f.png", "f-2.png"]
+    for path in written:
+        assert_picture(path)
+    with pytest.raises(ValueError, match="curves must hold at least one variable"):
+        plot_future({}, tmp_path / "f.png")
+
+
+def test_learning_curves_show_the_validation_part_where_there_is_one_and_the_epoch_that_was_kept():
+    losses = {0: 3.0, 1: 1.0, 2: 2.0}
+    history = [
+        {"loss": "dilate", "epoch": epoch, "valid_loss": value, "mse": value, "dtw": 1.0, "tdi": 1.0}
+        for epoch, value in losses.items()
+    ]
+    *_, axes = panels_of(plots._learning_curve_figure(history))
+    assert axes.get_title() == "training loss"
+    line, ring = axes.lines
+    assert line.get_xydata() == pytest.approx(np.array([*losses.items()]))
+    assert ring.get_xydata() == pytest.approx(np.array([[1, 1.0]]))
+    for record in history:
+        del record["valid_loss"]
+    assert len(panels_of(plots._learning_curve_figure(history))) == 3
 
 
 @pytest.mark.parametrize("name", ["$x$", "$\\nonsense", "a\n b", "very " * 20, "", "_^{}"])
@@ -403,7 +460,7 @@ def test_the_margins_show_both_series_on_the_steps_of_the_picture(rng):
     assert beside.lines[0].get_xydata() == pytest.approx(np.c_[prediction[:, 0], np.arange(20)])
     assert above.get_xlim() == picture.get_xlim() == (-0.5, 19.5)
     assert beside.get_ylim() == picture.get_ylim() == (-0.5, 19.5)
-    assert beside.get_xlim() == above.get_ylim()[::-1]
+    assert beside.get_xlim() == above.get_ylim()
     assert "variable 1 of 2" in above.get_ylabel()
     assert "variable 1 of 2" in beside.get_title()
     assert "prediction step" in beside.get_ylabel()

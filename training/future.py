@@ -1,0 +1,82 @@
+"""What follows the last row of a CSV file: the forecasts of one network, or of all of a run side by side."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.csv_time import shown
+from data.windows import Series
+
+from .checkpoint import load_checkpoint
+from .forecaster import Forecaster, forecast_rows
+from .run_folder import RunFolder
+
+__all__ = ["checkpoints_in", "forecast_curves", "forecast_table"]
+
+PAST_HORIZONS = 3  # in the figure
+
+
+def checkpoints_in(path: str | os.PathLike[str], losses: Sequence[str]) -> dict[str, Path]:
+    """Training loss -> checkpoint, of a single checkpoint or of the folder of a run that trained with these losses.
+
+    Raises:
+        FileNotFoundError: If one of them is not there.
+        OSError, CheckpointError: As `load_checkpoint` says.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return {loss: RunFolder(path).checkpoint(loss) for loss in losses}
+    return {load_checkpoint(path).get("settings", {}).get("loss", path.stem): path}
+
+
+def forecast_table(forecasters: Mapping[str, Forecaster], past: Sequence[Series]) -> list[list[str]]:
+    """Forecast what follows the last row of each series.
+
+    Args:
+        forecasters: Training loss -> a network trained on these columns.
+        past: The series of a file.
+
+    Returns:
+        The rows of `forecast_rows`; those of several losses are joined, with the losses behind the variables' names.
+
+    Raises:
+        ValueError: As `Forecaster.predict` says.
+    """
+    tables = {loss: forecast_rows(forecaster, past) for loss, forecaster in forecasters.items()}
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    targets = len(next(iter(forecasters.values())).data.targets)
+    for loss, (head, *_) in tables.items():
+        head[-targets:] = [f"{name} {loss}" for name in head[-targets:]]
+    return [
+        [*rows[0][:-targets], *(cell for row in rows for cell in row[-targets:])]
+        for rows in zip(*tables.values(), strict=True)
+    ]
+
+
+def forecast_curves(
+    forecasters: Mapping[str, Forecaster], past: Sequence[Series], table: Sequence[Sequence[str]]
+) -> dict[str, tuple[np.ndarray, dict[str, np.ndarray], list[str] | None]]:
+    """The curves of a table of forecasts: of each variable of each series the recent past, forecasts and times.
+
+    Returns:
+        Name -> past (steps,), training loss -> forecast (N_output,), and the times of all steps, None without times.
+    """
+    record = next(iter(forecasters.values())).data
+    count, horizon, curves = len(record.targets), record.horizon, {}
+    for number, series in enumerate(past):
+        rows = table[1 + number * horizon : 1 + (number + 1) * horizon]
+        recent = slice(-PAST_HORIZONS * horizon, None)
+        times = None
+        if series.times is not None:
+            times = [*map(shown, series.times[recent]), *(row[series.name is not None] for row in rows)]
+        for position, variable in enumerate(record.target_positions):
+            forecasts = {
+                loss: np.array([float(row[(place - len(forecasters)) * count + position]) for row in rows])
+                for place, loss in enumerate(forecasters)
+            }
+            name = ", ".join(filter(None, (record.targets[position], series.name)))
+            curves[name] = (series.values[recent, variable], forecasts, times)
+    return curves

@@ -1,0 +1,117 @@
+"""The test part of a CSV file in the file's own units: forecasts with naive ones beside them, errors and times."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import ForecastData
+from data.csv_time import shown
+from data.windows import Scaling
+from evaluation.metrics import evaluate_forecasts
+
+from .data_record import record_of
+
+__all__ = ["LAST_VALUE", "arrays", "check_season", "errors", "in_units", "naive_forecasts"]
+__all__ += ["past_of", "scaling_of", "times_of"]
+
+LAST_VALUE = "last value"
+
+
+def scaling_of(data: ForecastData, window: int | slice = slice(None)) -> Scaling | None:
+    """The scaling of the targets in one window of the test part, or in all; None where the units are the data's own.
+
+    Returns:
+        Mean and deviation, (targets,) for one window; (windows, 1, targets) or (targets,) for all.
+    """
+    if not data.series:
+        return data.target_scaling
+    counts = torch.tensor([len(series.test_starts) for series in data.series])
+    scalings = [series.target_scaling for series in data.series]
+    means, stds = (torch.stack([getattr(one, name) for one in scalings]) for name in ("mean", "std"))
+    return Scaling(
+        *(numbers.repeat_interleave(counts, 0).unsqueeze(1)[window].squeeze(0) for numbers in (means, stds))
+    )
+
+
+def in_units(data: ForecastData, values: Tensor) -> Tensor:
+    """Forecasts or targets of the whole test part, (windows, steps, targets), float64, in the units of the file."""
+    scaling = scaling_of(data)
+    return values.double() if scaling is None else scaling.unscale(values.double())
+
+
+def past_of(data: ForecastData) -> Tensor:
+    """The observed part of the variables to forecast in all windows of the test part, as the network sees it."""
+    return data.test.inputs[..., record_of(data).target_positions]
+
+
+def naive_forecasts(data: ForecastData, season: int | None) -> dict[str, Tensor]:
+    """What repeats the last value, and the last season of so many steps, as forecasts in the network's units."""
+    past = past_of(data)
+    naive = {LAST_VALUE: past[:, -1:].expand(-1, data.horizon, -1)}
+    if season is not None:
+        first = data.input_length - season
+        naive["last season"] = past[:, [first + step % season for step in range(data.horizon)]]
+    return naive
+
+
+def check_season(data: ForecastData, season: int | None) -> None:
+    """Make sure that the observed steps hold a season.
+
+    Raises:
+        ValueError: If they do not, or the data are of no CSV file.
+    """
+    if season is not None and data.name != "csv":
+        raise ValueError(f"--season cannot be given with --dataset {data.name}, only with csv.")
+    if season is not None and season > data.input_length:
+        raise ValueError(f"--season must be at most --input-length, which is {data.input_length}, got {season}.")
+
+
+def errors(data: ForecastData, forecasts: Mapping[str, Tensor]) -> list[dict[str, str | float]]:
+    """The errors of each variable in the units of the file, means over the test part.
+
+    Args:
+        data: Of a CSV file.
+        forecasts: Training loss -> forecasts of the test part, in the network's units.
+
+    Returns:
+        A row for each variable and loss: ``column``, ``loss``, ``mae``, ``mse``, ``dtw``, ``tdi``.
+    """
+    targets, rows = in_units(data, data.test.targets), []
+    forecasts = {loss: in_units(data, forecast) for loss, forecast in forecasts.items()}
+    for variable, name in enumerate(record_of(data).targets):
+        for loss, forecast in forecasts.items():
+            predicted, true = (values[..., variable : variable + 1] for values in (forecast, targets))
+            mae = float((predicted - true).abs().mean())
+            rows.append({"column": name, "loss": loss, "mae": mae, **evaluate_forecasts(predicted, true)})
+    return rows
+
+
+def times_of(data: ForecastData, window: int) -> list[str] | None:
+    """The times of the N_input + N_output steps of one window of the test part; None where there are none."""
+    for series in data.series:
+        if window < len(series.test_starts):
+            rows = int(series.test_starts[window]) + np.arange(data.input_length + data.horizon)
+            return None if series.times is None else [shown(series.times[row]) for row in rows]
+        window -= len(series.test_starts)
+    return None
+
+
+def arrays(data: ForecastData, forecasts: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """What a file of predictions holds: ``target`` and each loss's forecasts, in the units of the data.
+
+    Returns:
+        Each (windows, N_output, targets), float64; with the names of the variables in ``columns`` where they have
+        names, and of a CSV file ``series`` and ``times``, (windows,) and (windows, N_output), where it has these.
+    """
+    values = {"target": data.test.targets, **forecasts}
+    found = {name: in_units(data, one).numpy() for name, one in values.items()}
+    if data.columns:
+        found["columns"] = np.array(record_of(data).targets)
+    if data.series and data.series[0].name is not None:
+        found["series"] = np.repeat([one.name for one in data.series], [len(one.test_starts) for one in data.series])
+    if data.series and data.series[0].times is not None:
+        windows = range(len(data.test))
+        found["times"] = np.array([times_of(data, window)[-data.horizon :] for window in windows])
+    return found
