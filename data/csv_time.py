@@ -54,12 +54,12 @@ def formats(cell: str) -> list[str]:
     if len(first) == 4:
         dates = ["%Y{0}%m{0}%d"]
     elif second.isalpha():
-        dates = ["%d{0}%b{0}" if len(second) == 3 else "%d{0}%B{0}"]
+        dates = ["%d{0}%B{0}"] if len(second) > 3 else ["%d{0}%b{0}", "%d{0}%B{0}"]  # May is both
     else:
         dates = ["%m{0}%d{0}", "%d{0}%m{0}"]
     year = "" if len(first) == 4 else "%Y" if len(third) == 4 else "%y"
     ways = [date.format(mark) + year + clock for date in dates]
-    return [*ways, f"%y{mark}%m{mark}%d{clock}"] if len(dates) == 2 and year == "%y" else ways
+    return [*ways, f"%y{mark}%m{mark}%d{clock}"] if second.isdigit() and year == "%y" else ways
 
 
 def are_stamps(cells: Sequence[str]) -> bool:

@@ -51,8 +51,8 @@ class Forecaster:
         Raises:
             TypeError: If the history holds no real numbers.
             ValueError: If a column is missing or stands there twice, the shape is another one, the history is too
-                short, a value that is used is missing, masked or not finite, the times are no equal steps, a forecast
-                is beyond the numbers of float32, there is no such series, or the table holds others.
+                short, a value that is used is missing, masked or not finite, the times are no equal steps, a number
+                is too large for float32 within the network, there is no such series, or the table holds others.
         """
         # A caller's default device and mixed precision are those of other networks.
         with torch.device("cpu"), torch.autocast(next(self.net.parameters()).device.type, enabled=False):
@@ -63,8 +63,8 @@ class Forecaster:
             forecast = predict(self.net, WindowDataset(scaled[None], unknown))[0][0].double()
             if scaling is not None:
                 forecast = Scaling(scaling.mean[targets], scaling.std[targets]).unscale(forecast)
-        if not forecast.isfinite().all():
-            raise ValueError("history must hold numbers from which the network forecasts finite ones.")
+        if not (scaled.float().isfinite().all() and forecast.isfinite().all()):
+            raise ValueError("history must hold numbers that are not too large for float32 within the network.")
         return forecast.numpy()
 
     def _window(self, history: object, series: str | None) -> np.ndarray:

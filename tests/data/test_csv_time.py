@@ -469,3 +469,10 @@ def test_a_week_without_a_weekend_is_of_working_days_where_they_are_known(lost):
 def test_times_in_numbers_are_shown_in_all_their_digits(time):
     assert float(shown(time)) == pytest.approx(time, rel=1e-15)
     assert "e" not in shown(time)
+
+
+@pytest.mark.parametrize("form", ["%d %B %Y", "%d %b %Y", "%d-%b-%y"])
+@pytest.mark.parametrize("first", ["2020-04-28", "2020-05-01", "2020-05-30"])
+def test_may_is_short_and_long(form, first):
+    times = pd.date_range(first, periods=40)
+    assert (read(*times.strftime(form))[0] == times.to_numpy()).all()

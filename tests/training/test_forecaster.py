@@ -95,7 +95,7 @@ HISTORY = np.zeros((9, 2))
         (pd.DataFrame({"sine": ["x"] * 9, "other": 1}), TypeError, "history must be an array or a table of numbers"),
         ([["a", "b"]], TypeError, "history must be an array or a table of numbers"),
         (np.full((9, 2), np.nan), ValueError, "history must be finite in its last 6 steps"),
-        (np.full((9, 2), 1e300), ValueError, "history must hold numbers from which the network forecasts finite"),
+        (np.full((9, 2), 1e300), ValueError, "history must hold numbers that are not too large for float32"),
         (HISTORY + 1j, TypeError, "history must be an array or a table of numbers .given complex128"),
         (torch.tensor(HISTORY + 1j), TypeError, "history must be an array or a table of numbers"),
         (HISTORY.astype("datetime64[s]"), TypeError, "history must be an array or a table of numbers"),
