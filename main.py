@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.windows import Fingerprint, Series
+from data.windows import Fingerprint, History
 from evaluation.metrics import evaluate_forecasts
 from training import (
     CheckpointError,
@@ -235,7 +235,7 @@ def forecast(args: argparse.Namespace) -> None:
 
 def forecast_beyond(
     checkpoints: Mapping[str, Path],
-    past: Sequence[Series],
+    past: Sequence[History],
     device: torch.device,
     folder: RunFolder,
     args: argparse.Namespace,

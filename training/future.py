@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.csv_time import shown
-from data.windows import Series
+from data.windows import History
 
 from .checkpoint import load_checkpoint
 from .forecaster import Forecaster, forecast_rows
@@ -31,7 +30,7 @@ def checkpoints_in(path: str | os.PathLike[str], losses: Sequence[str]) -> dict[
     return {load_checkpoint(path).get("settings", {}).get("loss", path.stem): path}
 
 
-def forecast_table(forecasters: Mapping[str, Forecaster], past: Sequence[Series]) -> list[list[str]]:
+def forecast_table(forecasters: Mapping[str, Forecaster], past: Sequence[History]) -> list[list[str]]:
     """Forecast what follows the last row of each series.
 
     Args:
@@ -57,7 +56,7 @@ def forecast_table(forecasters: Mapping[str, Forecaster], past: Sequence[Series]
 
 
 def forecast_curves(
-    forecasters: Mapping[str, Forecaster], past: Sequence[Series], table: Sequence[Sequence[str]]
+    forecasters: Mapping[str, Forecaster], past: Sequence[History], table: Sequence[Sequence[str]]
 ) -> dict[str, tuple[np.ndarray, dict[str, np.ndarray], list[str] | None]]:
     """The curves of a table of forecasts: of each variable of each series the recent past, forecasts and times.
 
@@ -71,7 +70,7 @@ def forecast_curves(
         recent = slice(-PAST_HORIZONS * horizon, None)
         times = None
         if series.times is not None:
-            times = [*map(shown, series.times[recent]), *(row[series.name is not None] for row in rows)]
+            times = [*series.shown_times(recent), *(row[series.name is not None] for row in rows)]
         for position, variable in enumerate(record.target_positions):
             forecasts = {
                 loss: np.array([float(row[(place - len(forecasters)) * count + position]) for row in rows])

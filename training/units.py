@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from data import ForecastData
-from data.csv_time import shown
 from data.windows import Scaling
 from evaluation.metrics import evaluate_forecasts
 
@@ -93,7 +92,7 @@ def times_of(data: ForecastData, window: int) -> list[str] | None:
     for series in data.series:
         if window < len(series.test_starts):
             rows = int(series.test_starts[window]) + np.arange(data.input_length + data.horizon)
-            return None if series.times is None else [shown(series.times[row]) for row in rows]
+            return None if series.times is None else series.shown_times(rows)
         window -= len(series.test_starts)
     return None
 
