@@ -216,5 +216,5 @@ def _times_after(series: History, count: int) -> list[str]:
     if not series.step.size:
         raise ValueError(f"column {series.time_column!r} must hold at least 2 times, which tell the step, not 1.")
     # Not from the last row, whose day of the month may be a shorter month's last one.
-    positions = steps_of(series.times, series.step)[1][-1] + np.arange(1, count + 1)
+    positions = len(series.times) + np.arange(count)
     return [shown(time, series.offset) for time in times_at(series.times[0], series.step, positions)]

@@ -375,6 +375,8 @@ def test_a_known_step_tells_day_and_month_and_year_from_each_other(form, first, 
     digits = np.array([float(time.strftime("%y%m%d")) for time in times])
     assert (read_numbered_times(digits, known=known) == times.to_numpy()).all()
     assert (read_numbered_times(digits, known=Step(1.0, "")) == digits).all()
+    hours = pd.date_range("2020-01-01", periods=200, freq="h")  # in which no month is a step
+    assert (read(*hours.strftime(form + " %H:%M"), known=Step(1, "month"))[0] == hours.to_numpy()).all()
 
 
 @settings(deadline=None, max_examples=60)
@@ -428,6 +430,8 @@ def test_months_go_on_on_the_same_day_or_the_last_one_of_shorter_months(day, mon
     assert (step.size, step.unit) == (months, "month")
     assert (positions == np.arange(40)).all()
     assert (times_at(times[0], step, positions) == times).all()
+    other, _ = steps_of(times[:1], step._replace(day=1 if day > 15 else 31))  # of a training on another day
+    assert (times_at(times[0], other, np.arange(40)) == times).all()
     known, positions = steps_of(times[first : first + 2], step)  # in which February or a long month may be missing
     assert (times_at(times[first], known, np.arange(20)) == times[first : first + 20]).all()
 

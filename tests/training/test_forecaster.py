@@ -357,7 +357,8 @@ def test_a_checkpoint_goes_on_in_the_steps_of_its_training(in_folder, stamps, ro
     table[rows].assign(made=STAMPS["D"][: len(table[rows])])[["made", "when", "y"]].to_csv("newer.csv", index=False)
     flags = flags_of("all.csv", ["y"], ["y"])
     flags[flags.index("--input-length") + 1] = "5"
-    main(parse_args([*flags, "--csv-time", "when", "--output", "run"]))
+    time = ["--csv-time", "when"] if table["when"].dtype.kind == "i" else []
+    main(parse_args([*flags, *time, "--output", "run"]))
     forecast("--forecast", "run/checkpoints/mse.pt", "--data-path", "newer.csv", "--output", "out")
     found = forecasts_in("out", dtype={"when": str})["when"].tolist()
     if expected is None:  # over the end of daylight saving time
