@@ -6,6 +6,7 @@ import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -173,8 +174,13 @@ class Histories:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the observed columns."""
-        return tuple(self.table.names[position] for position in self.chosen)
+        """Names of the observed columns; columns of one name are told apart as by pandas: y, y.1, y.2."""
+        unique: list[str] = []
+        for name in self.table.names:
+            others = (f"{name}.{number}" for number in count(1))
+            taken = {*unique, *self.table.names}
+            unique.append(next(other for other in others if other not in taken) if name in unique else name)
+        return tuple(unique[position] for position in self.chosen)
 
 
 def read_histories(

@@ -74,6 +74,25 @@ def test_a_network_on_raw_units_is_a_forecaster_of_raw_units(tmp_path):
     assert forecaster.data.targets == ()
 
 
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [("y,y,y", ["y", "y.1", "y.2"]), ("y,y.1,y", ["y", "y.1", "y.2"]), ("y,y,y.1", ["y", "y.2", "y.1"])],
+)
+def test_columns_that_share_a_name_are_told_apart_as_by_pandas(tmp_path, header, names):
+    path = tmp_path / "shared.csv"
+    values = np.random.default_rng(0).normal(0, [1, 10, 100], (60, 3))
+    np.savetxt(path, values, header=header, delimiter=",", comments="")
+    table = pd.read_csv(path)
+    assert list(table.columns) == names
+    for positions in ([2], [1], [0, 2], [2, 1, 0]):
+        data = load("csv", path=path, columns=positions, input_length=6, horizon=4)
+        assert data.columns == tuple(names[position] for position in positions)
+        net = build_model("mlp", input_length=6, horizon=4, input_size=len(positions), output_size=len(positions))
+        forecaster = Forecaster(net, record_of(data))
+        expected = forecaster.predict(table.to_numpy()[:, positions])
+        assert (forecaster.predict(table) == expected).all()
+
+
 def test_loading_leaves_the_global_random_state(checkpoint):
     torch.manual_seed(5)
     expected = torch.rand(3)
