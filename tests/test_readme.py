@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from contextlib import redirect_stdout
+from contextlib import chdir, redirect_stdout
 from functools import cache
 
 import numpy as np
@@ -40,7 +40,7 @@ def test_the_readme_is_short():
 
 
 def blocks(page, language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGES[page], flags=re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGES[page], flags=re.DOTALL | re.MULTILINE)
 
 
 def inline_code(page):
@@ -113,8 +113,39 @@ def short_run(tmp_path_factory):
     return folder / "run", finished.stdout
 
 
+@pytest.fixture(scope="module")
+def own_run(tmp_path_factory):
+    """The file and the run of docs/own_data.md, after one epoch."""
+    folder = tmp_path_factory.mktemp("own_data")
+    with chdir(folder):
+        exec(blocks("docs/own_data.md", "python")[0], {})
+    first = commands("docs/own_data.md")[0].replace("main.py", str(ROOT / "main.py"))
+    finished = run([*shlex.split(first)[1:], "--epochs", "1", "--save-predictions", "--hidden-size", "8"], folder)
+    assert finished.returncode == 0, finished.stderr
+    return folder, finished.stdout
+
+
+def test_own_data_shows_what_its_run_prints(own_run):
+    folder, printed = own_run
+    printed = printed.replace(f"{folder}/", "")
+    shown, table, forecast = blocks("docs/own_data.md", "text")
+    assert shown in printed
+    caption, header, *rows = table.splitlines()
+    assert caption in printed
+    naive = [row for row in rows if row.startswith("last ")]  # the others need all epochs
+    assert [row.split() for row in [header, *naive]] == [
+        line.split() for line in printed.splitlines() if line.startswith(("loss  ", "last "))
+    ]
+    begun = (folder / "demand-run/forecast.csv").read_text(encoding="utf-8").splitlines()
+    for line, ours in zip(forecast.splitlines(), begun, strict=False):
+        assert line.split(",")[0] == ours.split(",")[0]
+    assert forecast.splitlines()[0] == begun[0]
+
+
 @pytest.mark.parametrize("command", MAIN)
-def test_command_of_main(command, short_run, tmp_path):
+def test_command_of_main(command, short_run, own_run, tmp_path):
+    if "--output demand-run" in command:
+        return  # `own_run` has run it
     rng = np.random.default_rng(0)
     csv_file, traffic = tmp_path / "ETTh1.csv", tmp_path / "traffic.csv"
     np.savetxt(csv_file, rng.random((700, 2)), delimiter=",", header="HUFL,OT", comments="")
@@ -124,10 +155,11 @@ def test_command_of_main(command, short_run, tmp_path):
     replaced = {"ETTh1.csv": csv_file, "FILE": traffic, "runs/RUN": short_run[0], "--resume FOLDER": "--resume RUN"}
     replaced |= {"FOLDER": SHARED_DATA / "ecg5000", "RUN": short_run[0]}
     replaced |= {"experiments/weights": ROOT / "experiments" / "weights"}
+    replaced |= {"demand.csv": own_run[0] / "demand.csv", "demand-run": own_run[0] / "demand-run"}
     for placeholder, path in replaced.items():
         command = command.replace(placeholder, str(path))
     words = shlex.split(re.sub(r"--epochs \d+", "", command))
-    if not {"--help", "--evaluate", "--resume"} & set(words):
+    if not {"--help", "--evaluate", "--forecast", "--resume"} & set(words):
         words += ["--epochs", "1", "--no-plots", "--hidden-size", "8"]  # the last of two equal flags counts
         words += [] if "--losses" in words else ["--losses", "mse"]  # `short_run` has all three
     start = ["-m", "torch.distributed.run"] if words[0] == "torchrun" else []
@@ -200,7 +232,8 @@ def test_flags_are_known(page):
 
 
 @every_page
-def test_python_examples_run_one_after_the_other(page, monkeypatch):
+def test_python_examples_run_one_after_the_other(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "dilate_loss", loss_package)  # as if it were installed
     names = {"prediction": torch.randn(4, 20, 2, requires_grad=True), "target": torch.randn(4, 20, 2)}
     for code in blocks(page, "python"):
@@ -262,8 +295,9 @@ def test_the_table_of_equations_has_all_of_them():
 
 
 @every_page
-def test_named_files_exist(page):
+def test_named_files_exist(page, own_run):
     roots = [ROOT, (ROOT / page).parent, ROOT / "experiments" / "results", ROOT / "experiments" / "weights"]
+    roots += [own_run[0], own_run[0] / "demand-run"]
     for code in inline_code(page):
         if re.fullmatch(r"[\w./-]+(\.(py|md|txt|toml|csv|jsonl?|png|pt)|/)", code) and not code.startswith("runs/"):
             assert any((root / code).exists() for root in roots), code
