@@ -82,7 +82,7 @@ def read_times(
         as written where all stamps have the same offset, else in UTC.
 
     Raises:
-        RowError: A row holds no time stamp, or none like the first row's, or day, month and year may be either.
+        RowError: A row holds no time stamp, or none like the first row's, or a date fits several orders of its parts.
     """
     first = cells[0].decode()
     ways = formats(first)

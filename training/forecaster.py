@@ -68,30 +68,30 @@ class Forecaster:
         return forecast.numpy()
 
     def _window(self, history: object, series: str | None) -> np.ndarray:
-        columns, length, step = self.data.columns, self.data.input_length, self.data.known_steps.get(series)
-        times = None
-        if columns and hasattr(history, "columns"):
-            names = list(history.columns)
-            for name in columns:
-                if names.count(name) != 1:
-                    has = f"has {names.count(name)} columns {name!r}" if name in names else f"has no {name!r}"
-                    raise ValueError(f"history must have the columns {', '.join(columns)}, but {has}.")
-            if (column := self.data.series_column) in names:
-                others = {str(name).strip() for name in history[column]} - {series}
-                if others:
-                    raise ValueError(f"history must hold the series {series!r} only, but also holds {min(others)!r}.")
-            times = _times_in(history, self.data.time_column, step)
-            history = history[list(columns)]
-        values = _numbers(history)
+        length, is_table = self.data.input_length, bool(self.data.columns) and hasattr(history, "columns")
+        values = _numbers(self._columns_of(history, series) if is_table else history)
         if values.ndim != 2 or values.shape[1] != self.data.input_size:
             raise ValueError(f"history must be shaped (steps, {self.data.input_size}), not {values.shape}.")
         if len(values) < length:
             raise ValueError(f"history must have at least {length} steps, not {len(values)}.")
         if not np.isfinite(values[-length:]).all():
             raise ValueError(f"history must be finite in its last {length} steps.")
-        if times is not None:
-            _check_times(times, length, step)
+        if is_table:
+            step = self.data.known_steps.get(series)
+            _check_times(_times_in(history, self.data.time_column, step), length, step)
         return values[-length:]
+
+    def _columns_of(self, table: object, series: str | None) -> object:
+        columns, names = self.data.columns, list(table.columns)
+        for name in columns:
+            if names.count(name) != 1:
+                has = f"has {names.count(name)} columns {name!r}" if name in names else f"has no {name!r}"
+                raise ValueError(f"history must have the columns {', '.join(columns)}, but {has}.")
+        if self.data.series_column in names:
+            others = {str(name).strip() for name in table[self.data.series_column]} - {series}
+            if others:
+                raise ValueError(f"history must hold the series {series!r} only, but also holds {min(others)!r}.")
+        return table[list(columns)]
 
 
 def _numbers(history: object) -> np.ndarray:
@@ -138,12 +138,14 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
         raise ValueError(f"history must hold times in its rows, but row {problem.row} {problem}.") from None
 
 
-def _check_times(times: np.ndarray, length: int, step: Step | None) -> None:
-    """Make sure that the last rows are the newest, and equal steps.
+def _check_times(times: np.ndarray | None, length: int, step: Step | None) -> None:
+    """Make sure that the last rows are the newest, and equal steps, where there are times.
 
     Raises:
         ValueError: If they are not; rows are counted from 0.
     """
+    if times is None:
+        return
     window = times[-length:]
     if np.isnan(window).any() if window.dtype.kind == "f" else np.isnat(window).any():
         raise ValueError(f"history must hold a time in each of its last {length} rows.")

@@ -244,6 +244,15 @@ def test_a_table_out_of_order_or_in_other_steps_is_refused(how, times, sentence)
     )
 
 
+def test_a_table_without_rows_is_refused():
+    for table in (timed(HOURS, "column")[:0], pd.DataFrame({"y": [], "when": []})):
+        assert_one_sentence(
+            ValueError,
+            "history must have at least 6 steps, not 0",
+            lambda table=table: forecaster_of(**OF_HOURS).predict(table),
+        )
+
+
 @pytest.mark.parametrize(
     "when", [[*HOURS[:19], pd.NaT], [*HOURS[:19].map(str), None], [*HOURS[:19].map(str), "soon"]]
 )
