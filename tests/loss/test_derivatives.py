@@ -333,21 +333,31 @@ def test_vmap_maps_over_lengths_and_checks_them():
 # ------------------------------------------------------------------------------------ compiled and recorded
 
 
+def compiled_whole(function, x, attempts=3):
+    """What a function gives as one compiled graph."""
+    # In two of three runs of all tests, and never in these files alone, torch 2.13 stumbled over its own assertion
+    # while it traced a view in one of these gradients; the next graph was traced well.
+    torch._dynamo.reset()
+    try:
+        return torch.compile(function, backend="aot_eager", fullgraph=True)(x)
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        if attempts == 1 or "isFunctionalTensor(view_to_wrap) INTERNAL ASSERT FAILED" not in str(error):
+            raise
+        return compiled_whole(function, x, attempts - 1)
+
+
 @pytest.mark.parametrize("name", ["grad", "jvp", "vmap of grad"])
 def test_torch_func_inside_of_a_compiled_graph(name):
-    torch._dynamo.reset()
     (x, y), transform, criterion = pair(3, 4), TRANSFORMS[name], DilateLoss(0.3, 0.4)
-    compiled = torch.compile(lambda p: transform(lambda q: criterion(q, y), p), backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), transform(lambda p: criterion(p, y), x))
+    compiled = compiled_whole(lambda p: transform(lambda q: criterion(q, y), p), x)
+    torch.testing.assert_close(compiled, transform(lambda p: criterion(p, y), x))
 
 
 @pytest.mark.parametrize("name", ["grad", "jvp"])
 def test_torch_func_of_soft_dtw_inside_of_a_compiled_graph(name):
-    torch._dynamo.reset()
     D, transform = randn(3, 3, 4, seed=3).square(), TRANSFORMS[name]
     function = lambda D: soft_dtw(D, 0.4).sum()  # noqa: E731
-    compiled = torch.compile(lambda D: transform(function, D), backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(D), transform(function, D))
+    torch.testing.assert_close(compiled_whole(lambda D: transform(function, D), D), transform(function, D))
 
 
 @pytest.mark.filterwarnings("ignore")
