@@ -708,7 +708,7 @@ def test_no_progress_bar_off_a_terminal_and_one_on_a_terminal(small, capsys, mon
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     run(*small, "--output", "b", "--losses", "dilate")
     err = capsys.readouterr().err
-    assert re.search(r"dilate: 100%.* 4/4 .*loss ", err)
+    assert "dilate: 4/4 epochs, loss " in err
 
 
 def test_the_number_of_threads_is_one_on_the_cpu_unless_given(small):
@@ -1038,10 +1038,7 @@ def test_resume_refuses_flags_that_would_change_the_run(small, capsys, flag):
         run("--resume", "run", *flag)
     else:
         sentence = refusal(capsys, "--resume", "run", *flag)
-        assert (
-            f"{flag[0]} cannot be given with --resume, only --cuda-graph, --epochs, --jobs, --plot-samples"
-            in sentence
-        )
+        assert f"{flag[0]} cannot be given with --resume, only --cuda-graph, --epochs, --jobs, --patience" in sentence
 
 
 EDITED = {"alpha": 0.9, "gamma": 0.5, "horizon": 3, "input_length": 5, "stride": 2, "hidden_size": 7, "gru": "torch"}
