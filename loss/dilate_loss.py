@@ -22,7 +22,7 @@ from . import kernels, path_soft_dtw, soft_dtw
 from .checks import check_alpha, check_gamma
 from .costs import Cost, costs_of
 from .criterion import REDUCE, AlignmentLoss
-from .kernels import lattice, reference
+from .kernels import lattice, many_variables, reference
 from .kernels.jit import inlined, jit
 from .kernels.lattice import CHUNK, MaybeTensor, Wants, allocate, at_V, cells_of, fill
 from .kernels.operators import (
@@ -163,7 +163,7 @@ def sweep(problem, results, plan, work, share, shares):
 # ----------------------------------------------------------------------- the operator, and Eq. 1
 
 
-sweep_on_cpu = partial(lattice.run, sweep)
+sweep_on_cpu = partial(many_variables.run, sweep)
 
 
 @operator(cpu=sweep_on_cpu, cuda=sweep_on_cuda)

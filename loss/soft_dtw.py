@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from . import kernels
 from .checks import check_alike, check_band, check_gamma, check_tensor
-from .kernels import lattice, reference, simd
+from .kernels import lattice, many_variables, reference, simd
 from .kernels.cells import OneCell, formulas
 from .kernels.jit import inlined, jit
 from .kernels.lattice import CHUNK, LN2, UNREACHABLE, MaybeTensor, Wants, allocate, at_q, at_V, cells_of, fill
@@ -304,7 +304,7 @@ def sweep(problem, results, plan, work, share, shares):
 
 def sweep_on_cpu(x, y, D, gamma, n, m, band, wants, **how):
     """The operator on the CPU; ``how`` is for :func:`.lattice.run`."""
-    return lattice.run(sweep, x, y, D, gamma, n, m, None, None, band, wants, **how)
+    return many_variables.run(sweep, x, y, D, gamma, n, m, None, None, band, wants, **how)
 
 
 def _sweep_on_cuda(x, y, D, gamma, n, m, band, wants):
