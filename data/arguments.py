@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -11,14 +11,28 @@ from types import MappingProxyType
 _flags: ContextVar[Mapping[str, str]] = ContextVar("flags", default=MappingProxyType({}))
 
 
+_fixed: ContextVar[Collection[str]] = ContextVar("fixed", default=())
+
+
 @contextmanager
-def called_by_flags(flags: Mapping[str, str]) -> Iterator[None]:
-    """Within this context errors speak of flags: argument -> flag, such as "columns" -> "--csv-columns"."""
-    token = _flags.set(flags)
+def called_by_flags(flags: Mapping[str, str], fixed: Collection[str] = ()) -> Iterator[None]:
+    """Within this context errors speak of flags.
+
+    Args:
+        flags: Argument -> flag, such as "columns" -> "--csv-columns".
+        fixed: The arguments that an earlier training settled, so that no error may advise to give them.
+    """
+    tokens = _flags.set(flags), _fixed.set(fixed)
     try:
         yield
     finally:
-        _flags.reset(token)
+        _flags.reset(tokens[0])
+        _fixed.reset(tokens[1])
+
+
+def is_fixed(argument: str) -> bool:
+    """Return whether an earlier training settled an argument."""
+    return argument in _fixed.get()
 
 
 def called(argument: str) -> str:

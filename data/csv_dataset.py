@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .arguments import called, giving
+from .arguments import called, giving, is_fixed
 from .csv_reading import (
     FILL_FIRST,
     Notation,
@@ -29,9 +29,11 @@ from .csv_time import (
     Step,
     are_stamps,
     first_gap,
+    most_frequent,
     read_numbered_times,
     read_times,
     shown,
+    shown_alike,
     steps_of,
     times_at,
 )
@@ -145,9 +147,10 @@ def load_csv(
     scalings = (None, None)
     if read.roles.series is None:
         scalings = (all_series[0].input_scaling, all_series[0].target_scaling)
-    about = _about(read, all_series, joined, missing)
+    scales = _scales(all_series[0], target_columns) if len(all_series) == 1 else [""] * len(target_columns)
+    about = (*_about_file(read, scales), "; ".join(_about_parts(all_series, joined)))
     found = fingerprint(filled, (target_columns, [(one.name, len(one.values)) for one in all_series]))
-    return ForecastData("csv", *joined, *scalings, found, names, read.target_columns, tuple(all_series), tuple(about))
+    return ForecastData("csv", *joined, *scalings, found, names, read.target_columns, tuple(all_series), about)
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ class Histories:
         series: The series.
         missing_rows: How many rows were filled in.
         missing_values: How many values were filled in other rows.
+        missing: How.
     """
 
     table: Table
@@ -171,6 +175,12 @@ class Histories:
     series: tuple[History, ...]
     missing_rows: int
     missing_values: int
+    missing: str
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        """Lines that say what was read."""
+        return tuple(_about_file(self, [""] * len(self.target_columns)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -217,7 +227,9 @@ def read_histories(
     )
     chosen, target_columns = _chosen(table, columns, targets, roles)
     fills = f"{giving('missing', 'interpolate')} or {giving('missing', 'last')}"
-    values = table.numbers(chosen, may_miss=missing != "refuse", mend=f"{FILL_FIRST}, or {fills} fills them")
+    mend = f"{FILL_FIRST}, or {fills} fills them"
+    chosen_by = "targets" if columns is None and targets is not None else "columns"
+    values = table.numbers(chosen, missing != "refuse", mend, chosen_by)
     count_missing = int(np.isnan(values).sum())
     groups = _rows_of_series(table, roles.series)
     steps = steps or {}
@@ -228,14 +240,15 @@ def read_histories(
     for name, rows in groups:
         own_times = None if times is None else times[rows]
         try:
-            filled, own_times, step = _filled(values[rows], own_times, missing, fills, steps.get(name))
+            full, own_times, step, filled = _filled(name, values[rows], own_times, missing, fills, steps.get(name))
         except RowError as problem:
             column = roles.time if problem.column is None else chosen[problem.column]
             row = np.arange(len(values))[rows][problem.row]
             raise ValueError(f"{table.place(row, table.columns[column])} {problem}") from None
-        histories.append(History(name, filled, own_times, step, time_column, offset, series_column))
+        histories.append(History(name, full, own_times, step, time_column, offset, series_column, filled))
     missing_rows = sum(len(history.values) for history in histories) - len(values)
-    return Histories(table, roles, chosen, tuple(target_columns), tuple(histories), missing_rows, count_missing)
+    filled = (missing_rows, count_missing, missing)
+    return Histories(table, roles, chosen, tuple(target_columns), tuple(histories), *filled)
 
 
 # ------------------------------------------------------------------------------------------------- columns
@@ -370,23 +383,39 @@ def _times(
 
 
 def _filled(
-    values: np.ndarray, times: np.ndarray | None, missing: str, fills: str, known: Step | None
-) -> tuple[np.ndarray, np.ndarray | None, Step | None]:
-    """Return values, times and step of one series with all of its rows, once made sure that these are equal steps."""
+    name: str | None,
+    values: np.ndarray,
+    times: np.ndarray | None,
+    missing: str,
+    fills: str,
+    known: Step | None,
+) -> tuple[np.ndarray, np.ndarray | None, Step | None, np.ndarray | None]:
+    """Return values, times and step of one series with all of its rows, and which values were filled in.
+
+    Raises:
+        RowError: The rows are no equal steps, or a value cannot be filled.
+    """
     last, step = len(values) - 1, None
     if times is not None:
         as_steps = f"{giving('time', 'none')} takes the rows as equal steps"
-        mend = f"sort the rows by time, or give {called('series')} if the file holds several series; {as_steps}"
+        if is_fixed("time"):
+            as_steps = "the network was trained on rows without times"
+        of_series = f", or give {called('series')} if the file holds several series"
+        mend = f"sort the rows by time{'' if name or is_fixed('series') else of_series}; {as_steps}"
         if known is not None:
             mend = as_steps = f"the network was trained on steps of {known}"
         try:
-            step, positions = steps_of(times, known)
+            step, positions = steps_of(times, known, name)
         except RowError as problem:
             raise RowError(problem.row, f"{problem}; {mend}") from None
         gap = first_gap(times, step, positions)
+        most = most_frequent(np.diff(positions)) if gap and known else 1
+        if most > 1:
+            pair = f"{shown(times[gap.row])} after {shown(times[gap.row - 1])}"
+            own = step._replace(size=step.size * int(most))
+            raise RowError(gap.row, f"holds {pair}, and {own} is the most frequent step of the file; {as_steps}")
         if gap and missing == "refuse":
-            fill = f"{fills} fills the rows between, {as_steps}" if known is None else as_steps
-            raise RowError(gap.row, f"{gap}; {fill}")
+            raise RowError(gap.row, f"{gap}; {fills} fills the rows between; {as_steps}")
         if gap:
             there, all_steps = len(values), int(positions[-1]) + 1
             if all_steps > 2 * there:
@@ -410,7 +439,7 @@ def _filled(
             values[holes, column] = np.interp(np.flatnonzero(holes), known, values[known, column])
         else:
             values[:, column] = values[known, column][np.cumsum(~holes) - 1]
-    return values, times, step
+    return values, times, step, unknown if unknown.any() else None
 
 
 # ------------------------------------------------------------------------------------------------- scaling
@@ -450,10 +479,17 @@ def _joined(parts: Sequence[WindowDataset | None]) -> WindowDataset | None:
 # ------------------------------------------------------------------------------------------------- what was read
 
 
-def _about(
-    read: Histories, all_series: Sequence[Series], parts: Sequence[WindowDataset | None], missing: str
-) -> Iterator[str]:
-    """Yield what was read, line by line."""
+def _scales(series: Series, target_columns: Sequence[int]) -> Iterator[str]:
+    """Yield the mean and deviation of each target on the training part."""
+    train = series.values[: series.ends[0], list(target_columns)]
+    constant = train.max(axis=0) == train.min(axis=0)
+    for mean, std, is_constant in zip(*vars(series.target_scaling).values(), constant, strict=True):
+        deviation = "0, constant" if is_constant and std == 1 else f"{std:.3g}"
+        yield f" ({mean:.4g} ± {deviation})"
+
+
+def _about_file(read: Histories, scales: Iterable[str]) -> Iterator[str]:
+    """Yield what was read, line by line, with what is known of the scale of each target."""
     table, roles, chosen = read.table, read.roles, read.chosen
     head = "names in the first row" if table.header else "no names"
     marks = "" if table.notation.is_plain else f", decimal mark {table.notation.decimal!r}"
@@ -463,17 +499,13 @@ def _about(
     yield f"file: {table.path}, {len(table.lines):,} rows, {form}"
     names = [name or "(no name)" for name in table.names]
     rest = [name for position, name in enumerate(names) if position not in (*chosen, *roles.all)]
-    targets = [names[chosen[position]] for position in read.target_columns]
-    if len(all_series) == 1:
-        scaling = zip(all_series[0].target_scaling.mean, all_series[0].target_scaling.std, strict=True)
-        targets = [f"{name} ({mean:.4g} ± {std:.3g})" for name, (mean, std) in zip(targets, scaling, strict=True)]
+    targets = [names[chosen[place]] + scale for place, scale in zip(read.target_columns, scales, strict=True)]
     left_out = f"; not used: {listing(rest)}" if rest else ""
     yield f"observed: {listing([names[position] for position in chosen])}; forecast: {listing(targets)}{left_out}"
-    yield from _about_rows(read, missing)
-    yield "; ".join(_about_parts(all_series, parts))
+    yield from _about_rows(read)
 
 
-def _about_rows(read: Histories, missing: str) -> Iterator[str]:
+def _about_rows(read: Histories) -> Iterator[str]:
     names, histories = read.table.names, read.series
     if read.roles.series is not None:
         all_names = listing([str(history.name) for history in histories], most=5)
@@ -485,11 +517,11 @@ def _about_rows(read: Histories, missing: str) -> Iterator[str]:
     else:
         times = [history.times for history in histories]
         ends = min(of_one[0] for of_one in times), max(of_one[-1] for of_one in times)
-        span = [shown(time, histories[0].offset) for time in ends]
+        span = shown_alike(np.array(ends), histories[0].offset)
         steps = listing(sorted({str(history.step) for history in histories}), most=3)
         yield f"time: {' to '.join(span)} in column {names[read.roles.time]!r}, step {steps}"
-    if missing != "refuse":
-        how = "by the last value" if missing == "last" else "by interpolation"
+    if read.missing != "refuse":
+        how = "by the last value" if read.missing == "last" else "by interpolation"
         rows, values = f"{read.missing_rows:,} missing rows", f"{read.missing_values:,} missing values in other rows"
         yield f"filled {how}: {rows}, {values}"
 
@@ -498,3 +530,5 @@ def _about_parts(read: Sequence[Series], parts: Sequence[WindowDataset | None]) 
     ends = np.array([(0, *series.ends) for series in read])
     for name, rows, part in zip(("training", "validation", "test"), np.diff(ends).sum(axis=0), parts, strict=True):
         yield f"{name}: {rows:,} rows, {0 if part is None else len(part):,} windows"
+    if rest := sum(len(series.values) - series.ends[-1] for series in read):
+        yield f"{rest:,} rows after them in no part"

@@ -20,7 +20,7 @@ from typing import TextIO
 
 import numpy as np
 
-from .arguments import called, giving
+from .arguments import called, giving, is_fixed
 
 Row = tuple[int, list[str]]  # line number in the file (from 1), cells
 Choice = Callable[[list[str], list[list[str]]], Iterable[int]]  # names, first rows -> positions of columns
@@ -254,13 +254,16 @@ class Table:
         """Return where a cell stands in the file."""
         return f"{self.path}, line {self.lines[row]}, column {column.name!r}"
 
-    def numbers(self, positions: Sequence[int], may_miss: bool = False, mend: str = FILL_FIRST) -> np.ndarray:
+    def numbers(
+        self, positions: Sequence[int], may_miss: bool = False, mend: str = FILL_FIRST, chosen_by: str = "columns"
+    ) -> np.ndarray:
         """Return columns as float64 (rows, columns).
 
         Args:
             positions: Which.
             may_miss: Whether values may be missing, and are NaN.
             mend: What to do about a missing value, if none may.
+            chosen_by: The argument that chose the columns.
 
         Raises:
             ValueError: A cell holds no finite number, or is missing.
@@ -271,7 +274,7 @@ class Table:
             wrong += [(*first, column, False) for first in [column.first_other] if first]
         if wrong:
             row, cell, column, is_missed = min(wrong, key=lambda one: one[0])
-            raise ValueError(self._unusable(row, cell, column, mend if is_missed else None))
+            raise ValueError(self._unusable(row, cell, column, mend if is_missed else None, chosen_by))
         for column in (self.columns[position] for position in positions):
             if column.is_grouped:
                 row, cell = column.first_group
@@ -285,16 +288,16 @@ class Table:
             self.columns[position].values = values[:, place]  # kept once
         return values
 
-    def _unusable(self, row: int, cell: str, column: Column, mend: str | None) -> str:
+    def _unusable(self, row: int, cell: str, column: Column, mend: str | None, chosen_by: str) -> str:
         if not cell.strip() and len(self.columns) == 1:
             return f"{self.path}, line {self.lines[row]} is blank; {mend}"
         found = repr(cell) if cell.strip() else "nothing"
         if not math.isfinite(value := _float(cell)):
             found = str(value)
-        advice = mend or self._advice(row, cell)
+        advice = mend or self._advice(row, cell, column, chosen_by)
         return f"{self.place(row, column)} holds {found}, which is not a finite number; {advice}"
 
-    def _advice(self, row: int, cell: str) -> str:
+    def _advice(self, row: int, cell: str, column: Column, chosen_by: str) -> str:
         if "_" in cell and not math.isnan(_float(cell.replace("_", ""))):
             return "underscores belong to no number"
         unit = _WITH_UNIT.fullmatch(cell)
@@ -305,9 +308,12 @@ class Table:
         if _OTHER_NOTATION.fullmatch(cell):
             return _advice_on_marks(cell, self.notation)
         numeric = [self.columns[position] for position in self.numeric]
-        if row == 0 and not any(column.begins_with_number for column in numeric):
+        if row == 0 and column.is_numeric and not any(column.begins_with_number for column in numeric):
             return f"line {self.lines[row]} may hold units and no data: remove that line, or correct it"
-        return f"correct that cell, or choose other columns by {called('columns')}"
+        other = "" if is_fixed(chosen_by) else f"choose other columns by {called(chosen_by)}"
+        if not column.is_numeric:
+            return ": ".join(filter(None, ("that is no column of numbers", other)))
+        return ", or ".join(filter(None, ("correct that cell", other)))
 
 
 def _advice_on_marks(cell: str, notation: Notation) -> str:

@@ -228,12 +228,13 @@ class Step(NamedTuple):
         return f"{size} {unit}{'s' if size > 1 else ''}"
 
 
-def steps_of(times: np.ndarray, known: Step | None = None) -> tuple[Step, np.ndarray]:
+def steps_of(times: np.ndarray, known: Step | None = None, series: str | None = None) -> tuple[Step, np.ndarray]:
     """Find the step from row to row: the most frequent one, in time, working days, or months.
 
     Args:
         times: datetime64[us] or float64 (rows,).
         known: The step, where that is known.
+        series: The name of the series, for the message, where a file holds several.
 
     Returns:
         The step, and int64 (rows,): how many steps each row is after the first; 0, 1, 2, ... where none is missing.
@@ -246,12 +247,13 @@ def steps_of(times: np.ndarray, known: Step | None = None) -> tuple[Step, np.nda
         row = np.argmax(still) + 1
         if times[row] == times[row - 1]:
             raise RowError(row, f"repeats the time {shown(times[row])}")
-        raise RowError(row, f"holds {shown(times[row])}, which is before {shown(times[row - 1])} in the row above")
+        above = "in the row above" if series is None else f"in the row above of series {series!r}"
+        raise RowError(row, f"holds {shown(times[row])}, which is before {shown(times[row - 1])} {above}")
     unit, day = _unit_of(times, known)
     if len(times) < 2:
         return (known or Step(0, ""))._replace(day=day), np.zeros(len(times), dtype=np.int64)
     ticks = _ticks(times, unit)
-    size = known.size if known else _most_frequent(np.diff(ticks), is_exact=bool(unit))
+    size = known.size if known else most_frequent(np.diff(ticks), is_exact=bool(unit))
     if not unit:
         whole = ticks[-1] - ticks[0]
         size = whole / max(1, np.rint(whole / size))  # without the rounding errors of a single one
@@ -266,7 +268,8 @@ def steps_of(times: np.ndarray, known: Step | None = None) -> tuple[Step, np.nda
     return step, positions
 
 
-def _most_frequent(steps: np.ndarray, is_exact: bool) -> float:
+def most_frequent(steps: np.ndarray, is_exact: bool = True) -> float:
+    """Return the step that occurs most often, the shortest of several."""
     unit = 1 if is_exact else np.median(steps)
     found, counts = np.unique(steps if is_exact else np.round(steps / unit, 6), return_counts=True)
     return found[counts.argmax()] * unit
@@ -347,6 +350,15 @@ def times_at(first: np.datetime64 | float, step: Step, positions: np.ndarray) ->
         return np.busday_offset(day, ticks) + (first - day)
     months = first.astype("datetime64[M]") + ticks
     return months.astype("datetime64[D]") + np.minimum(step.day, _last_days(months)) - 1 + (first - day)
+
+
+def shown_alike(times: np.ndarray, offset: str = "") -> list:
+    """Return times (...) as text of one form: with seconds, or parts of them, in all where one needs these."""
+    if times.dtype.kind != "M":
+        return np.reshape([shown(time) for time in times.ravel()], times.shape).tolist()
+    unit = next(unit for unit in ("m", "s", "us") if (times.astype(f"datetime64[{unit}]") == times).all())
+    texts = np.datetime_as_string(times, unit=unit)
+    return np.char.add(np.char.replace(texts, "T", " "), offset).tolist()
 
 
 def shown(time: np.datetime64 | float, offset: str = "") -> str:

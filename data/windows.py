@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from .arguments import called
-from .csv_time import Step, shown
+from .csv_time import Step, shown_alike
 
 CHRONOLOGICAL_SPLIT = (0.6, 0.2, 0.2)  # train, validation, test: the paper's Traffic protocol (section 4.1)
 
@@ -174,6 +174,7 @@ class History:
         time_column: Name of the column of its times, likewise.
         offset: How far its times are ahead of UTC, such as "+02:00"; "" where the file does not say.
         series_column: Name of the column of the names of series; None where a file holds one series only.
+        filled: Which values were missing and are filled in, bool (rows, d); None where none was.
     """
 
     name: str | None
@@ -183,10 +184,11 @@ class History:
     time_column: str | None
     offset: str
     series_column: str | None
+    filled: np.ndarray | None
 
     def shown_times(self, rows: Sequence[int] | slice) -> list[str]:
-        """Return the times of some rows as text."""
-        return [shown(time, self.offset) for time in self.times[rows]]
+        """Return the times of some rows as text of one form."""
+        return shown_alike(self.times[rows], self.offset)
 
 
 @dataclass(frozen=True, eq=False)

@@ -724,3 +724,27 @@ def test_a_row_that_begins_with_the_error_of_a_spreadsheet_is_no_comment(tmp_pat
     path.write_text("\n".join(only_x))
     (series,) = load("csv", path=path, missing="interpolate", input_length=6, horizon=4).series
     assert series.values[:, 0] == pytest.approx(np.arange(800))
+
+
+@pytest.mark.parametrize("left", [0, 1, 15])
+def test_rows_that_a_split_in_rows_leaves_over_are_counted(file, left):
+    about = load("csv", path=file, split=(60, 20, 20 - left), input_length=2, horizon=1).about
+    assert ("after them" in about[-1]) == bool(left)
+    assert about[-1].endswith(f"; {left} rows after them in no part") or not left
+
+
+def test_a_column_that_is_constant_in_the_training_part_is_said_to_be(tmp_path, values):
+    for end, deviation in ((100, "0, constant"), (60, "0, constant"), (59, "")):
+        values[:end, 1] = 7
+        (tmp_path / "constant.csv").write_text(dated(values))
+        about = "\n".join(load("csv", path=tmp_path / "constant.csv", columns=["b", "c"], **SMALL).about)
+        assert (f"forecast: b (7 ± {deviation})" in about) == bool(deviation)
+        values[:] = np.random.default_rng(end).normal(5, 3, values.shape)
+    (tmp_path / "two.csv").write_text("y\n" + "0\n2\n" * 50)
+    assert "y (1 ± 1)" in "\n".join(load("csv", path=tmp_path / "two.csv", **SMALL).about)
+
+
+@pytest.mark.parametrize("argument", ["columns", "targets"])
+def test_a_column_of_text_is_answered_by_the_argument_that_chose_it(file, argument):
+    with pytest.raises(ValueError, match=f"; that is no column of numbers: choose other columns by {argument}$"):
+        load("csv", path=file, **{argument: "date"}, **SMALL)

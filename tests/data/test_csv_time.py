@@ -478,3 +478,47 @@ def test_times_in_numbers_are_shown_in_all_their_digits(time):
 def test_may_is_short_and_long(form, first):
     times = pd.date_range(first, periods=40)
     assert (read(*times.strftime(form))[0] == times.to_numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("freq", "known"), [("h", "1 hour"), ("D", "1 day"), ("B", "1 working day"), ("MS", "1 month")]
+)
+@pytest.mark.parametrize("multiple", [2, 3, 12])
+@pytest.mark.parametrize("missing", ["refuse", "interpolate", "last"])
+def test_a_multiple_of_the_known_step_is_another_step_and_no_gap(write, freq, known, multiple, missing):
+    times = pd.date_range("2016-07-29", periods=multiple * ROWS, freq=freq)
+    (series,) = load("csv", path=write(times[:ROWS], name="known.csv"), **SMALL).series
+    assert str(series.step) == known
+    options = {"missing": missing, "steps": {None: series.step}, **SMALL}
+    with pytest.raises(
+        ValueError, match=f"line 3, .* {known.replace('1', str(multiple))}s is the most frequent step of"
+    ):
+        load("csv", path=write(times[::multiple]), **options)
+    if missing != "refuse":  # a file with gaps only
+        kept = np.delete(np.arange(ROWS), np.r_[10:60:3, 70:80])
+        (found,) = load("csv", path=write(times[kept], VALUES[kept]), **options).series
+        assert (found.times == times[:ROWS].to_numpy()).all()
+        assert (found.filled[:, 0] == ~np.isin(np.arange(ROWS), kept)).all()
+
+
+def test_rows_out_of_order_within_a_named_series_are_told_from_the_row_above_of_it(tmp_path):
+    rows = [f"{time},{name},{number}" for number, time in enumerate(hours(count=50)) for name in ("north", "south")]
+    rows[41], rows[43] = rows[43], rows[41]
+    path = tmp_path / "long.csv"
+    path.write_text("\n".join(["when,shop,sold", *rows]))
+    with pytest.raises(ValueError, match=r"line 45, .* in the row above of series 'south'; sort") as refused:
+        load("csv", path=path, series="shop", **SMALL)
+    assert "several series" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("step", "shown_first"),
+    [("30min", "2016-07-29 22:00"), ("30s", "2016-07-29 22:00:00"), ("250ms", "2016-07-29 22:00:00.000000")],
+)
+def test_the_times_of_a_series_are_shown_in_one_form(write, step, shown_first):
+    times = hours("%Y-%m-%dT%H:%M:%S.%f", freq=step)
+    (series,) = load("csv", path=write(times), **SMALL).series
+    texts = series.shown_times(slice(None))
+    assert texts[0] == shown_first
+    assert set(map(len, texts)) == {len(shown_first)}
+    assert [pd.Timestamp(text) for text in texts] == [pd.Timestamp(time) for time in times]

@@ -60,7 +60,8 @@ def test_the_introduction_says_what_was_read():
         r"file: .*/series.csv, 100 rows, delimiter ',', names in the first row, utf-8",
         rf"observed: load; forecast: load \({mean:.4g} ± {deviation:.3g}\); not used: height",
         r"time: 2016-07-01 00:00 to 2016-07-05 03:00 in column 'time', step 1 hour",
-        r"training: 60 rows, 51 windows; validation: 15 rows, 6 windows; test: 20 rows, 11 windows",
+        r"training: 60 rows, 51 windows; validation: 15 rows, 6 windows; test: 20 rows, 11 windows; "
+        r"5 rows after them in no part",
     ):
         assert re.search(f"(?m)^{line}$", lines), line
 
