@@ -30,6 +30,7 @@ from .kernels.operators import (
     below_autograd,
     is_exported,
     is_recorded,
+    once_differentiable,
     operator,
     register_sweep,
     sweep_on_cuda,
@@ -244,7 +245,8 @@ class Dilate(Sweep):
     def backward(ctx, g, g_shape, g_temporal, *_):
         """Scale the derivatives; with ``create_graph=True`` make them again as a function with a derivative."""
         gradients, settings = (g, g_shape, g_temporal), ctx.settings
-        inputs, derivatives = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+        saved = ctx.saved_tensors  # once, for torch.utils.checkpoint
+        inputs, derivatives = saved[:7], saved[7:]
         if all(gradient is None for gradient in gradients):
             return (None,) * 8
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -255,6 +257,10 @@ class Dilate(Sweep):
             for wanted, d in zip(ctx.needs_input_grad[:3], derivatives, strict=True)
         )
         d_gamma, d_omega = None if d_gamma is None else d_gamma.sum(), None
+        if is_recorded():
+            d_x, d_y = (
+                d if d is None else once_differentiable(d, s) for d, s in zip((d_x, d_y), inputs, strict=False)
+            )
         if ctx.needs_input_grad[3]:
             weight = _add(None if g is None else (1 - settings.alpha) * g, g_temporal)
             d_omega = None if weight is None else _derivative_by_omega(inputs, settings.band, weight)
@@ -420,6 +426,8 @@ class DilateOfCosts(Sweep):
             _combine(gradients, d, ctx.alpha) if wanted else None
             for wanted, d in zip(ctx.needs_input_grad[:2], derivatives, strict=True)
         )
+        if is_recorded() and d_D is not None:
+            d_D = once_differentiable(d_D, D)
         return d_D, None if d_gamma is None else d_gamma.sum(), *(None,) * 8
 
 

@@ -115,7 +115,9 @@ def penalty(omega: Omega, pairs: Pairs) -> Penalty:
                     return Penalty(torch.from_numpy(_by_lag_on_cpu(omega, N, M)), None)
                 if device.type == "cuda" and (kept := _by_lag_on_gpu(device, omega, N, M)) is not None:
                     return Penalty(kept, None)
-            return Penalty(omega.by_lag(N, M, device) * (N * M) ** (-omega.power / 2), None)
+            by_lag = omega.by_lag(N, M, device)
+            cells = by_lag.new_ones(()) * N * M  # float64, also where torch.jit.trace makes tensors of sizes
+            return Penalty(by_lag * cells ** (-omega.power / 2), None)
         cells = (N if n is None else n) * (M if m is None else m)
         return Penalty(omega.by_lag(N, M, device), cells.double() ** (-omega.power / 2))
     if omega.shape != (N, M):

@@ -32,7 +32,7 @@ from torch import Tensor
 from . import simd
 from .cells import formulas
 from .jit import jit
-from .operators import differentiable, operator
+from .operators import differentiable, is_recorded, once_differentiable, operator
 from .simd import SLACK, flush_denormals, pointer, restore_denormals, row_loop
 from .workers import Memory, on_threads
 
@@ -345,17 +345,18 @@ def sweep_ctc(
 
 
 def _keep_derivative(ctx, inputs, output) -> None:
-    ctx.save_for_backward(output[1])
+    ctx.save_for_backward(inputs[0], output[1])
 
 
 def _scale_derivative(ctx, grad: Tensor, *_) -> tuple[Tensor | None, ...]:
     """The gradient where a graph calls the operator that was recorded (``torch.export``, ``make_fx``)."""
-    (derivative,) = ctx.saved_tensors
+    log_probs, derivative = ctx.saved_tensors
     if torch.is_grad_enabled() or not derivative.numel():
         raise NotImplementedError(
             "A recorded CTC can be differentiated once, if it was recorded with log_probs that require grad."
         )
-    return grad.unsqueeze(1) * derivative, *(None,) * 6
+    scaled = grad.unsqueeze(1) * derivative
+    return once_differentiable(scaled, log_probs) if is_recorded() else scaled, *(None,) * 6
 
 
 differentiable(sweep_ctc, _scale_derivative, _keep_derivative)

@@ -12,6 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from loss import (
     AsymmetricOmega,
@@ -20,6 +22,7 @@ from loss import (
     SoftDTWLoss,
     TangledDilateLoss,
     ctc_alignment,
+    ctc_loss,
     soft_dtw,
     soft_path,
 )
@@ -472,3 +475,116 @@ def test_soft_path_is_not_exported_with_a_gradient():
     net = _Trained(lambda p: soft_path(p.square(), 0.4).square().sum())
     with pytest.raises(Exception, match=r"soft_path cannot be exported with its gradient|Observed exception"):
         torch.export.export(net, (randn(4, 3, 2),), strict=False)
+
+
+# ------------------------------------------------------------------------------------ what lost a derivative silently
+
+
+def ctc_of(log_probs):
+    return ctc_loss(log_probs, [[1]], [5], [1])
+
+
+PENALISED = {
+    "soft-DTW": (SoftDTWLoss(0.7), pair(4, 3)),
+    "soft_dtw of costs": (lambda x, y: soft_dtw((x.unsqueeze(2) - y.unsqueeze(1)).square().sum(-1), 0.7), pair(4, 3)),
+    "tangled": (TangledDilateLoss(0.5, 0.7), pair(4, 3)),
+    "another cost": (SoftDTWLoss(0.7, cost="absolute"), pair(4, 3)),
+}
+
+
+@pytest.mark.parametrize(("function", "series"), PENALISED.values(), ids=PENALISED.keys())
+def test_the_pullback_of_vjp_can_be_differentiated_by_autograd(function, series):
+    x, y = series[0].requires_grad_(), series[1]
+
+    def penalised(gradient):
+        return torch.autograd.grad(x.square().sum() + gradient.square().sum(), x)[0]
+
+    value, pull = vjp(lambda p: function(p, y).sum(), x)
+    expected = torch.autograd.grad(function(x, y).sum(), x, create_graph=True)[0]
+    torch.testing.assert_close(penalised(pull(torch.ones_like(value))[0]), penalised(expected))
+    _, pull = vjp(lambda p: function(p, y).sum(), x.detach())
+    assert not pull(torch.ones_like(value))[0].requires_grad
+
+
+RECORDED = {
+    "make_fx": lambda criterion, x, y: make_fx(criterion)(x, y),
+    "export": lambda criterion, x, y: torch.export.export(criterion, (x, y)).module(),
+    "trace": lambda criterion, x, y: torch.jit.trace(criterion, (x, y)),
+    "compile": lambda criterion, x, y: torch.compile(criterion, backend="aot_eager"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of tracing
+@pytest.mark.parametrize("record", RECORDED.values(), ids=RECORDED.keys())
+@pytest.mark.parametrize("criterion", [SoftDTWLoss(0.7), DilateLoss(0.5, 0.7)])
+def test_recorded_losses_refuse_tangents(criterion, record):
+    x, y = pair(4, 3)
+    recorded = record(criterion, x, y)
+    torch.testing.assert_close(recorded(x, y), criterion(x, y))
+    with (
+        forward_ad.dual_level(),
+        pytest.raises((NotImplementedError, RuntimeError), match="A recorded loss has no forward-mode derivative"),
+    ):
+        recorded(forward_ad.make_dual(x, torch.ones_like(x)), y)
+
+
+def test_ctc_under_a_dispatch_mode_refuses_tangents():
+    log_probs = randn(5, 1, 3).log_softmax(-1)
+    with (
+        FlopCounterMode(display=False),
+        pytest.raises(NotImplementedError, match="no forward-mode derivative"),
+    ):
+        jvp(ctc_of, (log_probs,), (torch.ones_like(log_probs),))
+
+
+@pytest.mark.parametrize("name", ["soft-DTW", "DILATE", "DILATE of another cost", "CTC"])
+def test_compiled_losses_refuse_a_gradient_penalty(name):
+    x, y = pair(4, 3)
+    functions = {
+        "soft-DTW": (lambda x: SoftDTWLoss(0.7)(x, y), x),
+        "DILATE": (lambda x: DilateLoss(0.5, 0.7)(x, y), x),
+        "DILATE of another cost": (lambda x: DilateLoss(0.5, 0.7, cost="absolute")(x, y), x),
+        "CTC": (ctc_of, randn(5, 1, 3).log_softmax(-1)),
+    }
+    function, x = functions[name]
+    torch._dynamo.reset()
+    compiled, x = torch.compile(function, backend="aot_eager"), x.requires_grad_()
+    value = compiled(x)
+    (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+    torch.testing.assert_close(gradient, torch.autograd.grad(function(x), x)[0])
+    with pytest.raises(RuntimeError, match="double backward"):
+        torch.autograd.grad(value + gradient.square().sum(), x)
+
+
+@pytest.mark.parametrize("cost", ["squared", "absolute"])
+def test_forward_mode_of_a_series_with_an_infinity_is_nan_for_that_sample_alone(cost):
+    x, y = pair(4, 3)
+    criterion = SoftDTWLoss(0.7, "none", cost=cost)
+    expected = jvp(lambda p: criterion(p, y), (x,), (torch.ones_like(x),))
+    x[1, 0, 0] = torch.inf
+    found = jvp(lambda p: criterion(p, y), (x,), (torch.ones_like(x),))
+    for ours, finite in zip(found, expected, strict=True):
+        assert ours[1].isnan()
+        torch.testing.assert_close(ours[[0, 2]], finite[[0, 2]])
+
+
+@pytest.mark.parametrize("criterion", [SoftDTWLoss(0.7), DilateLoss(0.5, 0.7), DilateLoss(0.5, 0.7, cost="absolute")])
+def test_checkpointing_gives_the_same_gradient(criterion):
+    x, y = pair(4, 3)
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(criterion(x, y), x)
+    (found,) = torch.autograd.grad(checkpoint(criterion, x, y, use_reentrant=False), x)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore")  # of tracing
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_trace_computes_omega_in_float64_whatever_the_default_is(dtype):
+    x, y = pair(4, 3)
+    criterion = DilateLoss(0.0, 0.7)
+    torch.set_default_dtype(dtype)
+    try:
+        traced = torch.jit.trace(criterion, (x, y))(x, y)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(traced, criterion(x, y), rtol=1e-12, atol=0)
