@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends import backend_registry
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from loss import ctc_alignment, ctc_loss, pairwise_distances, soft_path
@@ -345,8 +345,16 @@ def _draw_forecast(axes: Axes, observed: NDArray, target: NDArray, prediction: N
 
 
 def _label_times(axes: Axes, times: Sequence[str]) -> None:
-    """Write the times of the steps below an axis of steps."""
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    """Write the times of the steps below an axis of steps: the days, where the view shows some, or any."""
+    midnight, (low, high) = " 00:00", axes.get_xlim()
+    seen = [step for step, time in enumerate(times) if low <= step <= high and time.endswith(midnight)]
+    if 1 < len(seen) < high - low:
+        ticks = seen[:: -(-len(seen) // 5)]
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    if all(time.endswith(midnight) for time in times):
+        times = [time.removesuffix(midnight) for time in times]
     axes.xaxis.set_major_formatter(
         lambda step, _: _literal(times[int(step)]).replace(" ", "\n") if 0 <= step < len(times) else ""
     )
@@ -367,9 +375,10 @@ def _future_figure(
     figure = Figure(figsize=(9, 2.6 * len(curves) + 0.7), layout="constrained")
     panels = figure.subplots(len(curves), squeeze=False)[:, 0]
     looks = _looks(next(iter(curves))[1][1])
+    observed = {"color": ROLE_COLOURS["input"], "linewidth": 1.5, "label": "observed"}
     for axes, (name, (past, forecasts, times)) in zip(panels, curves, strict=True):
-        last = len(past) - 1
-        axes.plot(np.arange(len(past)), past, color=ROLE_COLOURS["input"], linewidth=1.5, label="observed")
+        last = 0 if times is None else len(past) - 1  # without times, steps count from the last row of the file
+        axes.plot(np.arange(len(past)) - len(past) + 1 + last, past, **observed)
         axes.axvline(last, color="0.6", linewidth=0.8, linestyle=(0, (4, 3)))
         for loss, forecast in forecasts.items():
             look = looks[loss] | {"marker": ""}
@@ -377,7 +386,7 @@ def _future_figure(
         axes.set_ylabel(_literal(name))
         axes.margins(x=0.02)
         if times is None:
-            axes.set_xlabel("row, the last ones of the file and those after")
+            axes.set_xlabel("step after the last row of the file")
             axes.xaxis.set_major_locator(_whole_steps(10))
         else:
             _label_times(axes, times)
@@ -390,7 +399,7 @@ def _future_figure(
 
 def _learning_curve_figure(history: Sequence[Mapping[str, object]], units: str = "") -> Figure:
     validated = any("valid_loss" in record for record in history)
-    labels = METRIC_LABELS | ({"valid_loss": "training loss"} if validated else {})
+    labels = METRIC_LABELS | ({"valid_loss": "validation loss"} if validated else {})
     figure = Figure(figsize=(3.8 * len(labels), 3.8), layout="constrained")
     panels = figure.subplots(1, len(labels), sharex=True)
     looks = _loss_looks(history)
@@ -489,8 +498,11 @@ def _alignment_figure(
 def _draw_margins(above: Axes, beside: Axes, target: NDArray, prediction: NDArray, which: str) -> None:
     width = 0.7 * _line_width(max(len(target), len(prediction)))
     target_colour, prediction_colour = ROLE_COLOURS["target"], ROLE_COLOURS["prediction"]
-    above.plot(np.arange(len(target)), target, color=target_colour, linewidth=width)
-    beside.plot(prediction, np.arange(len(prediction)), color=prediction_colour, linewidth=width)
+    for axes, x, y, colour in (
+        (above, np.arange(len(target)), target, target_colour),
+        (beside, prediction, np.arange(len(prediction)), prediction_colour),
+    ):
+        axes.plot(x, y, color=colour, linewidth=width, marker="o" if len(x) == 1 else "")
     # One value scale for both.
     low, high = np.sort([*above.get_ylim(), *beside.get_xlim()])[[0, -1]]
     above.set_ylim(low, high)

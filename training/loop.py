@@ -196,6 +196,8 @@ def train_model(
     with _flushed_denormals(), _kept_random_state(net), bar:
         for epoch in range(start, epochs):
             if _out_of_patience(history, settings.patience):
+                if settings.print_every:
+                    write_lines([_patience_line(history, settings.patience)])
                 break
             batch_order = _seed_epoch(settings.seed, epoch)
             loader = batches(data_parallel.ShardedDataset(train_set), batch_size, batch_order)
@@ -506,6 +508,11 @@ def _out_of_patience(history: list[Record], patience: int | None) -> bool:
     return len(history) - 1 - history.index(best_record(history)) >= patience
 
 
+def _patience_line(history: list[Record], patience: int) -> str:
+    lowest, last = best_record(history)["epoch"], history[-1]["epoch"]
+    return f"stopped after epoch  {last}: no lower valid_loss than that of epoch  {lowest} in {patience} evaluations"
+
+
 def _check_finite(summary: _EpochSummary, epoch: int) -> None:
     if not np.isfinite(summary.mean):
         raise DivergenceError(
@@ -523,7 +530,7 @@ class _Lines:
 
     def __init__(self, write: Callable[[str], None], wanted: bool) -> None:
         self._write, self._last = write, perf_counter()
-        self._watches = wanted and not sys.stderr.isatty()
+        self._watches = wanted and not (sys.stderr and sys.stderr.isatty())
 
     def __call__(self, lines: list[str]) -> None:
         """Print lines together."""

@@ -167,6 +167,19 @@ def test_times_stand_below_the_steps_of_their_window(rng):
         assert labels == {step: f"day{row}\n{step}:00" for step in labels}
 
 
+@pytest.mark.parametrize(("hours", "labels"), [(1, ["2025-03-02", "2025-03-03", "2025-03-04"]), (24, None)])
+def test_days_are_labelled_where_the_view_shows_some(rng, hours, labels):
+    times = [str(np.datetime64("2025-03-01T20:00") + np.timedelta64(hours * step, "h")) for step in range(72)]
+    times = [time.replace("T", " ").replace("20:00", "00:00" if hours == 24 else "20:00") for time in times]
+    inputs, targets, forecasts = forecast_task(rng, samples=1, n_input=48, n_output=24)
+    axes = panels_of(plots._forecast_figure(inputs, targets, forecasts, [0], times=[times]))[0]
+    found = written_below(axes)
+    if labels:
+        assert [*found.values()] == [f"{day}\n00:00" for day in labels]
+    assert all(times[step].startswith(text.split("\n")[0]) for step, text in found.items())
+    assert 2 < len(found) < 7
+
+
 @pytest.mark.parametrize("with_times", [True, False])
 def test_forecasts_beyond_the_data_go_on_from_the_past(rng, tmp_path, with_times):
     past, forecasts = rng.normal(size=30), {loss: rng.normal(size=10) for loss in ("mse", "dilate")}
@@ -175,7 +188,8 @@ def test_forecasts_beyond_the_data_go_on_from_the_past(rng, tmp_path, with_times
     for level, axes in enumerate(figure.axes):
         assert curve_of(axes, "observed").get_ydata() == pytest.approx(past + level)
         for loss, label in (("mse", "MSE"), ("dilate", "DILATE")):
-            expected = np.c_[np.arange(29, 40), np.append(past[-1] + level, forecasts[loss])]
+            steps = np.arange(11) + (29 if with_times else 0)
+            expected = np.c_[steps, np.append(past[-1] + level, forecasts[loss])]
             assert curve_of(axes, label).get_xydata() == pytest.approx(expected)
         if with_times:
             labels = written_below(axes)
@@ -197,7 +211,7 @@ def test_learning_curves_show_the_validation_part_where_there_is_one_and_the_epo
         for epoch, value in losses.items()
     ]
     *_, axes = panels_of(plots._learning_curve_figure(history))
-    assert axes.get_title() == "training loss"
+    assert axes.get_title() == "validation loss"
     line, ring = axes.lines
     assert line.get_xydata() == pytest.approx(np.array([*losses.items()]))
     assert ring.get_xydata() == pytest.approx(np.array([[1, 1.0]]))
