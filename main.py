@@ -40,15 +40,16 @@ from training.experiment import (
     read_past,
     resolve_device,
     set_up_torch,
+    unknown_times,
 )
-from training.future import checkpoints_in, forecast_curves, forecast_table
+from training.future import checkpoints_in, filled_values, forecast_curves, forecast_table
 from training.interruption import continuation, interruptible
 from training.losses import LOSSES
 from training.run_folder import RunFolder, flattened, new_folder
 from training.settings import complaints, opened_folder, parse_args, settings_of
 from training.side_by_side import train_side_by_side
 from training.streams import usable_streams
-from training.table import introduction, results_table, whose_scaling
+from training.table import introduction, measured, results_table, whose_scaling
 
 DEFAULT_PLOT_SAMPLES = range(1, 6)
 
@@ -212,7 +213,7 @@ def evaluate(experiment: Experiment) -> dict[str, Record]:
         scores, predicted = eval_model(net, experiment.data.test, batch_size, return_predictions=True)
         name = checkpoint.get("settings", {}).get("loss", Path(path).stem)
         table = report(experiment, {name: scores}, {name: predicted})
-        print("\n".join([*whose_scaling(experiment), table]))
+        print("\n".join([*measured(experiment), *whose_scaling(experiment), table]))
     return {name: scores}
 
 
@@ -222,7 +223,8 @@ def forecast(args: argparse.Namespace) -> None:
         device = resolve_device(args.device)
         set_up_torch(args, device)
         checkpoints = checkpoints_in(args.forecast, args.losses)
-        past = read_past(args, load_forecaster(next(iter(checkpoints.values()))).data)
+        trained_on = load_forecaster(next(iter(checkpoints.values()))).data
+        past = read_past(args, trained_on)
         if data_parallel.rank() == 0:
             folder = RunFolder(Path(args.output)) if args.output else new_folder(f"{args.dataset}-forecast")
             if folder.forecast.exists():
@@ -230,7 +232,8 @@ def forecast(args: argparse.Namespace) -> None:
                     f"--output {folder.path} already holds {folder.forecast.name}: name another folder."
                 )
             folder.path.mkdir(parents=True, exist_ok=True)
-            forecast_beyond(checkpoints, past, device, folder, args)
+            print("\n".join([*past.about, *unknown_times(args, trained_on, past.series)]))
+            forecast_beyond(checkpoints, past.series, device, folder, args)
 
 
 def forecast_beyond(
@@ -248,8 +251,9 @@ def forecast_beyond(
         from evaluation.plots import plot_future
 
         plot_future(forecast_curves(forecasters, past, table), folder.path / "forecast.png", show=args.show)
-    horizon = next(iter(forecasters.values())).data.horizon
-    print(f"\nThe {horizon} steps after the last row of {args.data_path or args.dataset} are in {folder.forecast}")
+    trained_on, file = next(iter(forecasters.values())).data, args.data_path or args.dataset
+    print("\n".join(["", *filled_values(past, trained_on.input_length)]))
+    print(f"The {trained_on.horizon} steps after the last row of {file} are in {folder.forecast}")
 
 
 def draw(

@@ -352,11 +352,15 @@ def times_at(first: np.datetime64 | float, step: Step, positions: np.ndarray) ->
     return months.astype("datetime64[D]") + np.minimum(step.day, _last_days(months)) - 1 + (first - day)
 
 
-def shown_alike(times: np.ndarray, offset: str = "") -> list:
-    """Return times (...) as text of one form: with seconds, or parts of them, in all where one needs these."""
+def shown_alike(times: np.ndarray, offset: str = "", among: np.ndarray | None = None) -> list:
+    """Return times (...) as text of one form: with seconds, or parts of them, in all where one needs these.
+
+    `among` are all times that have this form, also those not shown; only `times` by default.
+    """
     if times.dtype.kind != "M":
         return np.reshape([shown(time) for time in times.ravel()], times.shape).tolist()
-    unit = next(unit for unit in ("m", "s", "us") if (times.astype(f"datetime64[{unit}]") == times).all())
+    among = times if among is None else np.concatenate([among.ravel(), times.ravel()])
+    unit = next(unit for unit in ("m", "s", "us") if (among.astype(f"datetime64[{unit}]") == among).all())
     texts = np.datetime_as_string(times, unit=unit)
     return np.char.add(np.char.replace(texts, "T", " "), offset).tolist()
 

@@ -187,8 +187,8 @@ class History:
     filled: np.ndarray | None
 
     def shown_times(self, rows: Sequence[int] | slice) -> list[str]:
-        """Return the times of some rows as text of one form."""
-        return shown_alike(self.times[rows], self.offset)
+        """Return the times of some rows as text, of one form for all rows."""
+        return shown_alike(self.times[rows], self.offset, among=self.times)
 
 
 @dataclass(frozen=True, eq=False)

@@ -901,7 +901,7 @@ PATHS = ("--resume", "--evaluate", "--forecast", "--output", "--data-path")
         (["--plot-variable", "x"], "--plot-variable cannot be given with --dataset synthetic, which names none."),
         (["--plot-samples", "500"], "--plot-samples must lie between 0 and 499, got 500."),
         (["--resume", "a", "--evaluate", "b"], "--resume and --evaluate cannot be given together."),
-        (["--resume", "nowhere"], "There is no run to continue in nowhere: "),
+        (["--resume", "nowhere"], "nowhere is no folder of a run: "),
         (["--evaluate", "none.pt"], "There is no checkpoint none.pt."),
     ],
 )

@@ -108,6 +108,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
+    if path.is_dir():
+        inside = min(path.glob("checkpoints/*.pt"), default=path / "checkpoints" / "mse.pt")
+        raise IsADirectoryError(f"{path} is a folder, but a checkpoint is wanted, such as {inside}.")
     content = path.read_bytes()
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

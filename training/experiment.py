@@ -4,11 +4,12 @@ import argparse
 import inspect
 import os
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from numba.core import event
 from torch import nn
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from data import DATASETS, ForecastData, load
 from data.arguments import called_by_flags
-from data.csv_dataset import read_histories
+from data.csv_dataset import Histories, read_histories
 from data.windows import Fingerprint, History, WindowDataset
 from evaluation.metrics import evaluate_forecasts
 from models import build_model
@@ -29,6 +30,7 @@ from .losses import LOSSES
 from .units import check_season
 
 __all__ = [
+    "HOW_WRITTEN",
     "Experiment",
     "announced_compilation",
     "at_a_time",
@@ -40,6 +42,7 @@ __all__ = [
     "read_past",
     "resolve_device",
     "set_up_torch",
+    "unknown_times",
 ]
 
 LOADER_FLAGS = {
@@ -59,7 +62,8 @@ LOADER_FLAGS = {
     "series": "csv_series",
     "missing": "csv_missing",
 }
-
+# Of a CSV file, which may be written in another way when an earlier network is used on it.
+HOW_WRITTEN = ("delimiter", "decimal", "thousands", "encoding", "header", "missing")
 
 VALIDATED = ("csv", "traffic")  # whose weights are chosen on the validation part, as the paper's are
 
@@ -203,11 +207,12 @@ def prepare(args: argparse.Namespace) -> Experiment:
 def _load_data(args: argparse.Namespace, trained_on: DataRecord | None) -> ForecastData:
     """Load the data, for a network that was trained before by the scaling of its own."""
     options, path = _options(args), args.evaluate
+    earlier = args.resume or (path if trained_on else None)
     if trained_on and trained_on.scaling is not None:
         options["scaling"] = trained_on.scaling
     if trained_on and trained_on.steps:
         options["steps"] = trained_on.known_steps
-    with called_by_flags({**FLAGS, "scaling": f"the scaling in {path}"}):
+    with _reading(args, earlier, scaling=f"the scaling in {path}"):
         data = load(args.dataset, **options)
     if trained_on:
         _check_columns(args, trained_on, data.columns)
@@ -218,6 +223,19 @@ def _load_data(args: argparse.Namespace, trained_on: DataRecord | None) -> Forec
     return data
 
 
+@contextmanager
+def _reading(args: argparse.Namespace, earlier: str | None, **names: str) -> Iterator[None]:
+    """Let the errors of the loaders speak of flags; where an earlier run gave these, of that run and of the file."""
+    settled = set(LOADER_FLAGS) - ({"path"} if args.resume else {"path", *HOW_WRITTEN})
+    with called_by_flags({**FLAGS, **names}, fixed=settled if earlier else ()):
+        try:
+            yield
+        except ValueError as problem:
+            if not earlier or args.data_path is None or args.data_path in str(problem):
+                raise
+            raise ValueError(f"{args.data_path}, read with the settings of {earlier}: {problem}") from None
+
+
 def _check_columns(args: argparse.Namespace, trained_on: DataRecord, columns: Sequence[str]) -> None:
     if trained_on.columns != tuple(columns):
         before, now = (", ".join(names) for names in (trained_on.columns, columns))
@@ -225,26 +243,42 @@ def _check_columns(args: argparse.Namespace, trained_on: DataRecord, columns: Se
         raise ValueError(f"{args.data_path} has the columns {now}, but {path} was trained on {before}.")
 
 
-def read_past(args: argparse.Namespace, trained_on: DataRecord) -> tuple[History, ...]:
+def read_past(args: argparse.Namespace, trained_on: DataRecord) -> Histories:
     """Read the series that forecasts go on from: of any length, for nothing is trained or measured on them.
 
     Raises:
         ValueError, TypeError, OSError: If the file cannot be read, has other columns or steps in time than the
-            training's, or a series is shorter than the observed window.
+            training's, a series is shorter than the observed window, or more than half of a column in it was filled.
     """
     if args.dataset != "csv":
         raise ValueError(f"--forecast needs a checkpoint of --dataset csv, but {args.forecast} is of {args.dataset}.")
     known = inspect.signature(read_histories).parameters
     options = {option: value for option, value in _options(args).items() if option in known}
-    with called_by_flags(FLAGS):
+    with _reading(args, args.forecast):
         read = read_histories(**options, steps=trained_on.known_steps, usual_time=trained_on.time_column)
     _check_columns(args, trained_on, read.names)
+    length = trained_on.input_length
     for series in read.series:
-        if len(series.values) < trained_on.input_length:
-            of = "" if series.name is None else f" of series {series.name!r}"
-            needs = f"{args.forecast} needs at least {trained_on.input_length}, the --input-length of its training"
+        of = "" if series.name is None else f" of series {series.name!r}"
+        if len(series.values) < length:
+            needs = f"{args.forecast} needs at least {length}, the --input-length of its training"
             raise ValueError(f"{args.data_path} has {len(series.values)} rows{of}, but {needs}.")
-    return read.series
+        filled = np.zeros(1) if series.filled is None else series.filled[-length:].sum(axis=0)
+        if 2 * filled.max() > length:
+            lacks = f"{filled.max()} of the last {length} values of column {read.names[filled.argmax()]!r}{of}"
+            raise ValueError(
+                f"{args.data_path} lacks {lacks}, more than half of what a forecast goes on from: fill them, or "
+                "leave out the rows at the end that lack them."
+            )
+    return read
+
+
+def unknown_times(args: argparse.Namespace, trained_on: DataRecord, series: Sequence[History]) -> list[str]:
+    """A line that says so where rows have no times, but had in the training."""
+    if not trained_on.steps or series[0].times is not None:
+        return []
+    steps = ", ".join(sorted({str(step) for step in trained_on.known_steps.values()}))
+    return [f"times: not known in {args.data_path}, so its rows are taken as the steps of the training, {steps}"]
 
 
 def _options(args: argparse.Namespace) -> dict[str, object]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.csv_time import RowError, Step, first_gap, read_numbered_times, read_times, shown, steps_of, times_at
+from data.csv_time import RowError, Step, first_gap, read_numbered_times, read_times, shown_alike, steps_of, times_at
 from data.windows import History, Scaling, WindowDataset
 
 from .checkpoint import CheckpointError, load_checkpoint
@@ -88,9 +88,11 @@ class Forecaster:
                 has = f"has {names.count(name)} columns {name!r}" if name in names else f"has no {name!r}"
                 raise ValueError(f"history must have the columns {', '.join(columns)}, but {has}.")
         if self.data.series_column in names:
-            others = {str(name).strip() for name in table[self.data.series_column]} - {series}
+            there = {str(name).strip() for name in table[self.data.series_column]}
+            others = there - {series}
             if others:
-                raise ValueError(f"history must hold the series {series!r} only, but also holds {min(others)!r}.")
+                also = "also " * (len(others) < len(there))
+                raise ValueError(f"history must hold the series {series!r} only, but {also}holds {min(others)!r}.")
         return table[list(columns)]
 
 
@@ -196,27 +198,30 @@ def forecast_rows(forecaster: Forecaster, all_series: Sequence[History]) -> list
 
     Returns:
         The rows of a table: names, then a row for each step, with the name of the series if there are several, its
-        time, or its number where the file has no times, and the forecast of each target.
+        time, or its number where the file has no times, and the forecast of each target. Series and times have the
+        names of their columns in the file; numbers of steps are called "step".
 
     Raises:
         ValueError: As `Forecaster.predict` says, or the file has times, but a single row, which tells no step.
     """
-    several, time_column = all_series[0].name is not None, all_series[0].time_column
-    table = [[*["series"] * several, time_column or "step", *forecaster.data.targets]]
-    for series in all_series:
+    first = all_series[0]
+    several, horizon = first.name is not None, forecaster.data.horizon
+    table = [[*[first.series_column] * several, first.time_column or "step", *forecaster.data.targets]]
+    if first.times is None:
+        times = [[str(step) for step in range(1, horizon + 1)]] * len(all_series)
+    else:
+        after = np.stack([_times_after(series, horizon) for series in all_series])
+        times = shown_alike(after, first.offset, among=np.concatenate([series.times for series in all_series]))
+    for series, of_series in zip(all_series, times, strict=True):
         forecast = forecaster.predict(series.values, series.name)
-        times = _times_after(series, len(forecast))
-        for time, values in zip(times, forecast.tolist(), strict=True):
+        for time, values in zip(of_series, forecast.tolist(), strict=True):
             table.append([*[series.name] * several, time, *map(repr, values)])
     return table
 
 
-def _times_after(series: History, count: int) -> list[str]:
-    """The times of the steps after a series, or their numbers."""
-    if series.times is None:
-        return [str(step) for step in range(1, count + 1)]
+def _times_after(series: History, count: int) -> np.ndarray:
+    """The times of the steps after a series."""
     if not series.step.size:
         raise ValueError(f"column {series.time_column!r} must hold at least 2 times, which tell the step, not 1.")
     # Not from the last row, whose day of the month may be a shorter month's last one.
-    positions = len(series.times) + np.arange(count)
-    return [shown(time, series.offset) for time in times_at(series.times[0], series.step, positions)]
+    return times_at(series.times[0], series.step, len(series.times) + np.arange(count))

@@ -12,7 +12,7 @@ from .checkpoint import load_checkpoint
 from .forecaster import Forecaster, forecast_rows
 from .run_folder import RunFolder
 
-__all__ = ["checkpoints_in", "forecast_curves", "forecast_table"]
+__all__ = ["checkpoints_in", "filled_values", "forecast_curves", "forecast_table"]
 
 PAST_HORIZONS = 3  # in the figure
 
@@ -39,20 +39,42 @@ def forecast_table(forecasters: Mapping[str, Forecaster], past: Sequence[History
 
     Returns:
         The rows of `forecast_rows`; those of several losses are joined, with the losses behind the variables' names.
+        Where a variable has the name of the column of series or times, "(series)" or "(time)" follows the latter.
 
     Raises:
         ValueError: As `Forecaster.predict` says.
     """
     tables = {loss: forecast_rows(forecaster, past) for loss, forecaster in forecasters.items()}
-    if len(tables) == 1:
-        return next(iter(tables.values()))
     targets = len(next(iter(forecasters.values())).data.targets)
-    for loss, (head, *_) in tables.items():
-        head[-targets:] = [f"{name} {loss}" for name in head[-targets:]]
-    return [
+    if len(tables) > 1:
+        for loss, (head, *_) in tables.items():
+            head[-targets:] = [f"{name} {loss}" for name in head[-targets:]]
+    head, *body = (
         [*rows[0][:-targets], *(cell for row in rows for cell in row[-targets:])]
         for rows in zip(*tables.values(), strict=True)
-    ]
+    )
+    return [_told_apart(head, len(tables) * targets), *body]
+
+
+def _told_apart(head: list[str], variables: int) -> list[str]:
+    """Column names of which none is there twice; the last ones are of variables."""
+    names = head[-variables:]
+    for name, what in zip(reversed(head[:-variables]), ("time", "series"), strict=False):
+        while name in names:
+            name = f"{name} ({what})"
+        names = [name, *names]
+    return names
+
+
+def filled_values(past: Sequence[History], length: int) -> list[str]:
+    """A line for each series of which some of the last values, that the network observes, were filled in."""
+    lines = []
+    for series in past:
+        window = None if series.filled is None else series.filled[-length:]
+        if window is not None and window.any():
+            of = "" if series.name is None else f" of series {series.name!r}"
+            lines.append(f"filled in the last {length} rows{of}: {window.sum()} of {window.size} values")
+    return lines
 
 
 def forecast_curves(

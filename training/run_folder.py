@@ -103,7 +103,7 @@ class RunFolder:
             ValueError: If the file is damaged.
         """
         if not self.config.exists():
-            raise FileNotFoundError(f"There is no run to continue in {self.path}: {self.config} is missing.")
+            raise FileNotFoundError(f"{self.path} is no folder of a run: {self.config} is missing.")
         try:
             return dict(json.loads(self.config.read_text())["settings"])
         except (ValueError, TypeError, KeyError):

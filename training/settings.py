@@ -15,7 +15,7 @@ from models import GRUS, MODELS
 from . import data_parallel
 from .checkpoint import Record, load_checkpoint
 from .data_record import record_in
-from .experiment import VALIDATED, Experiment, flag, ran_out_of_memory
+from .experiment import HOW_WRITTEN, LOADER_FLAGS, VALIDATED, Experiment, flag, ran_out_of_memory
 from .losses import LOSSES_OF_TABLE_1
 from .run_folder import RunFolder, Settings, flattened, new_folder
 from .streams import say
@@ -27,8 +27,9 @@ NOT_STORED = (*MODES, "output", "jobs")
 MOVED = ("data_path", "device")  # what may be elsewhere on another machine
 REPORT = ("plot_samples", "plot_variable", "plots", "save_predictions", "season", "show")
 CHANGED_BY_RESUME = ("cuda_graph", "epochs", "jobs", "patience", *REPORT, "threads", *MOVED)
-CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "season", "threads")
-CHANGED_BY_FORECAST = ("data_path", "device", "output", "plots", "show", "threads")
+WRITTEN = tuple(LOADER_FLAGS[option] for option in HOW_WRITTEN)
+CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "season", "threads", *WRITTEN)
+CHANGED_BY_FORECAST = ("data_path", "device", "output", "plots", "show", "threads", *WRITTEN)
 # Before there was a flag.
 DEFAULTS_OF_MISSING_KEYS = {
     "gru": "torch",

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from data.csv_time import shown_alike
 from evaluation.paper import (
     PAPER_ALPHA,
     PAPER_GAMMA,
@@ -13,10 +16,10 @@ from evaluation.paper import (
 )
 
 from . import data_parallel
-from .experiment import Experiment
+from .experiment import Experiment, unknown_times
 from .run_folder import METRICS
 
-__all__ = ["introduction", "results_table", "whose_scaling"]
+__all__ = ["introduction", "measured", "results_table", "whose_scaling"]
 
 MOST_TARGETS = 10
 
@@ -36,6 +39,28 @@ def introduction(experiment: Experiment) -> str:
         f"losses: {', '.join(args.losses)} (alpha {args.alpha:g}, gamma {args.gamma:g})",
     ]
     return "\n".join(lines)
+
+
+def measured(experiment: Experiment) -> list[str]:
+    """Lines that say what an evaluation of a CSV file reads, and what of it is measured; none for other data."""
+    args, data = experiment.args, experiment.data
+    if not data.series:
+        return []
+    length, rows = data.input_length + data.horizon, 0
+    first, last = [], []
+    for series in data.series:
+        ends = series.test_starts[0], series.test_starts[-1] + length
+        rows += ends[1] - ends[0]
+        if series.times is not None:
+            first.append(series.times[ends[0]])
+            last.append(series.times[ends[1] - 1])
+    times = shown_alike(np.array([min(first), max(last)]), data.series[0].offset) if first else []
+    span = f", {' to '.join(times)}" if times else ""
+    return [
+        *data.about,
+        *(unknown_times(args, experiment.trained_on, data.series) if experiment.trained_on else []),
+        f"measured: {len(data.test):,} windows of the test part, {rows:,} rows{span}",
+    ]
 
 
 def whose_scaling(experiment: Experiment) -> list[str]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from data import ForecastData
+from data.csv_time import shown_alike
 from data.windows import Scaling
 from evaluation.metrics import evaluate_forecasts
 
@@ -111,6 +112,8 @@ def arrays(data: ForecastData, forecasts: Mapping[str, Tensor]) -> dict[str, np.
     if data.series and data.series[0].name is not None:
         found["series"] = np.repeat([one.name for one in data.series], [len(one.test_starts) for one in data.series])
     if data.series and data.series[0].times is not None:
-        windows = range(len(data.test))
-        found["times"] = np.array([times_of(data, window)[-data.horizon :] for window in windows])
+        steps = data.input_length + np.arange(data.horizon)
+        times = np.concatenate([one.times[one.test_starts[:, None] + steps] for one in data.series])
+        every = np.concatenate([one.times for one in data.series])
+        found["times"] = np.array(shown_alike(times, data.series[0].offset, among=every))
     return found

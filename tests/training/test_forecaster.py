@@ -447,13 +447,16 @@ def test_each_series_of_a_file_is_forecast(in_folder):
     path = "run/checkpoints/mse.pt"
     forecast("--forecast", path, "--output", "out")
     table = forecasts_in("out")
-    assert list(table.columns) == ["series", "step", "sold"]
+    assert list(table.columns) == ["shop", "step", "sold"]
     shops = pd.read_csv("shops.csv")
     for name, _, _ in SHOPS:
         expected = load_forecaster(path).predict(shops[shops["shop"] == name], name)
-        assert (table.loc[table["series"] == name, "sold"].to_numpy() == expected[:, 0]).all()
+        assert (table.loc[table["shop"] == name, "sold"].to_numpy() == expected[:, 0]).all()
         with pytest.raises(ValueError, match=f"history must hold the series '{name}' only, but also holds"):
             load_forecaster(path).predict(shops, name)
+        (other,) = {shop for shop, _, _ in SHOPS} - {name}
+        with pytest.raises(ValueError, match=f"history must hold the series '{name}' only, but holds '{other}'"):
+            load_forecaster(path).predict(shops[shops["shop"] == other], name)
     main(parse_args(["--evaluate", path, "--data-path", "shops.csv"]))
 
 
@@ -489,3 +492,157 @@ def test_a_forecast_that_cannot_be_made_is_one_sentence(in_folder, capsys):
         capsys, "--forecast", path, "--output", "out"
     )
     assert (in_folder / "out/forecast.csv").read_bytes() == before
+
+
+def said(capsys, *flags):
+    capsys.readouterr()
+    forecast(*flags)
+    return capsys.readouterr().out
+
+
+def waves_without(rows, values, freq="h", name="newer.csv"):
+    """A file with times and a column y, without some rows and some values of others."""
+    table = pd.DataFrame(
+        {"when": pd.date_range("2016-07-01", periods=120, freq=freq), "y": np.sin(0.4 * np.arange(120))}
+    )
+    table.loc[values, "y"] = np.nan
+    table.drop(index=rows).to_csv(name, index=False)
+
+
+def test_what_is_read_to_forecast_or_to_evaluate_is_said_as_in_a_training(in_folder, capsys):
+    waves_without([], [], name="all.csv")
+    main(parse_args([*flags_of("all.csv", ["y"], ["y"]), "--split", "50", "20", "30", "--output", "run"]))
+    waves_without([40, 41], [7, 115])
+    given = ["run/checkpoints/mse.pt", "--data-path", "newer.csv", "--csv-missing", "interpolate"]
+    evaluated = said(capsys, "--evaluate", *given)
+    ahead = said(capsys, "--forecast", *given)
+    for printed in (evaluated, ahead):
+        for line in (
+            r"file: .*/newer.csv, 118 rows, delimiter ',', names in the first row, utf-8",
+            r"observed: y; forecast: y.*",
+            r"time: 2016-07-01 00:00 to 2016-07-05 23:00 in column 'when', step 1 hour",
+            r"filled by interpolation: 2 missing rows, 2 missing values in other rows",
+        ):
+            assert re.search(f"(?m)^{line}$", printed), line
+    assert "; test: 30 rows, 21 windows; 20 rows after them in no part\n" in evaluated
+    assert "\nmeasured: 21 windows of the test part, 30 rows, 2016-07-03 22:00 to 2016-07-05 03:00\n" in evaluated
+    assert "\nfilled in the last 6 rows: 1 of 6 values\n" in ahead
+
+
+@pytest.mark.parametrize("how", ["interpolate", "last"])
+@pytest.mark.parametrize("filled", [0, 1, 3, 4, 5])
+@pytest.mark.parametrize("rows", [True, False])
+def test_a_window_of_which_more_than_half_was_filled_is_not_forecast_from(in_folder, capsys, how, filled, rows):
+    waves_without([], [], name="all.csv")
+    main(parse_args([*flags_of("all.csv", ["y"], ["y"]), "--output", "run"]))
+    lost = list(range(119 - filled, 119))
+    waves_without(lost if rows else [], [] if rows else lost)
+    flags = ["--forecast", "run", "--data-path", "newer.csv", "--csv-missing", how, "--output", "out"]
+    if filled > 3:
+        sentence = refusal(capsys, *flags)
+        assert re.search(f"newer.csv lacks {filled} of the last 6 values of column 'y', more than half", sentence)
+        assert not Path("out").exists()
+    else:
+        assert (f"filled in the last 6 rows: {filled} of 6 values\n" in said(capsys, *flags)) == bool(filled)
+
+
+def test_rows_without_times_are_said_to_be_taken_as_the_steps_of_the_training(in_folder, capsys):
+    waves_without([], [], name="all.csv")
+    main(parse_args([*flags_of("all.csv", ["y"], ["y"]), "--output", "run"]))
+    pd.read_csv("all.csv")[["y"]].to_csv("newer.csv", index=False)
+    for mode in ("--forecast", "--evaluate"):
+        line = r"(?m)^times: not known in .*/newer.csv, so its rows are taken as the steps of the training, 1 hour$"
+        flags = [mode, "run/checkpoints/mse.pt", "--data-path"]
+        assert re.search(line, said(capsys, *flags, "newer.csv"))
+        assert "times: not known" not in said(capsys, *flags, "all.csv")
+
+
+@pytest.mark.parametrize(
+    ("losses", "renamed", "lead"),
+    [
+        ("mse", {}, ["shop", "when"]),
+        ("mse dilate", {}, ["shop", "when"]),
+        ("mse", {"sold": "series"}, ["shop", "when"]),
+        ("mse", {"sold": "step"}, ["shop", "when"]),
+        ("mse", {"when": "series", "shop": "step"}, ["step", "series"]),
+        ("mse", {"sold": "step", "when": None}, ["shop", "step (time)"]),
+        ("mse dilate", {"sold": "step", "when": None}, ["shop", "step"]),
+        (
+            "mse",
+            {"sold": "step", "when": None, "shop": "step (time)"},
+            ["step (time) (series)", "step (time)"],
+        ),
+        ("mse", {"sold": "a", "when": "a mse"}, ["shop", "a mse"]),
+        ("mse dilate", {"sold": "a", "when": "a mse"}, ["shop", "a mse (time)"]),
+        ("mse dilate", {"sold": "a", "shop": "a dilate"}, ["a dilate (series)", "when"]),
+    ],
+)
+def test_no_two_columns_of_a_forecast_share_a_name(in_folder, losses, renamed, lead):
+    write_shops(in_folder / "shops.csv")
+    shops = pd.read_csv("shops.csv").assign(when=[*pd.date_range("2016-07-01", periods=120, freq="h")] * 2)
+    shops = shops.rename(columns={name: new for name, new in renamed.items() if new})
+    shops.drop(columns=[name for name, new in renamed.items() if not new]).to_csv("shops.csv", index=False)
+    names = {name: renamed.get(name, name) for name in ("shop", "sold")}
+    flags = flags_of("shops.csv", [names["sold"]], [names["sold"]])
+    flags[flags.index("--losses") + 1 : flags.index("--losses") + 2] = losses.split()
+    main(parse_args([*flags, "--csv-series", names["shop"], "--output", "run"]))
+    head = Path("run/forecast.csv").read_text().splitlines()[0].split(",")
+    targets = [f"{names['sold']} {loss}" for loss in losses.split()] if " " in losses else [names["sold"]]
+    assert head == [*lead, *targets]
+    assert len(set(head)) == len(head)
+
+
+def test_the_times_of_a_forecast_and_of_predictions_have_one_form(in_folder):
+    for freq, length in (("30min", 16), ("30s", 19), ("250ms", 26)):
+        waves_without([], [], freq)
+        flags = [*flags_of("newer.csv", ["y"], ["y"]), "--save-predictions", "--output", f"run-{freq}"]
+        main(parse_args(flags))
+        with np.load(f"run-{freq}/predictions.npz") as saved:
+            times = saved["times"]
+        for column, first in ((forecasts_in(f"run-{freq}")["when"], 120), (times[0].tolist(), 102)):
+            assert {len(time) for time in column} == {length}
+            expected = pd.date_range("2016-07-01", periods=124, freq=freq)[first : first + 4]
+            assert [pd.Timestamp(time) for time in column] == expected.tolist()
+
+
+def test_a_newer_file_may_be_written_in_another_way(in_folder, capsys):
+    waves_without([], [], name="all.csv")
+    main(parse_args([*flags_of("all.csv", ["y"], ["y"]), "--output", "run"]))
+    pd.read_csv("all.csv").to_csv("newer.csv", index=False, sep=";", decimal=",", encoding="utf-16-le", na_rep="-")
+    flags = ["--data-path", "newer.csv", "--csv-delimiter", ";", "--csv-decimal", ",", "--csv-encoding", "utf-16-le"]
+    flags += ["--csv-header", "--csv-missing", "last", "--csv-thousands", "."]
+    assert "decimal mark ','" in said(capsys, "--evaluate", "run/checkpoints/mse.pt", *flags)
+    forecast("--forecast", "run", *flags, "--output", "out")
+    assert Path("out/forecast.csv").read_text() == Path("run/forecast.csv").read_text()
+
+
+@pytest.mark.parametrize("mode", ["--forecast", "--evaluate", "--resume"])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda table: table.rename(columns={"y": "z"}), "newer.csv, read with the settings of run.* names 'y', but"),
+        (lambda table: table[["y"]].astype(str) + "x?", r"newer.csv, line 2, column 'y' holds '\S+', [^;]*; [^;]*$"),
+        (lambda table: table.iloc[::-1], "newer.csv, line 3, .* the network was trained on steps of 1 hour"),
+    ],
+)
+def test_a_file_that_an_earlier_run_cannot_read_is_named_without_advice_on_flags(
+    in_folder, capsys, mode, change, sentence
+):
+    waves_without([], [], name="all.csv")
+    main(parse_args([*flags_of("all.csv", ["y"], ["y"]), "--output", "run"]))
+    change(pd.read_csv("all.csv")).to_csv("newer.csv", index=False)
+    path = "run" if mode == "--resume" else "run/checkpoints/mse.pt"
+    found = refusal(capsys, mode, path, "--data-path", "newer.csv")
+    assert re.search(sentence, found.strip()) or mode == "--resume"
+    assert "newer.csv" in found
+    assert not re.search("(by|give) --csv-(columns|targets|series|time)", found)
+
+
+def test_a_folder_in_place_of_a_checkpoint_is_told_one_and_a_folder_of_no_run_that_it_is_none(in_folder, capsys):
+    trained(in_folder)
+    sentence = "run is a folder, but a checkpoint is wanted, such as run/checkpoints/mse.pt."
+    assert sentence in refusal(capsys, "--evaluate", "run")
+    with pytest.raises(IsADirectoryError, match=re.escape(sentence)):
+        load_forecaster("run")
+    Path("empty").mkdir()
+    assert "empty is no folder of a run: empty/config.json is missing" in refusal(capsys, "--forecast", "empty")
