@@ -271,18 +271,21 @@ def draw(
 
     folder.figures.mkdir(exist_ok=True)
     data, names = experiment.data, record_of(experiment.data).targets
-    shown = {"show": args.show, "name": names[variable] if names else ""}
+    places = [units.place_of(data, sample) for sample in samples]
+    times = [of_one for _, of_one in places]
+    titles = [", ".join(filter(None, (names[variable] if names else "", series))) for series, _ in places]
     past, targets, *predicted = (
         units.in_units(data, values)[..., [variable]]
         for values in (units.past_of(data), test.targets, *forecasts.values())
     )
-    times = [units.times_of(data, sample) for sample in samples]
     in_units = dict(zip(forecasts, predicted, strict=True))
     path = folder.figures / "forecasts.png"
-    plot_forecasts(past, targets, in_units, path, samples, times=None if None in times else times, **shown)
+    name = titles if places[0][0] else titles[0]
+    shown = {"show": args.show, "name": name, "times": None if None in times else times}
+    plot_forecasts(past, targets, in_units, path, samples, **shown)
     path, scaled = folder.figures / "learning_curves.png", units.scaling_of(data) is not None
     plot_learning_curves(flattened(histories), path, show=args.show, units="in scaled units" if scaled else "")
-    first, shown["variable"] = samples[0], variable
+    first, shown = samples[0], {"show": args.show, "name": titles[0], "variable": variable}
     if (scaling := units.scaling_of(data, first)) is not None:
         shown |= {"mean": float(scaling.mean.flatten()[variable]), "std": float(scaling.std.flatten()[variable])}
     for loss, forecast in forecasts.items():

@@ -80,7 +80,7 @@ def plot_forecasts(
     sample_ids: Sequence[int],
     show: bool = False,
     variable: int = 0,
-    name: str = "",
+    name: str | Sequence[str] = "",
     times: Sequence[Sequence[str]] | None = None,
 ) -> list[Path]:
     """Draw the forecasts of several networks side by side: a row per sample, a panel per training loss.
@@ -100,7 +100,7 @@ def plot_forecasts(
         sample_ids: Indices along S of the samples to draw.
         show: Also show the figures on screen, one after the other, where `show_available`.
         variable: Which of the targets' variables to draw, counted from 0.
-        name: Its name, put beside each row.
+        name: Its name, put beside each row; or a name for each of ``sample_ids``.
         times: For each of ``sample_ids`` the times of its N_input + N_output steps, put below its row.
 
     Returns:
@@ -118,14 +118,17 @@ def plot_forecasts(
     forecasts = _forecast_arrays(forecasts, targets.shape)
     _check_variable(variable, min(inputs.shape[2], targets.shape[2]))
     ids = _check_sample_ids(sample_ids, len(targets))
+    if not isinstance(name, str) and len(name) != len(ids):
+        raise ValueError(f"name must be one, or one for each of the {len(ids)} samples, not {len(name)} names.")
     path, written = Path(path), []
     for first in range(0, len(ids), ROWS_PER_FIGURE):
         page = ids[first : first + ROWS_PER_FIGURE]
         chosen = {loss: series[page] for loss, series in forecasts.items()}
+        names = name if isinstance(name, str) else name[first : first + ROWS_PER_FIGURE]
         stamps = None if times is None else times[first : first + ROWS_PER_FIGURE]
         file = path.with_name(f"{path.stem}-{len(written) + 1}{path.suffix}") if written else path
         with _house_style():
-            figure = _forecast_figure(inputs[page], targets[page], chosen, page, variable, name, stamps)
+            figure = _forecast_figure(inputs[page], targets[page], chosen, page, variable, names, stamps)
             written.append(_finish(figure, file, show))
     return written
 
@@ -302,7 +305,7 @@ def _forecast_figure(
     forecasts: dict[str, NDArray],
     sample_ids: Sequence[int],
     variable: int = 0,
-    name: str = "",
+    name: str | Sequence[str] = "",
     times: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
     rows, columns = len(targets), len(forecasts)
@@ -319,8 +322,9 @@ def _forecast_figure(
         place = {"xytext": (0, 20), "textcoords": "offset points", "ha": "center", "va": "bottom"}
         column[0].annotate(head, (0.5, 1), xycoords="axes fraction", fontsize=12, fontweight="bold", **place)
         column[-1].set_xlabel("time step" if times is None else "")
-    for axes, sample in zip(panels[:, 0], sample_ids, strict=True):
-        lines = [f"test sample {sample}", _literal(name), _which(variable, targets)]
+    names = [name] * rows if isinstance(name, str) else name
+    for axes, sample, of_row in zip(panels[:, 0], sample_ids, names, strict=True):
+        lines = [f"test sample {sample}", _literal(of_row), _which(variable, targets)]
         axes.set_ylabel("\n".join(filter(None, lines)))
     figure.align_ylabels(panels[:, 0])
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)

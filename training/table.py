@@ -22,6 +22,7 @@ from .run_folder import METRICS
 __all__ = ["introduction", "measured", "results_table", "whose_scaling"]
 
 MOST_TARGETS = 10
+MOST_SERIES = 10
 
 
 def introduction(experiment: Experiment) -> str:
@@ -111,18 +112,21 @@ def results_table(
 def _units_table(
     experiment: Experiment, results: Mapping[str, Mapping[str, float]], errors: Sequence[Mapping[str, str | float]]
 ) -> list[str]:
-    columns = list(dict.fromkeys(row["column"] for row in errors))
+    columns, series = (list(dict.fromkeys(row.get(name, "") for row in errors)) for name in ("column", "series"))
     chosen = _chosen_epochs(results)
-    several = len(columns) > 1
+    several, by_series = len(columns) > 1, 1 < len(series) <= 1 + MOST_SERIES
     metrics = ("mae", *METRICS)
-    rows = [[*["column"] * several, "loss", *["epoch"] * bool(chosen), *map(str.upper, metrics)]]
+    head = [*["column"] * several, *["series"] * by_series, "loss", *["epoch"] * bool(chosen)]
+    rows = [[*head, *map(str.upper, metrics)]]
     for row in errors:
-        if row["column"] in columns[:MOST_TARGETS]:
+        if row["column"] in columns[:MOST_TARGETS] and (by_series or not row.get("series")):
             epoch = [chosen.get(row["loss"], "")] if chosen else []
             numbers = [f"{row[metric]:#.4g}" for metric in metrics]
-            rows.append([*[row["column"]] * several, row["loss"], *epoch, *numbers])
+            of = [*[row["column"]] * several, *[row.get("series") or "(all)"] * by_series]
+            rows.append([*of, row["loss"], *epoch, *numbers])
     what = "the units of the file" if several else f"the units of {columns[0]}"
     more = f", the first {MOST_TARGETS} of {len(columns)} columns" if len(columns) > MOST_TARGETS else ""
+    more += f", over all {len(series) - 1} series" if len(series) > 1 + MOST_SERIES else ""
     return [_caption(experiment, results, what + more, False), *_aligned(rows)]
 
 

@@ -1,6 +1,7 @@
 """The test part of a CSV file in the file's own units: forecasts with naive ones beside them, errors and times."""
 
 from collections.abc import Mapping
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from evaluation.metrics import evaluate_forecasts
 from .data_record import record_of
 
 __all__ = ["LAST_VALUE", "arrays", "check_season", "errors", "in_units", "naive_forecasts"]
-__all__ += ["past_of", "scaling_of", "times_of"]
+__all__ += ["past_of", "place_of", "scaling_of"]
 
 LAST_VALUE = "last value"
 
@@ -76,26 +77,36 @@ def errors(data: ForecastData, forecasts: Mapping[str, Tensor]) -> list[dict[str
         forecasts: Training loss -> forecasts of the test part, in the network's units.
 
     Returns:
-        A row for each variable and loss: ``column``, ``loss``, ``mae``, ``mse``, ``dtw``, ``tdi``.
+        A row for each variable and loss: ``column``, ``loss``, ``mae``, ``mse``, ``dtw``, ``tdi``. Of several series
+        there are such rows for each, with its name in ``series``, after those over all, in which ``series`` is empty.
     """
     targets, rows = in_units(data, data.test.targets), []
     forecasts = {loss: in_units(data, forecast) for loss, forecast in forecasts.items()}
+    parts = {"": slice(None)}
+    if len(data.series) > 1:
+        ends = np.cumsum([0, *(len(series.test_starts) for series in data.series)])
+        parts |= {series.name: slice(*of_one) for series, of_one in zip(data.series, pairwise(ends), strict=True)}
     for variable, name in enumerate(record_of(data).targets):
-        for loss, forecast in forecasts.items():
-            predicted, true = (values[..., variable : variable + 1] for values in (forecast, targets))
+        for (series, windows), (loss, forecast) in product(parts.items(), forecasts.items()):
+            predicted, true = (values[windows, :, variable : variable + 1] for values in (forecast, targets))
             mae = float((predicted - true).abs().mean())
-            rows.append({"column": name, "loss": loss, "mae": mae, **evaluate_forecasts(predicted, true)})
+            where = {"column": name, **({"series": series} if len(parts) > 1 else {}), "loss": loss}
+            rows.append({**where, "mae": mae, **evaluate_forecasts(predicted, true)})
     return rows
 
 
-def times_of(data: ForecastData, window: int) -> list[str] | None:
-    """The times of the N_input + N_output steps of one window of the test part; None where there are none."""
+def place_of(data: ForecastData, window: int) -> tuple[str, list[str] | None]:
+    """The name of the series that one window of the test part is of, "" for the only one, and the window's times.
+
+    Returns:
+        The times are those of the N_input + N_output steps; None where there are none.
+    """
     for series in data.series:
         if window < len(series.test_starts):
             rows = int(series.test_starts[window]) + np.arange(data.input_length + data.horizon)
-            return None if series.times is None else series.shown_times(rows)
+            return series.name or "", None if series.times is None else series.shown_times(rows)
         window -= len(series.test_starts)
-    return None
+    return "", None
 
 
 def arrays(data: ForecastData, forecasts: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

@@ -121,6 +121,16 @@ def test_titles_hold_the_metrics_of_the_sample_over_all_variables(rng):
         assert numbers_in(axes.get_title()) == pytest.approx(expected, rel=6e-3)
 
 
+def test_each_sample_may_have_a_name_of_its_own(rng, tmp_path):
+    inputs, targets, forecasts = forecast_task(rng, samples=7, variables=1)
+    figure = plots._forecast_figure(inputs[:2], targets[:2], {"mse": forecasts["mse"][:2]}, [4, 7], 0, ["a", "b"])
+    assert [axes.get_ylabel() for axes in panels_of(figure)] == ["test sample 4\na", "test sample 7\nb"]
+    mse, names = {"mse": forecasts["mse"]}, [f"shop {number}" for number in range(7)]
+    assert len(plots.plot_forecasts(inputs, targets, mse, tmp_path / "a.png", range(7), name=names)) == 2
+    with pytest.raises(ValueError, match="one for each of the 7 samples, not 6 names"):
+        plots.plot_forecasts(inputs, targets, mse, tmp_path / "a.png", range(7), name=names[:6])
+
+
 @pytest.mark.parametrize("variable", [0, 1, 2])
 def test_the_variable_that_is_asked_for_is_drawn_and_named(rng, variable):
     inputs, targets, forecasts = forecast_task(rng, samples=2, variables=3)

@@ -1,3 +1,4 @@
+import csv
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from evaluation import plots
 from main import main
 from training.experiment import prepare
 from training.run_folder import RunFolder
@@ -209,3 +211,57 @@ def test_the_run_of_an_earlier_version_that_had_fewer_flags_is_continued():
     folder.create()
     folder.write_settings({name: value for name, value in settings.items() if name not in newer})
     assert settings_of(parse_args(["--resume", "run"])) == settings
+
+
+def write_shops(levels, rows=100):
+    """Shops of one wave each, of another level and size, in one file; returns their values."""
+    waves = {name: level * (2 + np.sin(0.5 * np.arange(rows) + level)).round(3) for name, level in levels.items()}
+    lines = [
+        f"{time},{name},{value}" for name, of_one in waves.items() for time, value in zip(HOURS, of_one, strict=True)
+    ]
+    write("shops.csv", ["when,shop,sold", *lines])
+    return waves
+
+
+def errors_of(folder):
+    with open(Path(folder) / "results_in_units.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("levels", [{"small": 1, "large": 1000}, {"b": 1, "all": 20, "c": 300}])
+def test_errors_are_given_for_each_of_several_series(levels, monkeypatch, capsys):
+    waves, drawn = write_shops(levels), []
+    monkeypatch.setattr(plots, "plot_forecasts", lambda *_, **options: drawn.append(options["name"]))
+    flags = ["--data-path", "shops.csv", "--csv-series", "shop", "--epochs", "1", "--save-predictions"]
+    flags += ["--plot-samples", "0", "5", "12", "21"]
+    main(parse_args([*TINY, *flags, "--no-show", "--output", "run"]))
+    rows = {(row["series"], row["loss"]): row for row in errors_of("run")}
+    assert list(rows) == [(name, loss) for name in ["", *levels] for loss in ("mse", "last value")]
+    with np.load("run/predictions.npz") as saved:
+        names, error = saved["series"], saved["mse"] - saved["target"]
+    for name, values in waves.items():
+        of_one = rows[name, "mse"]
+        assert float(of_one["mae"]) == pytest.approx(np.abs(error[names == name]).mean())
+        assert float(of_one["mse"]) == pytest.approx(np.square(error[names == name]).mean())
+        windows = np.lib.stride_tricks.sliding_window_view(values[80:], 10)
+        naive = np.abs(windows[:, 6:] - windows[:, [5]]).mean()
+        assert float(rows[name, "last value"]["mae"]) == pytest.approx(naive, rel=1e-5)
+    for metric in ("mae", "mse", "dtw", "tdi"):
+        mean = np.mean([float(rows[name, "mse"][metric]) for name in levels])
+        assert float(rows["", "mse"][metric]) == pytest.approx(mean)
+    printed = capsys.readouterr().out
+    for name in ("(all)", *levels):
+        mae = float(rows[name.replace("(all)", ""), "mse"]["mae"])
+        assert re.search(rf"(?m)^{re.escape(name)} +mse +0 +{re.escape(f'{mae:#.4g}')} ", printed), name
+    assert drawn == [[f"sold, {names[sample]}" for sample in (0, 5, 12, 21)]]
+
+
+@pytest.mark.parametrize("count", [1, 10, 11])
+def test_the_table_is_by_series_where_they_are_few(count, capsys):
+    write_shops({f"shop{number}": 1 + number for number in range(count)})
+    main(parse_args([*TINY, "--data-path", "shops.csv", "--csv-series", "shop", "--epochs", "1", "--no-plots"]))
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"(?m)^shop\d+ +mse ", printed)) == (count if count == 10 else 0)
+    assert (", over all 11 series\n" in printed) == (count > 10)
+    (folder,) = Path("runs").iterdir()
+    assert len(errors_of(folder)) == (2 if count == 1 else 2 * (count + 1))
