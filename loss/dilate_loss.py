@@ -27,6 +27,7 @@ from .kernels.jit import inlined, jit
 from .kernels.lattice import CHUNK, MaybeTensor, Wants, allocate, at_V, cells_of, fill
 from .kernels.operators import (
     Sweep,
+    SweepInBackward,
     below_autograd,
     is_exported,
     is_recorded,
@@ -306,7 +307,7 @@ class DilateDerivatives(Sweep):
         direction = _add(None if z_x is None else z_x.unsqueeze(2), None if z_y is None else -z_y.unsqueeze(1))
         Z = (2 * (difference * direction).sum(-1)).double()
         wants = (False, False, True, ctx.needs_input_grad[2])
-        *_, E, d_gamma = dilate_sweep(None, None, D, gamma, n, m, Z, None, ctx.settings.band, wants)
+        E, d_gamma = SweepInBackward.apply(dilate_sweep, D, gamma, n, m, Z, ctx.settings.band, wants)
         by_difference = 2 * (E[1].unsqueeze(-1) * difference + E[0].unsqueeze(-1) * direction)
         return by_difference.sum(2), -by_difference.sum(1), d_gamma[1].sum() if wants[3] else None, *(None,) * 5
 

@@ -21,7 +21,7 @@ from .checks import check_gamma
 from .kernels import lattice, reference
 from .kernels.jit import inlined, jit
 from .kernels.lattice import at_omega, at_q, at_V, cells_of, fill
-from .kernels.operators import Sweep, is_exported, registered
+from .kernels.operators import Sweep, SweepInBackward, is_exported, registered
 from .kernels.simd import row_loop
 from .pairs import Lattice, Lengths
 from .soft_dtw import SoftDTW, cell, check_costs, crop, entropies, soft_dtw_sweep, uncrop
@@ -167,7 +167,7 @@ class SoftPath(Sweep):
         want_D, want_gamma = ctx.needs_input_grad[:2]
         Z, wants = crop(grad, band).double(), (False, False, want_D, want_gamma)
         dilate_sweep = registered("dilate_sweep")  # of :mod:`.dilate_loss`, which imports this module
-        *_, E, d_gamma = dilate_sweep(None, None, crop(D, band), gamma, n, m, Z, None, band, wants)
+        E, d_gamma = SweepInBackward.apply(dilate_sweep, crop(D, band), gamma, n, m, Z, band, wants)
         d_D = uncrop(E[1], *D.shape[1:]) if want_D else None
         return d_D, d_gamma[1].sum() if want_gamma else None, None, None, None
 

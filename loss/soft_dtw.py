@@ -25,7 +25,14 @@ from .kernels import lattice, many_variables, reference, simd
 from .kernels.cells import OneCell, formulas
 from .kernels.jit import inlined, jit
 from .kernels.lattice import CHUNK, LN2, UNREACHABLE, MaybeTensor, Wants, allocate, at_q, at_V, cells_of, fill
-from .kernels.operators import Sweep, is_recorded, operator, register_sweep, sweep_on_cuda
+from .kernels.operators import (
+    Sweep,
+    SweepInBackward,
+    is_recorded,
+    operator,
+    register_sweep,
+    sweep_on_cuda,
+)
 from .kernels.simd import SLACK, flush_denormals, restore_denormals, row_loop
 from .pairs import Lattice, Lengths, check_lattice, reachable
 
@@ -372,7 +379,8 @@ class SoftDTW(Sweep):
         d_gamma = None
         if want_gamma:
             wants = (False, False, False, True)
-            by_gamma = soft_dtw_sweep(None, None, crop(D, ctx.band), gamma, n, m, ctx.band, wants)[-1]
+            costs = crop(D, ctx.band)
+            _, by_gamma = SweepInBackward.apply(soft_dtw_sweep, costs, gamma, n, m, None, ctx.band, wants)
             d_gamma = (grad * by_gamma[0]).sum()
         return d_D, d_gamma, None, None, None
 

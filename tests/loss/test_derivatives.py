@@ -588,3 +588,16 @@ def test_a_trace_computes_omega_in_float64_whatever_the_default_is(dtype):
     finally:
         torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(traced, criterion(x, y), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("function", "at"),
+    [
+        (lambda gamma: soft_dtw(randn(2, 4, 3).square(), gamma).sum(), torch.tensor(0.7, dtype=torch.float64)),
+        (lambda D: soft_path(D, 0.7).square().sum(), randn(2, 4, 3).square()),
+    ],
+    ids=["gamma", "soft_path"],
+)
+def test_torch_func_differentiates_by_gamma_and_the_soft_alignment(function, at):
+    leaf = at.clone().requires_grad_()
+    torch.testing.assert_close(grad(function)(at), torch.autograd.grad(function(leaf), leaf)[0])
