@@ -336,7 +336,8 @@ def _positions(argument: str, columns: Column | Sequence[Column], names: list[st
 def _position(argument: str, column: Column, names: list[str]) -> int:
     if isinstance(column, str):
         if names.count(column) > 1:
-            raise ValueError(f"{called(argument)} names {column!r}, which several columns share; give its position")
+            mend = "" if is_fixed(argument) else "; give its position"
+            raise ValueError(f"{called(argument)} names {column!r}, which several columns share{mend}")
         if column in names:
             return names.index(column)
         if not re.fullmatch(r"-?\d+", column):

@@ -12,7 +12,9 @@ from data.windows import Fingerprint, Scaling
 
 from .checkpoint import CheckpointError
 
-__all__ = ["DataRecord", "check_unchanged", "record_in", "record_of"]
+__all__ = ["OWN_DATA_ONLY", "DataRecord", "check_unchanged", "record_in", "record_of"]
+
+OWN_DATA_ONLY = "a run goes on with its own data only, so give these by --data-path, or start a new run."
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,4 @@ def check_unchanged(what: str, before: Fingerprint | None, now: Fingerprint) -> 
         how = f"holds other values in its {had} rows"
     else:
         how = "holds the same values, but other series or other columns to forecast"
-    raise CheckpointError(
-        f"{what} changed since the run began: it {how}; a run goes on with its own data only, "
-        "so give these by --data-path, or start a new run."
-    )
+    raise CheckpointError(f"{what} changed since the run began: it {how}; {OWN_DATA_ONLY}")

@@ -24,7 +24,7 @@ from models import build_model
 
 from . import data_parallel
 from .checkpoint import load_checkpoint, load_weights
-from .data_record import DataRecord, check_unchanged, record_in
+from .data_record import OWN_DATA_ONLY, DataRecord, check_unchanged, record_in
 from .loop import check_can_record, warm_up
 from .losses import LOSSES
 from .units import check_season
@@ -226,14 +226,18 @@ def _load_data(args: argparse.Namespace, trained_on: DataRecord | None) -> Forec
 @contextmanager
 def _reading(args: argparse.Namespace, earlier: str | None, **names: str) -> Iterator[None]:
     """Let the errors of the loaders speak of flags; where an earlier run gave these, of that run and of the file."""
-    settled = set(LOADER_FLAGS) - ({"path"} if args.resume else {"path", *HOW_WRITTEN})
+    settled = set(LOADER_FLAGS) - {"path", *HOW_WRITTEN}
     with called_by_flags({**FLAGS, **names}, fixed=settled if earlier else ()):
         try:
             yield
         except ValueError as problem:
-            if not earlier or args.data_path is None or args.data_path in str(problem):
+            if not earlier or args.data_path is None:
                 raise
-            raise ValueError(f"{args.data_path}, read with the settings of {earlier}: {problem}") from None
+            named = f"{args.data_path}, read with the settings of {earlier}: "
+            text = str(problem) if args.data_path in str(problem) else f"{named}{problem}"
+            if args.resume:  # which takes no flag that would help
+                text = f"{text.partition('; ')[0]}; {OWN_DATA_ONLY}"
+            raise ValueError(text) from None
 
 
 def _check_columns(args: argparse.Namespace, trained_on: DataRecord, columns: Sequence[str]) -> None:
