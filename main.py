@@ -93,14 +93,13 @@ def run(experiment: Experiment) -> dict[str, Record]:
             forecasts = {loss: _forecast(experiment, folder, loss) for loss in histories}
             results = {loss: best_record(history) for loss, history in histories.items()}
             print(f"\n{report(experiment, results, forecasts, folder)}")
-            if data_parallel.rank() == 0:
-                if args.save_predictions:
-                    folder.write_predictions(units.arrays(experiment.data, forecasts))
-                if args.plots:
-                    draw(experiment, folder, histories, forecasts, samples, variable)
-                if args.dataset == "csv":
-                    checkpoints = {loss: folder.checkpoint(loss) for loss in histories}
-                    forecast_beyond(checkpoints, experiment.data.series, experiment.device, folder, args)
+            if args.save_predictions and data_parallel.rank() == 0:
+                folder.write_predictions(units.arrays(experiment.data, forecasts))
+            if args.plots and data_parallel.rank() == 0:
+                draw(experiment, folder, histories, forecasts, samples, variable)
+            if args.dataset == "csv":
+                checkpoints = {loss: folder.checkpoint(loss) for loss in histories}
+                forecast_beyond(checkpoints, experiment.data.series, experiment.device, folder, args)
             print(f"\nEverything is in {folder.path}")
     return results
 
@@ -225,15 +224,17 @@ def forecast(args: argparse.Namespace) -> None:
         checkpoints = checkpoints_in(args.forecast, args.losses)
         trained_on = load_forecaster(next(iter(checkpoints.values()))).data
         past = read_past(args, trained_on)
-        if data_parallel.rank() == 0:
-            folder = RunFolder(Path(args.output)) if args.output else new_folder(f"{args.dataset}-forecast")
-            if folder.forecast.exists():
-                raise FileExistsError(
-                    f"--output {folder.path} already holds {folder.forecast.name}: name another folder."
-                )
-            folder.path.mkdir(parents=True, exist_ok=True)
-            print("\n".join([*past.about, *unknown_times(args, trained_on, past.series)]))
-            forecast_beyond(checkpoints, past.series, device, folder, args)
+        folder = data_parallel.broadcast_from_rank0(lambda: _forecast_folder(args))
+        print("\n".join([*past.about, *unknown_times(args, trained_on, past.series)]))
+        forecast_beyond(checkpoints, past.series, device, folder, args)
+
+
+def _forecast_folder(args: argparse.Namespace) -> RunFolder:
+    folder = RunFolder(Path(args.output)) if args.output else new_folder(f"{args.dataset}-forecast")
+    if folder.forecast.exists():
+        raise FileExistsError(f"--output {folder.path} already holds {folder.forecast.name}: name another folder.")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def forecast_beyond(
@@ -245,9 +246,10 @@ def forecast_beyond(
 ) -> None:
     """Forecast what follows the last row of each series, and write that to forecast.csv and forecast.png."""
     forecasters = {loss: load_forecaster(path, device) for loss, path in checkpoints.items()}
-    table = forecast_table(forecasters, past)
-    folder.write_forecast(table)
-    if args.plots:
+    table = forecast_table(forecasters, past)  # in all processes, which share the work
+    if data_parallel.rank() == 0:
+        folder.write_forecast(table)
+    if args.plots and data_parallel.rank() == 0:
         from evaluation.plots import plot_future
 
         plot_future(forecast_curves(forecasters, past, table), folder.path / "forecast.png", show=args.show)

@@ -728,7 +728,7 @@ def test_networks_trained_side_by_side_have_the_numbers_of_those_trained_one_by_
     assert list(results("all")) == LOSSES
     printed = capfd.readouterr()
     assert "mse, soft_dtw, dilate: 3 at a time, each in a process of its own" in printed.out
-    assert re.search(r"^soft_dtw   Eval mse= ", printed.out, re.MULTILINE)
+    assert re.search(r"^soft_dtw   Eval valid_loss= ", printed.out, re.MULTILINE)
     assert printed.err == ""
     run("--resume", "all", "--epochs", 5, "--jobs", 2)
     assert len(records("all")) == 3 * 4
@@ -1299,7 +1299,7 @@ def test_a_csv_run_keeps_the_weights_that_are_best_on_the_validation_part(small,
     assert np.square(error).mean() == pytest.approx(record["mse"], rel=1e-4)
 
 
-def test_patience_stops_a_run_early_and_a_higher_one_goes_on(small):
+def test_patience_stops_a_run_early_and_a_higher_one_goes_on(small, capsys):
     flags = [*small, "--losses", "mse", "--epochs", 30, "--learning-rate", 1]
     run(*flags, "--output", "whole")
     run(*flags, "--patience", 2, "--output", "run")
@@ -1308,6 +1308,11 @@ def test_patience_stops_a_run_early_and_a_higher_one_goes_on(small):
     assert untimed(stopped) == untimed(whole[: len(stopped)])
     losses = [record["valid_loss"] for record in stopped]
     assert len(losses) - 1 - int(np.argmin(losses)) == 2
+    epochs = [record["epoch"] for record in stopped]
+    said = f"stopped after epoch  {epochs[-1]}: no lower valid_loss than that of epoch  {epochs[-3]} in 2 evaluations"
+    assert capsys.readouterr().out.count(said) == 1
+    run("--resume", "run")
+    assert capsys.readouterr().out.count(said) == 1
     run("--resume", "run", "--patience", 30)
     assert untimed(records("run")) == untimed(whole)
 

@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +58,7 @@ EXAMPLES = """examples:
 
 exit codes:
   0 all is done; 2 a mistake in the flags, the data or the files, said in one sentence; 130 ended by Ctrl-C,
-  143 by SIGTERM, both with the command that continues the run; 141 nobody reads the output any more;
+  143 by SIGTERM, a training with the command that continues it; 141 nobody reads the output any more;
   1 a process of the run was lost, or an error of this program
 """
 
@@ -92,6 +93,13 @@ class _Parser(argparse.ArgumentParser):
         return self._get_values(action, list(map(str, value if several else [value])))
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Breaks no flag at its hyphens."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 def get_args_parser() -> argparse.ArgumentParser:
     """All flags, in groups, with units and the paper's values in the help."""
     parser = _Parser(
@@ -99,7 +107,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         usage="python main.py [flags]",
         description="Train forecasters with MSE, soft-DTW and DILATE, and compare them (paper, Table 1).",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     _add_data_flags(parser.add_argument_group("data").add_argument)
@@ -115,16 +123,20 @@ def _add_data_flags(add: Callable) -> None:
     add("--dataset", choices=list(DATASETS), default="synthetic", help="The data to train on; default: %(default)s.")
     path = "The file or folder of the data; csv needs one, synthetic takes none, ecg5000 is downloaded without one."
     add("--data-path", type=_path, metavar="PATH", help=path)
-    observed = "The columns that the network observes: names, positions from 0, or all that hold numbers"
+    observed = "Columns that the network observes: names, positions from 0, or all that hold numbers"
     add("--csv-columns", **column, help=f"{observed}; default: --csv-targets, else the last column of numbers.")
-    add("--csv-targets", **column, help="Columns that it forecasts, some of --csv-columns; default: all of these.")
+    add(
+        "--csv-targets",
+        **column,
+        help="Columns that the network forecasts, some of --csv-columns; default: all of these.",
+    )
     _add_csv_flags(add)
     lengths = ", ".join(f"{name} {observed}" for name, (observed, _) in PAPER_WINDOWS.items())
     horizons = ", ".join(f"{name} {forecast}" for name, (_, forecast) in PAPER_WINDOWS.items())
     add("--input-length", **length, help=f"Steps observed; paper and default: {lengths}; csv: 168 rows.")
     add("--horizon", **length, help=f"Steps forecast, the paper's k; paper and default: {horizons}; csv: 24 rows.")
     add("--stride", **length, help="Steps from one window of traffic or csv to the next; default: 1.")
-    parts = "Training, validation and test part of csv, as shares or numbers of rows; default: 0.6 0.2 0.2."
+    parts = "Training, validation and test part of csv, three shares or numbers of rows; default: 0.6 0.2 0.2."
     add("--split", nargs="+", type=_part, metavar="PART", help=parts)
 
 
@@ -138,7 +150,12 @@ def _add_csv_flags(add: Callable) -> None:
     encoding = "The encoding of the text, such as latin-1; default: UTF-8, or UTF-16 if the file's mark says so."
     header = "The first row holds names, or does not; default: judged from the rows below."
     add("--csv-delimiter", **mark, help=delimiter)
-    add("--csv-decimal", choices=[".", ","], metavar="MARK", help="The decimal mark, . or a comma; default: a point.")
+    add(
+        "--csv-decimal",
+        choices=[".", ","],
+        metavar="MARK",
+        help="The decimal mark, . or , as it stands in the file; default: the point.",
+    )
     add("--csv-thousands", **mark, help="The mark between groups of three digits; default: none.")
     add("--csv-encoding", metavar="NAME", help=encoding)
     add("--csv-header", action=argparse.BooleanOptionalAction, help=header)
@@ -173,11 +190,12 @@ def _add_training_flags(add: Callable) -> None:
     epochs = f"Passes over the training part; paper: at most 1000, stopped early; {RELEASED}."
     every = (
         "Epochs from one evaluation to the next, each with a checkpoint; 0 evaluates after the last epoch only; "
-        "released code and default: 50; default for csv and traffic, whose best epoch is kept: 1."
+        "released code and default: 50; default for csv and traffic: 1."
     )
     patience = (
         "Stop after N evaluations without a lower loss on the validation part of csv or traffic; default: never. "
-        "With or without, csv and traffic keep the weights with the lowest, and synthetic and ecg5000 the last ones."
+        "Networks on csv and traffic end with the weights that had the lowest, those without a validation part, "
+        "and on synthetic and ecg5000, with the last ones."
     )
     seed = "Seeds initial weights and batches, while the data stay the same; paper: 10 runs; default: %(default)s."
     device = "Where to compute: auto (cuda if there, else cpu), cpu, cuda, cuda:1, ... or mps; default: %(default)s."
@@ -201,8 +219,8 @@ def _add_training_flags(add: Callable) -> None:
 
 def _add_output_flags(add: Callable) -> None:
     switch = {"action": argparse.BooleanOptionalAction, "default": True}
-    folder = "The folder to write to, a new one; default: runs/<dataset>-<model>-<timestamp>."
-    season = "Compare csv with a forecast that repeats the last N steps, such as 24 hours; default: none."
+    folder = "The folder to write to, without an earlier run; default: runs/<dataset>-<model>-<timestamp>."
+    season = "Compare csv with a forecast that repeats the last N observed steps, such as 24 hours; default: none."
     save = "Write the forecasts of the test part to predictions.npz; default: no."
     samples = "Windows of the test part to plot, from 0; default: 1 2 3 4 5, of csv and traffic 5 spread evenly."
     variable = "The column to plot, one of those that are forecast; default: the first."
