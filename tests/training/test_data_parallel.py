@@ -135,7 +135,7 @@ def test_two_processes_have_the_loss_curve_and_the_weights_of_one(runs):
 def test_the_first_process_alone_prints_and_writes(runs):
     one, two, printed = runs
     assert printed.count("in 2 processes") == printed.count("Everything is in") == 1
-    assert printed.count("epoch  0") == len(LOSSES)
+    assert printed.count("\nepoch  0  ") == len(LOSSES)
     files = [sorted(str(path.relative_to(run)) for path in run.rglob("*")) for run in (one, two)]
     assert files[0] == files[1]
 
