@@ -432,6 +432,7 @@ EXPORTED = {
 }  # fmt: skip
 
 
+@pytest.mark.skipif(torch.__version__ < "2.6", reason="exported by torch 2.5, a loss refuses to be differentiated")
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("name", EXPORTED)
 def test_an_exported_loss_has_its_gradient(name, strict):
