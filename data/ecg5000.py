@@ -18,8 +18,8 @@ from .windows import ForecastData, WindowDataset, check_count, fingerprint
 
 _LENGTH, _INPUT_LENGTH = 140, 84
 _CLASS_COUNTS = {"TRAIN": (292, 177, 10, 19, 2), "TEST": (2627, 1590, 86, 175, 22)}  # of classes 1 to 5
-_SUFFIXES = (".txt", ".tsv", ".txt.gz", ".tsv.gz")
-_WANTED = "ECG5000_TRAIN and ECG5000_TEST (.txt or .tsv, gzipped or not)"
+_SUFFIXES = (".txt", ".tsv", ".txt.gz", ".tsv.gz", "")  # without one: the UCR archive of 2015, which has commas
+_WANTED = "ECG5000_TRAIN and ECG5000_TEST (.txt, .tsv or without a suffix, gzipped or not)"
 _HOW_TO_GET = (
     "download ECG5000.zip from https://www.timeseriesclassification.com/description.php?Dataset=ECG5000, "
     "unzip it and pass its folder as path"
@@ -40,8 +40,8 @@ def load_ecg5000(
     not exist. Existing files are never changed.
 
     Args:
-        path: A folder that holds ECG5000_TRAIN and ECG5000_TEST (.txt or .tsv, gzipped or not), directly or
-            in a sub-folder ECG5000.
+        path: A folder that holds ECG5000_TRAIN and ECG5000_TEST (.txt, .tsv or without a suffix, gzipped or not;
+            with spaces, tabs or commas between the numbers), directly or in a sub-folder ECG5000.
         download: Whether to download the files if no `path` is given and tslearn's folder does not have them.
         held_out: Training series to validate by instead of training on them, 0 to 499.
         seed: Seed of the draw of those.
@@ -153,7 +153,7 @@ def _read_part(file: Path, part: str) -> np.ndarray:
     with open_text(file) as text, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "no data": the shape says it
         try:
-            table = np.loadtxt(text, ndmin=2)
+            table = np.loadtxt((line.replace(",", " ") for line in text), ndmin=2)
         except UnicodeDecodeError:  # a ValueError too, which open_text turns into a sentence
             raise
         except ValueError as reason:

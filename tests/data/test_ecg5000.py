@@ -80,12 +80,13 @@ def assert_holds(task, tables) -> None:
         np.testing.assert_array_equal(part.targets[..., 0], tables[name][:, 85:].astype(np.float32))
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".tsv", ".txt.gz", ".tsv.gz"])
+@pytest.mark.parametrize("suffix", [".txt", ".tsv", ".txt.gz", ".tsv.gz", ""])
 @pytest.mark.parametrize("folder", ["", "ECG5000"], ids=["directly", "sub-folder"])
 def test_every_form_of_the_files_is_read(tmp_path, tables, contents, suffix, folder):
     (tmp_path / folder).mkdir(exist_ok=True)
     for part, content in contents.items():
-        content = content.replace(b"   ", b"\t") if suffix.startswith(".tsv") else content
+        mark = b"\t" if suffix.startswith(".tsv") else b"," if not suffix else b"   "
+        content = b"\n".join(mark.join(line.split()) for line in content.splitlines())
         content = gzip.compress(content, 1) if suffix.endswith(".gz") else content
         (tmp_path / folder / f"ECG5000_{part}{suffix}").write_bytes(content)
     assert_holds(load("ecg5000", path=tmp_path), tables)
