@@ -110,14 +110,17 @@ def penalty(omega: Omega, pairs: Pairs) -> Penalty:
     if isinstance(omega, AsymmetricOmega):
         n, m, _ = pairs.lattice
         if n is None and m is None:
-            if type(N) is type(M) is int and not torch.compiler.is_compiling():
+            fixed = type(N) is type(M) is int and not torch.compiler.is_compiling()
+            if fixed and not is_recorded():
                 if device.type == "cpu":
                     return Penalty(torch.from_numpy(_by_lag_on_cpu(omega, N, M)), None)
                 if device.type == "cuda" and (kept := _by_lag_on_gpu(device, omega, N, M)) is not None:
                     return Penalty(kept, None)
             by_lag = omega.by_lag(N, M, device)
             cells = by_lag.new_ones(()) * N * M  # float64, also where torch.jit.trace makes tensors of sizes
-            return Penalty(by_lag * cells ** (-omega.power / 2), None)
+            of_size = Penalty(by_lag * cells ** (-omega.power / 2), None)
+            # A graph of make_fx keeps the constant; a matrix fits no other sizes, where lags fit all of one N + M.
+            return Penalty(omega_matrix(of_size, N, M), None) if fixed and is_recorded() else of_size
         cells = (N if n is None else n) * (M if m is None else m)
         return Penalty(omega.by_lag(N, M, device), cells.double() ** (-omega.power / 2))
     if omega.shape != (N, M):

@@ -323,6 +323,15 @@ def test_make_fx_traces_with_symbolic_sizes():
     torch.testing.assert_close(traced(p, q), criterion(p, q))
 
 
+@pytest.mark.parametrize("sizes", [(5, 2), (2, 5), (4, 4)])
+def test_a_graph_of_fixed_sizes_refuses_others(sizes):
+    criterion = DilateLoss(0.3, 0.4, "none")
+    traced = make_fx(criterion)(*pair(4, 3))
+    torch.testing.assert_close(traced(*pair(4, 3, seed=5)), criterion(*pair(4, 3, seed=5)))
+    with pytest.raises((ValueError, RuntimeError)):
+        traced(*pair(*sizes))
+
+
 def test_vmap_maps_over_lengths_and_checks_them():
     x, y = pair(batch=4)
     n, m = torch.tensor([5, 3, 4, 1]), torch.tensor([6, 2, 6, 3])
