@@ -99,6 +99,8 @@ def cases(N, d):
         **{f"scale {size:g}": (x * size, y * size) for size in (1e-3, 1e3)},
         **{f"step of {size:g}": (x + size * late, y + size * late) for size in (1e3, 1e4, 1e5, 1e6)},
     }
+    first = (np.arange(N) == 0)[:, None]
+    found["a first step at 1e6, the others of 1e-5"] = tuple(np.where(first, 1e6, 1e-5 * series) for series in (x, y))
     return {name: [series.astype(np.float32) for series in pair] for name, pair in found.items()}
 
 
