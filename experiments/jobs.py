@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -155,6 +155,7 @@ def run_all(
     data_paths: Mapping[str, str] | None = None,
     workers: int = 1,
     backend: str = "loky",
+    run: Callable[..., Result] = run,
 ) -> list[Job]:
     """Run the jobs that have no result yet, side by side, with a progress bar where stderr is a terminal.
 
@@ -166,6 +167,7 @@ def run_all(
         backend: Of joblib, one of `BACKENDS`: ``"loky"`` for processes here, ``"dask"`` for a cluster at the address
             that dask's configuration names (``DASK_SCHEDULER_ADDRESS``), or processes here if it names none,
             ``"ray"`` likewise (``RAY_ADDRESS``).
+        run: ``run(job, store, data_path)``, which trains, keeps the result and returns it.
 
     Returns:
         The jobs that failed; what went wrong is printed, and the others are not affected.
@@ -179,7 +181,7 @@ def run_all(
     # smoothing=0: the time left by the mean of all jobs so far, not of the last ones.
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(left), unit="job", smoothing=0, disable=None)
     with bar, _cluster(backend, workers), parallel_config(backend, n_jobs=workers):
-        calls = (delayed(_attempt)(job, store, paths.get(job.dataset)) for job in left)
+        calls = (delayed(_attempt)(run, job, store, paths.get(job.dataset)) for job in left)
         for job, result, problem, seconds in Parallel(return_as=BACKENDS[backend], batch_size=1)(calls):
             if result is None:
                 failed.append(job)
@@ -192,7 +194,9 @@ def run_all(
     return failed
 
 
-def _attempt(job: Job, store: JobStore, data_path: str | None) -> tuple[Job, Result | None, str, float]:
+def _attempt(
+    run: Callable[..., Result], job: Job, store: JobStore, data_path: str | None
+) -> tuple[Job, Result | None, str, float]:
     begun = perf_counter()
     try:
         result, problem = run(job, store, data_path), ""

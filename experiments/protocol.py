@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -16,7 +16,7 @@ from evaluation.paper import PAPER_ALPHA, PAPER_GAMMA, RUNS
 from experiments.jobs import BACKENDS, Job, JobStore, run_all
 from experiments.store import DamagedStoreError, Result
 
-__all__ = ["CHOICES", "DATASETS", "METRICS", "MODELS", "RESULTS", "Command", "choices", "job"]
+__all__ = ["CHOICES", "DATASETS", "METRICS", "MODELS", "RESULTS", "Command", "choices", "data_path", "job"]
 
 RESULTS = Path(__file__).parent / "results"
 CHOICES = RESULTS / "choices.json"  # made by experiments.choose
@@ -94,7 +94,7 @@ class Command:
         at_a_time = "at a time, one thread each (default: all cores, %(default)s)"
         add("--jobs", dest="workers", **number, default=cpu_count(), help=at_a_time)
         add("--backend", choices=list(BACKENDS), default="loky", help="of joblib (default: loky, processes here)")
-        paths = {"nargs": "+", "type": _data_path, "default": [], "metavar": "NAME=PATH"}
+        paths = {"nargs": "+", "type": data_path(DATASETS), "default": [], "metavar": "NAME=PATH"}
         add("--data-path", dest="data_paths", **paths, help="where a dataset's files are: traffic=traffic.csv")
         add("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: experiments/results")
         add("--report-only", action="store_true", help="only write the table, from the jobs that are finished")
@@ -142,8 +142,13 @@ def _end(code: int, sentence: str) -> NoReturn:
     raise SystemExit(code) from None
 
 
-def _data_path(text: str) -> tuple[str, str]:
-    name, equals, path = text.partition("=")
-    if name not in DATASETS or not equals or not path:
-        raise argparse.ArgumentTypeError(f"must be NAME=PATH with a name of {', '.join(DATASETS)}, got {text!r}")
-    return name, str(Path(path).expanduser().absolute())
+def data_path(names: Collection[str]) -> Callable[[str], tuple[str, str]]:
+    """The argparse type of where a dataset's files are, ``NAME=PATH`` with one of these names."""
+
+    def read(text: str) -> tuple[str, str]:
+        name, equals, path = text.partition("=")
+        if name not in names or not equals or not path:
+            raise argparse.ArgumentTypeError(f"must be NAME=PATH with a name of {', '.join(names)}, got {text!r}")
+        return name, str(Path(path).expanduser().absolute())
+
+    return read
