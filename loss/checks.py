@@ -10,6 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 REDUCTIONS = ("mean", "sum", "none")
+INFEASIBLE = ("raise", "inf", "zero")
 _HALF = (torch.float16, torch.bfloat16)
 _SIGNED, _UNSIGNED = (torch.int8, torch.int16, torch.int32, torch.int64), (torch.uint16, torch.uint32, torch.uint64)
 _WHOLE = (torch.uint8, *_SIGNED, *_UNSIGNED)
@@ -97,9 +98,14 @@ def check_flag(name: str, flag: bool) -> bool:
 
 def check_reduction(reduction: str) -> str:
     """Return reduction, one of 'mean', 'sum' and 'none'."""
-    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, but it is {reduction!r}.")
-    return reduction
+    return check_word("reduction", reduction, REDUCTIONS)
+
+
+def check_word(name: str, word: str, words: Sequence[str]) -> str:
+    """Return one of some words."""
+    if not isinstance(word, str) or word not in words:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}, but it is {word!r}.")
+    return word
 
 
 def check_band(band: int | None) -> int | None:

@@ -1,12 +1,14 @@
 """What the losses of this package share: their settings, and the way from series to reduced terms."""
 
+import math
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
-from .checks import check_alpha, check_band, check_flag, check_new_gamma, check_reduction
+from .checks import INFEASIBLE, check_alpha, check_band, check_flag, check_new_gamma, check_reduction, check_word
 from .costs import Cost, check_cost
-from .pairs import Lengths, Pairs, check_pairs
+from .pairs import Lengths, Pairs, check_pairs, with_paths
 
 _CHECKS = {
     "alpha": check_alpha,
@@ -16,9 +18,10 @@ _CHECKS = {
     "per_channel": partial(check_flag, "per_channel"),
     "divergence": partial(check_flag, "divergence"),
     "cost": check_cost,
+    "infeasible": partial(check_word, "infeasible", words=INFEASIBLE),
 }
 _MAY_BE_TENSORS = ("gamma", "omega")
-HIDDEN_IN_REPR = ("None", "False", "'squared'")  # settings that a printed loss does not mention
+HIDDEN_IN_REPR = ("None", "False", "'squared'", "'raise'")  # settings that a printed loss does not mention
 
 
 REDUCE = {"mean": Tensor.mean, "sum": Tensor.sum, "none": lambda values: values}  # over the batch (B,)
@@ -37,6 +40,10 @@ class AlignmentLoss(nn.Module):
     ``criterion.gamma = 0.05``. A compiled loss needs a tensor for that, ``DilateLoss(gamma=torch.tensor(0.1))``, that
     is filled in place, ``criterion.gamma.fill_(0.05)``: ``torch.compile`` compiles anew for each number, and with
     ``fullgraph=True`` gives up at the ninth.
+
+    ``infeasible`` says what becomes of a pair whose lengths differ by more than the band, so that no path is left:
+    with "raise" the batch is refused; with "inf" or "zero" that is the value of this pair and of its terms, the
+    gradient by its series is 0, and "mean" counts it among the pairs of the batch.
     """
 
     def __init__(
@@ -47,10 +54,11 @@ class AlignmentLoss(nn.Module):
         per_channel: bool,
         divergence: bool,
         cost: Cost = "squared",
+        infeasible: str = "raise",
     ):
         super().__init__()
         self.gamma, self.reduction, self.band = gamma, reduction, band
-        self.per_channel, self.divergence, self.cost = per_channel, divergence, cost
+        self.per_channel, self.divergence, self.cost, self.infeasible = per_channel, divergence, cost, infeasible
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set an attribute; a setting is checked, and a tensor becomes a buffer, which is saved and moved along."""
@@ -94,8 +102,22 @@ class AlignmentLoss(nn.Module):
                 a named Omega is divided by the true lengths. Lengths on a GPU make the host wait: keep them off it.
             target_lengths: the same for the target.
         """
-        pairs = check_pairs(prediction, target, prediction_lengths, target_lengths, self.band)
-        return REDUCE[self.reduction](self._per_pair(pairs)[0])
+        return self._reduced(prediction, target, prediction_lengths, target_lengths)[0]
+
+    def _reduced(
+        self, prediction: Tensor, target: Tensor, prediction_lengths: Lengths, target_lengths: Lengths
+    ) -> tuple[Tensor, ...]:
+        """The loss and its terms."""
+        if self.infeasible == "raise" or self.band is None:
+            terms = self._per_pair(check_pairs(prediction, target, prediction_lengths, target_lengths, self.band))
+        else:
+            pairs = check_pairs(prediction, target, prediction_lengths, target_lengths)
+            pairs, pathless = with_paths(pairs, self.band)
+            terms = self._per_pair(pairs)
+            if pathless is not None:
+                value = math.inf if self.infeasible == "inf" else 0.0
+                terms = tuple(torch.where(pathless, value, term) for term in terms)
+        return tuple(map(REDUCE[self.reduction], terms))
 
     def _per_pair(self, pairs: Pairs) -> tuple[Tensor, ...]:
         """The loss of each pair and its terms, with the settings ``per_channel`` and ``divergence`` observed."""
@@ -125,7 +147,7 @@ class AlignmentLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the settings, those that are switched off left out."""
-        names = ("alpha", "gamma", "reduction", "omega", "band", "per_channel", "cost", "divergence")
+        names = ("alpha", "gamma", "reduction", "omega", "band", "per_channel", "cost", "divergence", "infeasible")
         shown = {name: self._shown(name) for name in names if hasattr(self, name)}
         return ", ".join(f"{name}={value}" for name, value in shown.items() if value not in HIDDEN_IN_REPR)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from . import kernels, path_soft_dtw, soft_dtw
 from .checks import check_alpha, check_gamma
 from .costs import Cost, costs_of
-from .criterion import REDUCE, AlignmentLoss
+from .criterion import AlignmentLoss
 from .kernels import lattice, many_variables, reference
 from .kernels.jit import inlined, jit
 from .kernels.lattice import CHUNK, MaybeTensor, Wants, allocate, at_V, cells_of, fill
@@ -568,6 +568,8 @@ class DilateLoss(AlignmentLoss):
             ``max(0, D[Eq. 4])``, time distortion beyond what smoothing alone does to either series. Proof: both
             maxima are at least 0, and D is 0 for ``x = y``. The reverse fails: within about ``sqrt(gamma)`` of its
             target a prediction may have loss 0 too. It costs three sweeps instead of one.
+        infeasible: what a pair is worth that the band leaves no path: "raise" refuses the batch, "inf" and "zero"
+            are the value of that pair (:class:`.criterion.AlignmentLoss`).
 
     Raises:
         ValueError, TypeError: for bad settings here, and for bad series or lengths when called.
@@ -584,8 +586,9 @@ class DilateLoss(AlignmentLoss):
         per_channel: bool = False,
         divergence: bool = False,
         cost: Cost = "squared",
+        infeasible: str = "raise",
     ):
-        super().__init__(gamma, reduction, band, per_channel, divergence, cost)
+        super().__init__(gamma, reduction, band, per_channel, divergence, cost, infeasible)
         self.alpha, self.omega = alpha, omega
 
     def _check_omega(self, omega: Omega) -> Omega:
@@ -611,8 +614,7 @@ class DilateLoss(AlignmentLoss):
         target_lengths: Lengths = None,
     ) -> DilateTerms:
         """Return the loss with its shape and its temporal term, all reduced; the arguments are those of a call."""
-        pairs = check_pairs(prediction, target, prediction_lengths, target_lengths, self.band)
-        return DilateTerms(*map(REDUCE[self.reduction], self._per_pair(pairs)))
+        return DilateTerms(*self._reduced(prediction, target, prediction_lengths, target_lengths))
 
 
 class SoftDTWLoss(AlignmentLoss):
@@ -632,6 +634,7 @@ class SoftDTWLoss(AlignmentLoss):
         cost: as for :class:`DilateLoss`.
         divergence: the soft-DTW divergence: zero where prediction equals target, and negative at most slightly, near
             there (:class:`.criterion.AlignmentLoss`). It costs three sweeps instead of one.
+        infeasible: as for :class:`DilateLoss`.
 
     Raises:
         ValueError, TypeError: for bad settings here, and for bad series or lengths when called.
@@ -646,8 +649,9 @@ class SoftDTWLoss(AlignmentLoss):
         per_channel: bool = False,
         divergence: bool = False,
         cost: Cost = "squared",
+        infeasible: str = "raise",
     ):
-        super().__init__(gamma, reduction, band, per_channel, divergence, cost)
+        super().__init__(gamma, reduction, band, per_channel, divergence, cost, infeasible)
 
     def _terms(self, pairs: Pairs) -> tuple[Tensor]:
         gamma = check_gamma(self.gamma, pairs.x)
@@ -677,6 +681,7 @@ class TangledDilateLoss(AlignmentLoss):
             that the loss is zero where prediction equals target. With ``omega="squared"`` this is the soft-DTW
             divergence of series that carry the scaled time as one more variable, since the cost is their squared
             distance. It may be slightly negative, as all soft-DTW divergences of that cost.
+        infeasible: as for :class:`DilateLoss`.
 
     Raises:
         ValueError, TypeError: for bad settings here, and for bad series or lengths when called.
@@ -693,8 +698,9 @@ class TangledDilateLoss(AlignmentLoss):
         per_channel: bool = False,
         divergence: bool = False,
         cost: Cost = "squared",
+        infeasible: str = "raise",
     ):
-        super().__init__(gamma, reduction, band, per_channel, divergence, cost)
+        super().__init__(gamma, reduction, band, per_channel, divergence, cost, infeasible)
         if omega is None and band is None:
             raise ValueError("omega may be None only beside a band, but band is None too: see SoftDTWLoss.")
         self.alpha, self.omega = alpha, omega

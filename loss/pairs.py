@@ -102,6 +102,22 @@ def check_pairs(
     return Pairs(x, y, check_lattice(shape, x.device, prediction_lengths, target_lengths, band))
 
 
+def with_paths(pairs: Pairs, band: int) -> tuple[Pairs, Tensor | None]:
+    """Bring a band to pairs that have none yet, though it leave some of them no path.
+
+    Returns:
+        The pairs, of which those without a path are cut down to their first steps; and which these are, (B,), or None
+        where all have one.
+    """
+    x, y, (n, m, _) = pairs
+    if n is m is None and abs(x.shape[1] - y.shape[1]) <= band:
+        return Pairs(x, y, Lattice(None, None, band)), None
+    n, m = (torch.full((s.shape[0],), s.shape[1], device=s.device) if k is None else k for s, k in ((x, n), (y, m)))
+    pathless = (n - m).abs() > band
+    n, m = (torch.where(pathless, 1, k) for k in (n, m))
+    return Pairs(x, y, Lattice(n, m, band)), pathless
+
+
 def without_padding(series: Tensor, lengths: Tensor | None) -> Tensor:
     """(B, N, d) with zeros beyond the true lengths, and no gradient there."""
     if lengths is None:

@@ -128,6 +128,72 @@ def test_band_zero_is_the_squared_error_and_a_wide_band_is_none():
         torch.testing.assert_close(DilateLoss(band=wide)(x, y), DilateLoss()(x, y), rtol=1e-13, atol=0)
 
 
+@every_loss
+@pytest.mark.parametrize(("infeasible", "value"), [("inf", float("inf")), ("zero", 0.0)])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.usefixtures("backend")
+def test_pairs_without_a_path_are_worth_what_the_user_says_and_leave_the_others_alone(
+    criterion, infeasible, value, reduction
+):
+    x, y = series(4, 8, 9, 2)
+    n, m = [6, 8, 3, 8], [7, 6, 9, 5]  # the band is 3: the third pair has no path
+    lenient = copy.deepcopy(criterion)
+    lenient.band, lenient.infeasible, lenient.reduction = 3, infeasible, reduction
+    strict = copy.deepcopy(criterion)
+    strict.band, strict.reduction = 3, "none"
+    with pytest.raises(ValueError, match="band is 3, but to align a prediction of 3 steps with a target of 9"):
+        strict(x, y, n, m)
+    x.requires_grad_(), y.requires_grad_()
+    good = [0, 1, 3]
+    alone = strict(x[good], y[good], [n[b] for b in good], [m[b] for b in good])
+    reduced = {"none": lambda v: v, "sum": torch.sum, "mean": torch.mean}[reduction]
+    expected = reduced(torch.stack([alone[0], alone[1], alone.new_tensor(value), alone[2]]))
+    found = lenient(x, y, n, m)
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(found.sum(), (x, y))
+    expected = torch.autograd.grad(alone.sum() / (4 if reduction == "mean" else 1), (x, y))
+    for ours, theirs in zip(gradients, expected, strict=True):
+        assert ours[2].abs().max() == 0
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "criterion", [SoftDTWLoss(0.2, band=1), DilateLoss(0.3, 0.2, band=1), TangledDilateLoss(band=1)]
+)
+def test_a_batch_in_which_no_pair_has_a_path(criterion):
+    x, y = (s.requires_grad_() for s in series(2, 3, 5))
+    for criterion.infeasible, value in (("inf", float("inf")), ("zero", 0.0)):
+        found = criterion(x, y)
+        assert found == value
+        assert all(g.abs().max() == 0 for g in torch.autograd.grad(found, (x, y)))
+    assert torch.isfinite(criterion(x[:, :2], y[:, :2]))  # where all lengths fit, nothing changes
+    criterion.infeasible = "raise"
+    with pytest.raises(ValueError, match="band is 1, but to align a prediction of 3 steps with a target of 5"):
+        criterion(x, y)
+
+
+def test_terms_of_a_pair_without_a_path_are_its_value_too():
+    x, y = series(3, 6, 6)
+    criterion = DilateLoss(0.3, 0.2, "none", band=2, infeasible="inf")
+    terms = criterion.components(x, y, [6, 2, 5], [5, 6, 5])
+    assert [term.isinf().tolist() for term in terms] == [[False, True, False]] * 3
+
+
+def test_a_compiled_loss_finds_the_pairs_without_a_path():
+    x, y = series(3, 6, 6)
+    n, m = torch.tensor([6, 2, 5]), torch.tensor([5, 6, 5])
+    criterion = DilateLoss(0.3, 0.2, "none", band=2, infeasible="zero")
+    compiled = torch.compile(criterion, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, y, n, m), criterion(x, y, n, m))
+    assert compiled(x, y, n, m)[1] == 0
+
+
+def test_a_pair_without_a_path_passes_gradcheck_beside_others():
+    x, y = (s.requires_grad_() for s in series(2, 4, 4))
+    criterion = DilateLoss(0.3, 0.2, "none", band=1, infeasible="zero")
+    assert torch.autograd.gradcheck(lambda x, y: criterion(x, y, [4, 1], [3, 4]), (x, y))
+
+
 def test_costs_and_paths_keep_to_band_and_lengths():
     D = costs(2, 6, 5).requires_grad_()
     options = {"prediction_lengths": [6, 4], "target_lengths": [5, 3], "band": 2}
