@@ -48,7 +48,7 @@ from training.losses import LOSSES
 from training.run_folder import RunFolder, flattened, new_folder
 from training.settings import complaints, opened_folder, parse_args, settings_of
 from training.side_by_side import train_side_by_side
-from training.streams import usable_streams
+from training.streams import say, usable_streams
 from training.table import introduction, measured, results_table, whose_scaling
 
 DEFAULT_PLOT_SAMPLES = range(1, 6)
@@ -85,6 +85,7 @@ def run(experiment: Experiment) -> dict[str, Record]:
             variable = _plot_variable(experiment)
             lines = introduction(experiment)
             folder = data_parallel.broadcast_from_rank0(lambda: stack.enter_context(opened_folder(experiment)))
+        stack.callback(_say_what_is_older, folder, folder.outputs())
         continued_by = continuation(folder, __file__)
         mistakes = complaints(OSError, CheckpointError, DivergenceError, continued_by=continued_by)
         with interruptible(continued_by), mistakes:
@@ -102,6 +103,14 @@ def run(experiment: Experiment) -> dict[str, Record]:
                 forecast_beyond(checkpoints, experiment.data.series, experiment.device, folder, args)
             print(f"\nEverything is in {folder.path}")
     return results
+
+
+def _say_what_is_older(folder: RunFolder, before: dict[Path, int]) -> None:
+    """Name the files that an earlier session wrote and this one has not, whose networks may have changed since."""
+    now = folder.outputs()
+    older = [str(path.relative_to(folder.path)) for path, written in before.items() if now.get(path) == written]
+    if older and data_parallel.rank() == 0:
+        say(f"Written by an earlier session of this run, and not by this one: {', '.join(older)}")
 
 
 def report(

@@ -298,6 +298,20 @@ def test_resume_extends_a_finished_run(small):
     assert json.loads(Path("run/config.json").read_text())["settings"]["epochs"] == 7
 
 
+def test_a_resumed_run_names_the_files_that_it_leaves_as_they_were(small, capsys):
+    drawn = [flag for flag in small if flag != "--no-plots"]
+    run(*drawn, "--save-predictions", "--losses", "mse", "--output", "run")
+    assert "Written by an earlier session" not in capsys.readouterr().err
+    run("--resume", "run", "--epochs", 6, "--no-plots", "--no-save-predictions")
+    older = re.search("Written by an earlier session of this run, and not by this one: (.*)", capsys.readouterr().err)
+    assert older[1].split(", ") == [
+        *("predictions.npz", "forecast.png"),
+        *(f"figures/{name}.png" for name in ("alignment_mse", "forecasts", "learning_curves")),
+    ]
+    run("--resume", "run", "--epochs", 8, "--plots", "--save-predictions")
+    assert "Written by an earlier session" not in capsys.readouterr().err
+
+
 def test_resume_works_from_another_folder(small, table, monkeypatch, tmp_path):
     monkeypatch.chdir(table.parent)
     flags = ["waves.csv" if flag == str(table) else flag for flag in small]

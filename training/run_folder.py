@@ -118,6 +118,12 @@ class RunFolder:
         config = {"settings": settings, "started": started, "versions": versions}
         self._write(self.config, json.dumps(config, indent=2) + "\n")
 
+    def outputs(self) -> dict[Path, int]:
+        """What a run writes at its end: the files that are there, and when each was written, in nanoseconds."""
+        names = ("results.csv", "results_in_units.csv", "predictions.npz", "forecast.csv", "forecast.png")
+        files = [*(self.path / name for name in names), *sorted(self.figures.glob("*.png"))]
+        return {file: file.stat().st_mtime_ns for file in files if file.exists()}
+
     def append_metrics(self, record: Record) -> None:
         """Add one evaluation."""
         with errors_name(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
