@@ -102,30 +102,26 @@ class AlignmentLoss(nn.Module):
                 a named Omega is divided by the true lengths. Lengths on a GPU make the host wait: keep them off it.
             target_lengths: the same for the target.
         """
-        return self._reduced(prediction, target, prediction_lengths, target_lengths)[0]
+        terms = self._per_pair(prediction, target, prediction_lengths, target_lengths)
+        return REDUCE[self.reduction](terms[0])
 
-    def _reduced(
+    def _per_pair(
         self, prediction: Tensor, target: Tensor, prediction_lengths: Lengths, target_lengths: Lengths
     ) -> tuple[Tensor, ...]:
-        """The loss and its terms."""
-        if self.infeasible == "raise" or self.band is None:
-            terms = self._per_pair(check_pairs(prediction, target, prediction_lengths, target_lengths, self.band))
-        else:
-            pairs = check_pairs(prediction, target, prediction_lengths, target_lengths)
-            pairs, pathless = with_paths(pairs, self.band)
-            terms = self._per_pair(pairs)
-            if pathless is not None:
-                value = math.inf if self.infeasible == "inf" else 0.0
-                terms = tuple(torch.where(pathless, value, term) for term in terms)
-        return tuple(map(REDUCE[self.reduction], terms))
-
-    def _per_pair(self, pairs: Pairs) -> tuple[Tensor, ...]:
-        """The loss of each pair and its terms, with the settings ``per_channel`` and ``divergence`` observed."""
+        """The loss of each pair and its terms, with ``per_channel``, ``divergence`` and ``infeasible`` observed."""
+        lenient = self.infeasible != "raise" and self.band is not None
+        pairs = check_pairs(prediction, target, prediction_lengths, target_lengths, None if lenient else self.band)
+        pairs, pathless = with_paths(pairs, self.band) if lenient else (pairs, None)
         d = pairs.x.shape[2]
         apart = self.per_channel and d > 1
         parts = pairs.by_variable() if apart else pairs
         terms = self._debiased(parts) if self.divergence else self._terms(parts)
-        return tuple(term.reshape(-1, d).mean(1) for term in terms) if apart else terms
+        if apart:
+            terms = tuple(term.reshape(-1, d).mean(1) for term in terms)
+        if pathless is not None:
+            value = math.inf if self.infeasible == "inf" else 0.0
+            terms = tuple(torch.where(pathless, value, term) for term in terms)
+        return terms
 
     def _debiased(self, pairs: Pairs) -> tuple[Tensor, ...]:
         """The soft-DTW divergence (Blondel, Mensch & Vert, AISTATS 2021) of each term.

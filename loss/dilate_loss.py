@@ -21,7 +21,7 @@ from torch import Tensor
 from . import kernels, path_soft_dtw, soft_dtw
 from .checks import check_alpha, check_gamma
 from .costs import Cost, costs_of
-from .criterion import AlignmentLoss
+from .criterion import REDUCE, AlignmentLoss
 from .kernels import lattice, many_variables, reference
 from .kernels.jit import inlined, jit
 from .kernels.lattice import CHUNK, MaybeTensor, Wants, allocate, at_V, cells_of, fill
@@ -614,7 +614,8 @@ class DilateLoss(AlignmentLoss):
         target_lengths: Lengths = None,
     ) -> DilateTerms:
         """Return the loss with its shape and its temporal term, all reduced; the arguments are those of a call."""
-        return DilateTerms(*self._reduced(prediction, target, prediction_lengths, target_lengths))
+        terms = self._per_pair(prediction, target, prediction_lengths, target_lengths)
+        return DilateTerms(*map(REDUCE[self.reduction], terms))
 
 
 class SoftDTWLoss(AlignmentLoss):
