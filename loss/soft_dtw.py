@@ -28,6 +28,7 @@ from .kernels.lattice import CHUNK, LN2, UNREACHABLE, MaybeTensor, Wants, alloca
 from .kernels.operators import (
     Sweep,
     SweepInBackward,
+    below_autograd,
     is_recorded,
     operator,
     register_sweep,
@@ -354,35 +355,44 @@ register_sweep(soft_dtw_sweep)
 class SoftDTW(Sweep):
     """Eq. 2 of each cost matrix, ``DTW_gamma = -gamma log sum_A exp(-<A, Delta> / gamma)``.
 
-    Its derivative is the soft alignment A*_gamma, itself differentiable, so that it can be differentiated twice.
+    Its derivative, made in the forward pass, is the soft alignment A*_gamma, itself differentiable, so that Eq. 2 can
+    be differentiated twice.
     """
 
     derivative: type[Sweep]  # SoftPath of :mod:`.path_soft_dtw`, which imports this module
 
     @staticmethod
-    def forward(D, gamma, n, m, band):
-        """(B, N, M), () -> (B,)."""
-        return soft_dtw_sweep(None, None, crop(D, band), gamma, n, m, band, (False,) * 4)[0]
+    def forward(D, gamma, n, m, band, want_D, want_gamma):
+        """Eq. 2, (B,), and its derivatives by the costs that a path can reach (1, B, N, M) and by gamma (1, B)."""
+        wants = (False, False, want_D, want_gamma)
+        with below_autograd():
+            value, _, _, _, E, d_gamma = soft_dtw_sweep(None, None, crop(D, band), gamma, n, m, band, wants)
+        return value, E, d_gamma
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        """Keep the costs."""
-        ctx.save_for_backward(*inputs[:4])
+        """Keep the derivatives, and what is needed to make them again."""
+        ctx.save_for_backward(*inputs[:4], *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
         ctx.band = inputs[4]
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad, *_):
         """``d DTW_gamma / d Delta = A*_gamma``; the derivative by gamma is minus the entropy of the paths."""
-        D, gamma, n, m = ctx.saved_tensors
+        D, gamma, n, m, E, by_gamma = ctx.saved_tensors
+        if grad is None:
+            return (None,) * 7
         want_D, want_gamma = ctx.needs_input_grad[:2]
-        d_D = grad.reshape(-1, 1, 1) * SoftDTW.derivative.apply(D, gamma, n, m, ctx.band) if want_D else None
-        d_gamma = None
-        if want_gamma:
-            wants = (False, False, False, True)
-            costs = crop(D, ctx.band)
-            _, by_gamma = SweepInBackward.apply(soft_dtw_sweep, costs, gamma, n, m, None, ctx.band, wants)
-            d_gamma = (grad * by_gamma[0]).sum()
-        return d_D, d_gamma, None, None, None
+        if torch.is_grad_enabled():  # make them again as functions that have a derivative, or that refuse it
+            E = SoftDTW.derivative.apply(D, gamma, n, m, ctx.band).unsqueeze(0) if want_D else None
+            if want_gamma:
+                wants = (False, False, False, True)
+                costs = crop(D, ctx.band)
+                by_gamma = SweepInBackward.apply(soft_dtw_sweep, costs, gamma, n, m, None, ctx.band, wants)[1]
+        d_D = grad.reshape(-1, 1, 1) * uncrop(E.squeeze(0), *D.shape[1:]) if want_D else None
+        d_gamma = (grad * by_gamma[0]).sum() if want_gamma else None
+        return d_D, d_gamma, *(None,) * 5
 
 
 def crop(D: Tensor, band: int) -> Tensor:
@@ -409,10 +419,11 @@ def soft_dtw_of(D: Tensor, gamma: Tensor, pairs: Lattice) -> Tensor:
     n, m, band = pairs
     if not kernels.has_kernels(D.device):
         return reference.soft_dtw(D, gamma, band, n, m)
-    if is_recorded():  # the operator itself, whose gradient goes with it; costs may require grad when it is called
-        wants = (False, False, torch.is_grad_enabled(), torch.is_grad_enabled() and gamma.requires_grad)
-        return soft_dtw_sweep(None, None, crop(D, band), gamma, n, m, band, wants)[0]
-    return SoftDTW.apply(D, gamma, n, m, band)
+    recorded = is_recorded()  # costs may require grad when the record is called
+    wants = [torch.is_grad_enabled() and (r or t.requires_grad) for t, r in ((D, recorded), (gamma, False))]
+    # Recorded is the operator itself, whose gradient goes with it.
+    run = SoftDTW.forward if recorded or not any(wants) else SoftDTW.apply
+    return run(D, gamma, n, m, band, *wants)[0]
 
 
 def soft_dtw(

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
+from torch.profiler import ProfilerActivity, profile
 
 from loss import SoftDTWBatch, SoftDTWLoss, pairwise_distances, soft_dtw
 from tests.helpers import GAMMAS, SIZES, costs, delannoy, series
@@ -56,6 +57,15 @@ def test_gradcheck_and_gradgradcheck_of_costs():
     D = costs(2, 4, 5).requires_grad_()
     assert gradcheck(lambda D: soft_dtw(D, 0.3), (D,))
     assert gradgradcheck(lambda D: soft_dtw(D, 0.3), (D,))
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_one_sweep_makes_the_value_and_its_gradient(learned):
+    D, gamma = costs(2, 4, 5).requires_grad_(), torch.tensor(0.3, requires_grad=learned)
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        soft_dtw(D, gamma).sum().backward()
+    assert sum("soft_dtw_sweep" in event.name for event in recorded.events()) == 1
+    assert (gamma.grad is not None) == learned
 
 
 def test_gradcheck_and_gradgradcheck_of_series():
