@@ -54,10 +54,10 @@ def costs_of(cost: Cost, pairs: Pairs) -> Tensor:
             )
         return NAMED[cost](widened(x), widened(y))
     D, shape = cost(x, y), (x.shape[0], x.shape[1], y.shape[1])
-    if not isinstance(D, Tensor) or D.shape != shape or D.dtype not in (torch.float32, torch.float64):
+    if not isinstance(D, Tensor) or D.shape != shape or not D.is_floating_point():
         found = f"{D.dtype} of {tuple(D.shape)}" if isinstance(D, Tensor) else repr(type(D).__name__)
-        raise ValueError(f"cost must return float32 or float64 of {shape}, but it returned {found}.")
-    return D
+        raise ValueError(f"cost must return floating-point numbers of {shape}, but it returned {found}.")
+    return D if D.dtype == torch.float64 else D.float()  # autocast makes half precision of some functions
 
 
 def _with_last_step(series: Tensor, lengths: Tensor | None) -> Tensor:

@@ -149,6 +149,16 @@ def test_a_series_costs_nothing_beside_itself_with_divergence():
         torch.testing.assert_close(DilateLoss(cost=cost, divergence=True)(x, x), torch.tensor(0.0).double())
 
 
+def test_costs_in_half_precision_are_widened_as_series_are():
+    x, y = (s.float().requires_grad_() for s in series(2, 4, 3, d=2))
+    criterion = DilateLoss(0.3, 0.1, cost=lambda p, q: (p @ q.mT).square())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = criterion(x, y)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, criterion(x, y), rtol=2e-2, atol=2e-2)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(found, (x, y)))
+
+
 # ------------------------------------------------------------------------------------ what is refused
 
 
@@ -159,7 +169,7 @@ def test_what_is_no_cost_is_refused_in_one_sentence():
     assert_one_sentence(TypeError, f"{names}.* but it is 3", lambda: SoftDTWLoss(cost=3))
     for cost in (lambda x, y: x, lambda x, y: 1.0, lambda x, y: torch.zeros(2, 4, 3, dtype=torch.int64)):
         criterion = DilateLoss(cost=cost)
-        match = r"cost must return float32 or float64 of \(2, 4, 3\), but"
+        match = r"cost must return floating-point numbers of \(2, 4, 3\), but"
         assert_one_sentence(ValueError, match, lambda criterion=criterion: criterion(x, y))
 
 
