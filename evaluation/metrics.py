@@ -260,8 +260,11 @@ def _paired(
 
 
 def as_array(values: ArrayLike | torch.Tensor) -> NDArray[np.float64]:
-    """A tensor of any device, or what numpy takes, as float64."""
+    """A tensor of any device, or an array of real numbers, as float64, in which what is masked is nan."""
     if isinstance(values, torch.Tensor):
         # MPS tensors cannot become float64 before they are on the CPU.
         values = values.detach().cpu().double().numpy()
-    return np.asarray(values, dtype=np.float64)
+    array = values if np.ma.isMaskedArray(values) else np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"Series must be of real numbers, got an array of {array.dtype}.")
+    return np.ma.filled(array.astype(np.float64), np.nan)

@@ -35,6 +35,19 @@ def test_mse_is_per_series_over_steps_and_variables():
     np.testing.assert_array_equal(mse(prediction, target), [9.0, 0.5])
 
 
+@pytest.mark.parametrize("metric", [mse, dtw_tdi, ramp_score])
+def test_what_is_masked_is_nan_for_its_series_alone(metric):
+    target = np.ma.masked_greater(np.arange(12.0).reshape(2, 6, 1), 10)
+    scores = np.atleast_2d(metric(target + 1.0, target))
+    np.testing.assert_array_equal(np.isnan(scores), [[False, True]] * len(scores))
+
+
+@pytest.mark.parametrize("values", [[[["1.5"]]], [[[1j]]], [[[None]]]])
+def test_what_holds_no_real_numbers_is_refused(values):
+    with pytest.raises(TypeError, match="Series must be of real numbers, got an array of"):
+        mse(np.array(values), np.zeros((1, 1, 1)))
+
+
 def test_a_perfect_forecast_scores_zero():
     values = np.random.default_rng(0).standard_normal((3, 7, 2))
     np.testing.assert_array_equal(dtw_tdi(values, values), np.zeros((2, 3)))
