@@ -394,7 +394,13 @@ class NetWithLoss(nn.Module):
         """Loss, and prediction without its history."""
         prediction = self.net(inputs)
         _check_shapes(prediction, target)
-        return self.criterion(prediction, target), prediction.detach()
+        loss = self.criterion(prediction, target)
+        if loss.dim():
+            reduced = 'reduction="mean" or "sum"'
+            raise ValueError(
+                f"criterion must give one number, as with {reduced}, but gave shape {tuple(loss.shape)}."
+            )
+        return loss, prediction.detach()
 
 
 def _graphed(eager: NetWithLoss, batch: Sequence[Tensor]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

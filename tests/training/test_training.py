@@ -435,6 +435,11 @@ def test_a_validation_set_with_nan_is_one_sentence_before_the_training(parts, pa
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+def test_a_loss_that_is_not_reduced_is_one_sentence(parts):
+    sentence = 'criterion must give one number, as with reduction="mean" or "sum", but gave shape'
+    assert_one_sentence(ValueError, sentence, lambda: train(fresh_net(), parts, DilateLoss(reduction="none")))
+
+
 @pytest.mark.parametrize(
     ("cut", "shape"),
     [
