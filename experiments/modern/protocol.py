@@ -1,6 +1,7 @@
 """Tasks, networks and losses of the study, and the rules by which settings are chosen, all on validation.
 
-The rules were written down before any test metric was seen:
+The rules were written down before any test metric was seen. One thing was changed after some were: gamma had 0.01, 0.1
+and 1 for candidates, of which validation chose 1 nearly everywhere, so 10 was added.
 
 1. Windows are standardised each by the mean and standard deviation of its own input, as neuralforecast's scaler
    "standard" does, and the losses see these units. Metrics are taken in the units of `data.load`.
@@ -123,7 +124,7 @@ class Protocol:
     seeds: tuple[int, ...] = _setting((0, 1, 2, 3, 4), "of initial weights and batches", int)
     budgets: tuple[int, ...] = _setting((150, 300, 600), "training steps to choose from", int)
     alphas: tuple[float, ...] = _setting((0.1, 0.5, 0.9), "candidates for DILATE's alpha", float)
-    gammas: tuple[float, ...] = _setting((0.01, 0.1, 1.0), "candidates for gamma", float)
+    gammas: tuple[float, ...] = _setting((0.01, 0.1, 1.0, 10.0), "candidates for gamma", float)
     shares: tuple[float, ...] = _setting((0.001, 0.01, 0.1), "candidates for gamma's share of a median cost", float)
     balances: tuple[float, ...] = _setting((1.0, 10.0), "candidates for shape over time at the start", float)
 
