@@ -1,13 +1,13 @@
 """Tasks, networks and losses of the study, and the rules by which settings are chosen, all on validation.
 
-The rules were written down before any test metric was seen. One thing was changed after some were: gamma had 0.01, 0.1
-and 1 for candidates, of which validation chose 1 nearly everywhere, so 10 was added.
+The rules were written down before any test metric was seen. One thing was changed after some were: the candidates for
+gamma were 0.01, 0.1 and 1, of which validation chose 1 nearly everywhere, so 10 was added.
 
 1. Windows are standardised each by the mean and standard deviation of its own input, as neuralforecast's scaler
    "standard" does, and the losses see these units. Metrics are taken in the units of `data.load`.
 2. All losses have one budget of steps for a task and a network. It is the least of `budgets` by whose end the loss on
-   validation of trainings with MSE, MAE, soft-DTW and DILATE (alpha and gamma in the middle of their candidates) has
-   come down by 95 % of what it comes down after the first epoch in the longest budget.
+   validation of trainings with MSE, MAE, soft-DTW and DILATE, alpha and gamma in the lower middle of the candidates,
+   has come down by 95 % of what it comes down after the first epoch in the longest budget.
 3. Every training keeps the weights of the epoch with the least loss on validation, by the loss that it trains with.
 4. The candidates for alpha and gamma are trained once, with a seed that no other training has. The one with the
    smallest product of MSE, DTW and TDI on validation wins. soft-DTW's gamma is chosen likewise.

@@ -17,7 +17,7 @@ from experiments.store import Result
 from .protocol import NETWORKS, TASKS, TRAINED_WITH, Protocol
 from .trainings import EXAMPLES, METRICS, Cell, Tried, best, best_rule, excess, score
 
-TABLES, FIGURE, RESULTS, CANDIDATES = "tables.md", "forecasts.png", "results.csv", "candidates.csv"
+TABLES, FIGURE, RESULTS = "tables.md", "forecasts.png", "results.csv"
 LEVEL = 0.05
 PICTURED = ("etth1-96", "traffic", "ecg5000")  # two windows of each
 AGAINST = (("dilate", "mse"), ("dilate", "mae"), ("dilate", "soft_dtw"), ("rule", "mse"), ("rule", "dilate"))
@@ -30,7 +30,7 @@ def write(
     tried: Mapping[Cell, Tried],
     results: Sequence[Result],
 ) -> str:
-    """Write both CSV files and the tables, and return the tables.
+    """Write the tables and, with all trainings but those that chose the budgets, results.csv; return the tables.
 
     Args:
         folder: Where to.
@@ -39,9 +39,8 @@ def write(
         tried: The candidates of each cell.
         results: Those of all seeds, and of the baselines.
     """
-    write_csv(folder / RESULTS, [_row(result, "test") for result in results])
-    candidates = [result for of in tried.values() for results in of.values() for result in results]
-    write_csv(folder / CANDIDATES, [_row(result, "valid") | {"product": score(result)} for result in candidates])
+    candidates = [result for of in tried.values() for some in of.values() for result in some]
+    write_csv(folder / RESULTS, [_row(result) for result in (*results, *candidates)])
     runs = _by_cell(results)
     parts = [
         "# Test metrics, mean ± standard deviation over the seeds\n",
@@ -57,12 +56,14 @@ def write(
     return "\n".join(parts)
 
 
-def _row(result: Result, part: str) -> Row:
+def _row(result: Result) -> Row:
     names = ("task", "network", "loss", "seed", "steps", "share", "balance")
+    parts = ("valid", "test")
     return {
         **{name: result["job"].get(name, "") for name in names},
         **{name: "" if result.get(name) is None else result[name] for name in ("alpha", "gamma", "best_epoch")},
-        **{f"{part}_{metric}": result[part][metric] for metric in METRICS},
+        **{f"{part}_{metric}": result.get(part, {}).get(metric, "") for part in parts for metric in METRICS},
+        "valid_product": score(result) if "valid" in result else "",
         "seconds_per_step": result.get("seconds_per_step", ""),
     }
 

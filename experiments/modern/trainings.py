@@ -194,7 +194,9 @@ def baseline_jobs(protocol: Protocol) -> list[Job]:
 
 def budget_jobs(protocol: Protocol, cell: Cell) -> dict[str, list[Job]]:
     """The trainings in the longest budget, by which the budget of a cell is chosen (rule 2)."""
-    alpha, gamma = (sorted(candidates)[(len(candidates) - 1) // 2] for candidates in (protocol.alphas, protocol.gammas))
+    alpha, gamma = (
+        sorted(candidates)[(len(candidates) - 1) // 2] for candidates in (protocol.alphas, protocol.gammas)
+    )
     settings = {"mse": {}, "mae": {}, "soft_dtw": {"gamma": gamma}, "dilate": {"alpha": alpha, "gamma": gamma}}
     longest = max(protocol.budgets)
     return {loss: [Job(*cell, loss, CHOICE_SEED, longest, **given)] for loss, given in settings.items()}
