@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
+from cuda.pathfinder import load_nvidia_dynamic_lib
 from llvmlite import ir
 from numba import cuda, float32, float64, int32, int64, uint32
 from numba.cuda import types
@@ -853,5 +854,7 @@ def try_out() -> None:
     """Compile, or find on disk, and load the smallest kernel: whatever is missing raises."""
     if "numba_cuda" not in cuda.__file__:
         raise ImportError("numba imports its own old numba.cuda, so the installation of numba-cuda is not complete")
+    for compiler in ("nvvm", "nvrtc"):  # which other kernels need, though the smallest one may be on disk
+        load_nvidia_dynamic_lib(compiler)
     smallest = Kind("float32", of_costs=True, dual=False, backward=False, by_gamma=False, keeps_E=False)
     load(smallest, torch.device("cuda", torch.cuda.current_device()))
