@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import shutil
 from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ from loss.soft_dtw import soft_dtw_sweep
 from tests.helpers import EVERY_LOSS, costs, drawn_sweep, series
 from tests.oracles import longdouble
 from tests.oracles.cases import CASES
-from tests.oracles.ptx import Program
+from tests.oracles.ptx import Program, pretended_h100
 
 if not numba.cuda.nvvm.is_available():
     pytest.skip("needs the compiler of CUDA (requirements-cuda.txt)", allow_module_level=True)
@@ -42,10 +41,7 @@ LIMITS = [ONE_SEGMENT, ONE_STRIP_A_SEGMENT, LITTLE_MEMORY, cuda.Limits(processor
 
 @pytest.fixture(autouse=True, scope="module")
 def an_h100():
-    """What numba asks for the device that it compiles for."""
-    h100 = SimpleNamespace(compute_capability=(9, 0))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("numba.cuda.dispatcher.get_current_device", lambda: h100)
+    with pretended_h100():
         yield
 
 
@@ -278,6 +274,13 @@ def test_memory_is_what_was_promised():
     assert h200(100_000, 20, 1) <= 200e6
     assert h200(5_000, 720, 1) <= 1.2e9
     assert h200(512, 96, 321) <= 1.5e9
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_kernel_states_its_threads_and_needs_no_shared_memory(precision):
+    ptx = ptx_of(cuda.Kind(precision, of_costs=False, dual=True, backward=True, by_gamma=True, keeps_E=True))
+    assert f".maxntid {cuda_launch.THREADS}, 1, 1\n.minnctapersm 1" in ptx
+    assert ".shared" not in ptx
 
 
 def test_machine_code_is_kept_on_disk(tmp_path, monkeypatch):

@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import torch
 
@@ -29,6 +31,12 @@ FORMATS |= dict.fromkeys(("u8", "s8", "b8"), "?") | {"f64": "d", "f32": "f"}
 VALUES = {"q": (torch.Tensor, type(None), int), "i": (int,), "?": (bool,), "d": (float,), "f": (float,)}
 
 Value = torch.Tensor | int | float | bool | None
+
+
+def pretended_h100() -> mock._patch:
+    """A context in which numba compiles for an H100 where there is no GPU."""
+    h100 = SimpleNamespace(compute_capability=(9, 0))
+    return mock.patch("numba.cuda.dispatcher.get_current_device", return_value=h100)
 
 
 class _Region(ctypes.Structure):
