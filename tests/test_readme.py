@@ -452,6 +452,14 @@ def test_metrics_at_long_horizons_are_those_of_the_committed_results():
             assert_rounded(cell, kept[f"test_{metric.lower()}"])
 
 
+def test_changes_with_networks_of_today_are_those_of_the_committed_results():
+    committed_tables = (ROOT / "experiments" / "results" / "modern" / "tables.md").read_text(encoding="utf-8")
+    section = committed_tables.split("## DILATE instead of MSE")[1].split("##")[0]
+    lines = [line for line in PAGES["docs/when.md"].splitlines() if line.startswith("| ") and "---" not in line]
+    assert len(lines) == 14
+    assert all(line in section for line in lines)
+
+
 def test_answer_on_negative_losses_gives_their_values():
     text = PAGES["docs/faq.md"]
     answer = text[text.index("**Why is the loss negative?**") : text.index("**Which α and γ?**")]

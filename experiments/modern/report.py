@@ -20,7 +20,14 @@ from .trainings import EXAMPLES, METRICS, Cell, Tried, best, best_rule, excess, 
 TABLES, FIGURE, RESULTS = "tables.md", "forecasts.png", "results.csv"
 LEVEL = 0.05
 PICTURED = ("etth1-96", "traffic", "ecg5000")  # two windows of each
-AGAINST = (("dilate", "mse"), ("dilate", "mae"), ("dilate", "soft_dtw"), ("rule", "mse"), ("rule", "dilate"))
+AGAINST = (
+    ("dilate", "mse"),
+    ("dilate", "mae"),
+    ("dilate", "soft_dtw"),
+    ("mae", "mse"),
+    ("rule", "mse"),
+    ("rule", "dilate"),
+)
 
 
 def write(
@@ -171,5 +178,6 @@ def draw(path: Path, protocol: Protocol, finals: Sequence[Result], paths: Mappin
                     forecast = runs[task, protocol.networks[0], loss][0]["examples"][row]
                     axes.plot(forecast, color=look["color"], label=look["label"])
             grid[0, column].set_title(f"{TASKS[task].title}, {NETWORKS[protocol.networks[0]]}")
+            grid[-1, column].set_xlabel("steps ahead")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
         figure.savefig(path, dpi=100)
