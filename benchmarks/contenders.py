@@ -66,8 +66,12 @@ def reference_terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def peers(cuda: bool = False) -> dict[str, Callable[[float], Loss]]:
     """Name -> the shape term by gamma, of those public packages that are installed (and have a kernel for CUDA)."""
-    packages = {"tslearn": ("tslearn.metrics", "SoftDTWLossPyTorch", {})} if not cuda else {}
-    packages["pysdtw"] = "pysdtw", "SoftDTW", {"use_cuda": cuda}
+    packages = {
+        "tslearn": ("tslearn.metrics", "SoftDTWLossPyTorch", {}),
+        "pysdtw": ("pysdtw", "SoftDTW", {"use_cuda": cuda}),
+        "ddtw": ("ddtw", "SDTW", {"backend": "cpu_numba", "normalization": "none"}),
+    }
+    packages = {"pysdtw": packages["pysdtw"]} if cuda else packages
     found = {}
     for name, (module, class_name, options) in packages.items():
         try:

@@ -1,6 +1,6 @@
 """Forward and backward of the loss beside its peers: first do they agree, then time, then memory.
 
-    python -m benchmarks.loss                          # ours, plain PyTorch, tslearn, pysdtw if installed
+    python -m benchmarks.loss                          # ours, plain PyTorch, tslearn, pysdtw, ddtw if installed
     python -m benchmarks.loss --original FOLDER        # and a clone of the released DILATE
 
 Each contender computes the mean over the batch and its gradient by the prediction, float32, gamma 0.01. Contenders

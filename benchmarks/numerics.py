@@ -1,6 +1,6 @@
 """How many digits the loss keeps, beside its peers: float32 against a truth in 80-bit long double.
 
-    python -m benchmarks.numerics                      # ours, tslearn, pysdtw if installed
+    python -m benchmarks.numerics                      # ours, tslearn, pysdtw, ddtw if installed
     python -m benchmarks.numerics --original FOLDER    # and a clone of the released DILATE
 
 The cases are those of tests/oracles/cases.py, the truth is that of tests/oracles/longdouble.py. Fills in the tables
@@ -156,7 +156,7 @@ def fill_in(text: str, blocks: dict[str, str]) -> str:
 
 def made_with(names: list[str]) -> str:
     """Machine and versions; a peer may change the number of threads, so this is asked for first."""
-    packages = ("numpy", "numba", *(n for n in names if n in ("tslearn", "pysdtw")))
+    packages = ("numpy", "numba", *(n for n in names if n in ("tslearn", "pysdtw", "ddtw")))
     return ", ".join([machine(), f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)])
 
 

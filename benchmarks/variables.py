@@ -1,6 +1,6 @@
 """Forward and backward of the loss with one and with many variables, beside its peers and bare matrix products.
 
-    python -m benchmarks.variables                     # ours, tslearn, pysdtw if installed
+    python -m benchmarks.variables                     # ours, tslearn, pysdtw, ddtw if installed
 
 Each contender computes the mean over the batch and its gradient by the prediction, float32, on one thread, with gamma
 0.01 for each variable. The shape term is timed beside those of peers, and the whole loss beside two products of the

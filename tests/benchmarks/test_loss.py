@@ -18,7 +18,7 @@ measures_memory = pytest.mark.skipif(not memory.RESET.exists(), reason="this sys
 
 @pytest.fixture
 def only_ours(monkeypatch):
-    for package in ("tslearn.metrics", "pysdtw"):
+    for package in ("tslearn.metrics", "pysdtw", "ddtw"):
         monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
 
 

@@ -19,7 +19,7 @@ def read(path):
 
 @pytest.mark.skipif(not PRECISE, reason="a long double is no more than a float64 on this system")
 def test_the_script_compares_ours_with_a_clone_of_the_released_code(clone, tmp_path, monkeypatch, capsys):
-    for package in ("tslearn.metrics", "pysdtw"):
+    for package in ("tslearn.metrics", "pysdtw", "ddtw"):
         monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     cases = [c for c in CASES if c.name == "noise, N = 20"]
     monkeypatch.setattr(numerics, "CASES", (*cases, CASES[-1]))
