@@ -26,7 +26,7 @@ from .checks import check_flag, check_lengths, check_reduction, check_tensor, ra
 from .criterion import REDUCE
 from .kernels import compiled_transforms
 from .kernels.ctc import sweep_ctc
-from .kernels.operators import below_autograd, is_recorded
+from .kernels.operators import below_autograd, is_differentiated, is_recorded
 
 WholeNumbers = Tensor | Sequence[int]
 
@@ -245,7 +245,7 @@ def ctc_loss(
         )
     if log_probs.device.type == "cpu":
         # What is recorded may be called with log_probs that require grad.
-        want_gradient = (torch.is_grad_enabled() and log_probs.requires_grad) or is_recorded()
+        want_gradient = is_differentiated(log_probs) or is_recorded()
         arguments = log_probs, targets.flatten(), labelling.spans(), blank, zero_infinity, want_gradient
         # Where it is recorded, the operator itself, whose gradient goes with it.
         values = sweep_ctc(*arguments, 0)[0] if is_recorded() else CTC.apply(*arguments)[0]

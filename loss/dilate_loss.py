@@ -29,6 +29,7 @@ from .kernels.operators import (
     Sweep,
     SweepInBackward,
     below_autograd,
+    is_differentiated,
     is_exported,
     is_recorded,
     once_differentiable,
@@ -362,12 +363,12 @@ def dilate_terms(pairs: Pairs, gamma: Tensor, omega: Penalty | None, alpha: floa
     if band >= 0:
         N, M = new = reachable(*(old := (x.shape[1], y.shape[1])), band)
         x, y, values = x[:, :N], y[:, :M], None if values is None else crop(values, old, new)
-    learned = torch.is_grad_enabled() and values is not None and values.requires_grad
+    learned = values is not None and is_differentiated(values)
     if not kernels.has_kernels(x.device) or (learned and is_exported()):
         return _terms_in_torch(Pairs(x, y, pairs.lattice), gamma, values, scale, alpha)
     if torch.compiler.is_compiling():  # it takes no tensor twice: a series beside itself comes as a view
         y, m = y.view_as(y), None if m is None else m.view_as(m)
-    wants = [torch.is_grad_enabled() and t.requires_grad for t in (x, y, gamma)]
+    wants = [is_differentiated(t) for t in (x, y, gamma)]
     recorded = is_recorded()
     if recorded and not torch.compiler.is_compiling():  # it may be called with series that require grad
         wants[:2] = True, True
@@ -456,14 +457,14 @@ class DerivativesOfCosts(Sweep):
 def _terms_of_costs(D: Tensor, gamma: Tensor, omega: Penalty, alpha: float, lattice: Lattice) -> DilateTerms:
     """Eq. 1, Eq. 2 and Eq. 4 of given costs, by one sweep; by two where Omega is learned."""
     (n, m, band), (values, scale) = lattice, omega
-    if not kernels.has_kernels(D.device) or (torch.is_grad_enabled() and values.requires_grad):
+    if not kernels.has_kernels(D.device) or is_differentiated(values):
         shape, path = soft_dtw_of(D, gamma, lattice), soft_path_of(D, gamma, lattice)
         temporal = (path * omega_matrix(omega, *D.shape[1:]).to(path.dtype)).sum((1, 2))
         return DilateTerms(torch.lerp(temporal, shape, alpha), shape, temporal)  # Eq. 1
     old, D = D.shape[1:], crop_costs(D, band)
     values = crop(values, old, D.shape[1:])
     recorded = is_recorded() and not torch.compiler.is_compiling()  # it may be called with costs that require grad
-    wants = [torch.is_grad_enabled() and (recorded or t.requires_grad) for t in (D, gamma)]
+    wants = [is_differentiated(t) or (recorded and torch.is_grad_enabled()) for t in (D, gamma)]
     run = DilateOfCosts.forward if is_recorded() or not any(wants) else DilateOfCosts.apply
     return DilateTerms(*run(D, gamma, values, scale, n, m, alpha, band, *wants)[:3])
 

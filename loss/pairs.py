@@ -106,8 +106,8 @@ def with_paths(pairs: Pairs, band: int) -> tuple[Pairs, Tensor | None]:
     """Bring a band to pairs that have none yet, though it leave some of them no path.
 
     Returns:
-        The pairs, of which those without a path are cut down to their first steps; and which these are, (B,), or None
-        where all have one.
+        The pairs, of which those without a path are of one step that does not depend on their series; and which these
+        are, (B,), or None where all have one.
     """
     x, y, (n, m, _) = pairs
     if n is m is None and abs(x.shape[1] - y.shape[1]) <= band:
@@ -115,6 +115,8 @@ def with_paths(pairs: Pairs, band: int) -> tuple[Pairs, Tensor | None]:
     n, m = (torch.full((s.shape[0],), s.shape[1], device=s.device) if k is None else k for s, k in ((x, n), (y, m)))
     pathless = (n - m).abs() > band
     n, m = (torch.where(pathless, 1, k) for k in (n, m))
+    # Different numbers, of which every cost has a derivative.
+    x, y = (torch.where(pathless.reshape(-1, 1, 1), number, s) for s, number in ((x, 1.0), (y, 2.0)))
     return Pairs(x, y, Lattice(n, m, band)), pathless
 
 

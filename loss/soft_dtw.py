@@ -29,6 +29,7 @@ from .kernels.operators import (
     Sweep,
     SweepInBackward,
     below_autograd,
+    is_differentiated,
     is_recorded,
     operator,
     register_sweep,
@@ -420,7 +421,7 @@ def soft_dtw_of(D: Tensor, gamma: Tensor, pairs: Lattice) -> Tensor:
     if not kernels.has_kernels(D.device):
         return reference.soft_dtw(D, gamma, band, n, m)
     recorded = is_recorded()  # costs may require grad when the record is called
-    wants = [torch.is_grad_enabled() and (r or t.requires_grad) for t, r in ((D, recorded), (gamma, False))]
+    wants = [is_differentiated(D) or (recorded and torch.is_grad_enabled()), is_differentiated(gamma)]
     # Recorded is the operator itself, whose gradient goes with it.
     run = SoftDTW.forward if recorded or not any(wants) else SoftDTW.apply
     return run(D, gamma, n, m, band, *wants)[0]

@@ -25,6 +25,7 @@ from loss import (
     TangledDilateLoss,
     ctc_alignment,
     ctc_loss,
+    dilate_of_costs,
     soft_dtw,
     soft_path,
 )
@@ -273,6 +274,40 @@ def test_torch_func_works_at_sizes_that_are_new_to_the_process(criterion, transf
     first, second = (transform(lambda p: criterion(p, y), x) for _ in range(2))
     assert first.abs().max() > 0
     torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def of_costs(function):
+    return lambda x, y: function((x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1))
+
+
+VMAPPED = {
+    **{repr(criterion): criterion for criterion in CRITERIA},
+    "costs of one's own": DilateLoss(0.3, 0.4, cost="absolute"),
+    "learned gamma": DilateLoss(0.3, torch.nn.Parameter(torch.tensor(0.4))),
+    "learned Omega": DilateLoss(0.3, 0.4, omega=torch.nn.Parameter(torch.rand(5, 6))),
+    "soft_dtw": of_costs(lambda D: soft_dtw(D, 0.4).sum()),
+    "soft_dtw, learned gamma": of_costs(lambda D: soft_dtw(D, torch.tensor(0.4, requires_grad=True)).sum()),
+    "soft_path": of_costs(lambda D: (soft_path(D, 0.4) ** 2).sum()),
+    "dilate_of_costs": of_costs(lambda D: dilate_of_costs(D, alpha=0.3, gamma=0.4).loss.sum()),
+    "CTC": lambda x, y: ctc_loss(
+        x.transpose(0, 1).log_softmax(-1), torch.ones(3, 2, dtype=torch.long), [5] * 3, [2] * 3
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", VMAPPED)
+@pytest.mark.parametrize("beside", [0.0, 1.0])
+def test_autograd_sees_what_vmap_maps_over(name, beside):
+    x, y = randn(4, 3, 5, 2, seed=1), randn(4, 3, 6, 2, seed=2)
+    weight = torch.ones(4, 1, 1, 1, dtype=torch.float64, requires_grad=True)
+
+    def loss(x, y, weight):
+        return VMAPPED[name](weight * x, y) + beside * (weight * x).square().sum()
+
+    (expected,) = torch.autograd.grad(sum(loss(*model) for model in zip(x, y, weight, strict=True)), weight)
+    (found,) = torch.autograd.grad(vmap(loss)(x, y, weight).sum(), weight)
+    torch.testing.assert_close(found, expected)
 
 
 @a_few

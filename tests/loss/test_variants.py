@@ -179,6 +179,24 @@ def test_terms_of_a_pair_without_a_path_are_its_value_too():
     assert [term.isinf().tolist() for term in terms] == [[False, True, False]] * 3
 
 
+@every_loss
+@pytest.mark.parametrize("infeasible", ["inf", "zero"])
+@pytest.mark.parametrize("junk", [float("nan"), float("inf")])
+def test_what_stands_in_a_pair_without_a_path_has_no_influence(criterion, infeasible, junk):
+    x, y = series(3, 6, 9, 2)
+    x[1], y[1] = junk, junk
+    criterion = copy.deepcopy(criterion)
+    criterion.band, criterion.infeasible = 3, infeasible
+    criterion.gamma = nn.Parameter(torch.tensor(0.2))
+    x.requires_grad_(), y.requires_grad_()
+    lengths = [6, 2, 5], [9, 9, 5]
+    value = criterion(x, y, *lengths)
+    gradients = torch.autograd.grad(value[[0, 2]].sum() + value[1], (x, y, criterion.gamma))
+    assert value.isinf().tolist() == [False, infeasible == "inf", False]
+    assert all(g.isfinite().all() for g in gradients)
+    assert gradients[0][1].abs().max() == gradients[1][1].abs().max() == 0
+
+
 def test_a_compiled_loss_finds_the_pairs_without_a_path():
     x, y = series(3, 6, 6)
     n, m = torch.tensor([6, 2, 5]), torch.tensor([5, 6, 5])
