@@ -264,7 +264,8 @@ def forecast_beyond(
         plot_future(forecast_curves(forecasters, past, table), folder.path / "forecast.png", show=args.show)
     trained_on, file = next(iter(forecasters.values())).data, args.data_path or args.dataset
     print("\n".join(["", *filled_values(past, trained_on.input_length)]))
-    print(f"The {trained_on.horizon} steps after the last row of {file} are in {folder.forecast}")
+    drawn = "" if args.plots else "; --plots draws forecast.png, too"
+    print(f"The {trained_on.horizon} steps after the last row of {file} are in {folder.forecast}{drawn}")
 
 
 def draw(

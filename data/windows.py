@@ -55,12 +55,11 @@ class WindowDataset(Dataset):
         targets: Float32 tensor (n, N_output, d_out).
 
     Raises:
-        ValueError: Not three axes, an empty axis, or not as many targets as inputs.
+        ValueError: Not three axes, an empty axis, not as many targets as inputs, or an array of which some is masked.
     """
 
     def __init__(self, inputs: Tensor | np.ndarray, targets: Tensor | np.ndarray) -> None:
-        self.inputs = torch.as_tensor(inputs, dtype=torch.float32)
-        self.targets = torch.as_tensor(targets, dtype=torch.float32)
+        self.inputs, self.targets = _unmasked("inputs", inputs), _unmasked("targets", targets)
         for name, windows in (("inputs", self.inputs), ("targets", self.targets)):
             if windows.ndim != 3 or 0 in windows.shape:
                 shape = tuple(windows.shape)
@@ -94,7 +93,7 @@ class WindowDataset(Dataset):
         check_count("input_length", input_length)
         check_count("horizon", horizon)
         check_count("stride", stride)
-        series = torch.as_tensor(series, dtype=torch.float32)
+        series = _unmasked("series", series)
         if series.ndim != 2:
             raise ValueError(f"series must have shape (time steps, variables), given {tuple(series.shape)}")
         if len(series) < input_length + horizon:
@@ -110,6 +109,13 @@ class WindowDataset(Dataset):
 
     def __getitem__(self, index: Index) -> tuple[Tensor, ...]:
         return pick(self.inputs, index), pick(self.targets, index)
+
+
+def _unmasked(name: str, values: Tensor | np.ndarray) -> Tensor:
+    """Numbers as float32, none of which a mask says to be missing: windows are served without their masks."""
+    if np.ma.is_masked(values):
+        raise ValueError(f"{called(name)} must not be masked: fill in what is missing, or leave out its windows")
+    return torch.as_tensor(values, dtype=torch.float32)
 
 
 def pick(values: Tensor, index: Index) -> Tensor:
@@ -362,7 +368,7 @@ def chronological_windows(
         TypeError: A length or the stride is not a whole number.
         ValueError: A number is out of range, or a part is shorter than one window.
     """
-    series = torch.as_tensor(series, dtype=torch.float32)
+    series = _unmasked("series", series)
     train_end, valid_end, test_end = split_points(len(series), split, input_length, horizon, reach_back)
     before = input_length if reach_back else 0
 

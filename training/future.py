@@ -8,7 +8,7 @@ import numpy as np
 
 from data.windows import History
 
-from .checkpoint import load_checkpoint
+from .checkpoint import CheckpointError, load_checkpoint
 from .forecaster import Forecaster, forecast_rows
 from .run_folder import RunFolder
 
@@ -22,12 +22,16 @@ def checkpoints_in(path: str | os.PathLike[str], losses: Sequence[str]) -> dict[
 
     Raises:
         FileNotFoundError: If one of them is not there.
+        CheckpointError: If one of a folder was trained with another loss than it is named by.
         OSError, CheckpointError: As `load_checkpoint` says.
     """
     path = Path(path)
-    if path.is_dir():
-        return {loss: RunFolder(path).checkpoint(loss) for loss in losses}
-    return {load_checkpoint(path).get("settings", {}).get("loss", path.stem): path}
+    found = {loss: RunFolder(path).checkpoint(loss) for loss in losses} if path.is_dir() else {path.stem: path}
+    trained_with = {name: load_checkpoint(file).get("settings", {}).get("loss", name) for name, file in found.items()}
+    for name, loss in trained_with.items():
+        if path.is_dir() and loss != name:
+            raise CheckpointError(f"{found[name]} was trained with loss {loss!r}: has it changed places?")
+    return {trained_with[name]: file for name, file in found.items()}
 
 
 def forecast_table(forecasters: Mapping[str, Forecaster], past: Sequence[History]) -> list[list[str]]:
@@ -42,10 +46,14 @@ def forecast_table(forecasters: Mapping[str, Forecaster], past: Sequence[History
         Where a variable has the name of the column of series or times, "(series)" or "(time)" follows the latter.
 
     Raises:
-        ValueError: As `Forecaster.predict` says.
+        ValueError: If the networks forecast different variables, and as `Forecaster.predict` says.
     """
+    first, *others = (forecaster.data.targets for forecaster in forecasters.values())
+    for other in others:
+        if other != first:
+            raise ValueError(f"The networks of one table must forecast the same variables, got {first} and {other}.")
     tables = {loss: forecast_rows(forecaster, past) for loss, forecaster in forecasters.items()}
-    targets = len(next(iter(forecasters.values())).data.targets)
+    targets = len(first)
     if len(tables) > 1:
         for loss, (head, *_) in tables.items():
             head[-targets:] = [f"{name} {loss}" for name in head[-targets:]]

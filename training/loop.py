@@ -143,13 +143,15 @@ def train_model(
     Args:
         net: Maps ``(B, N_input, input_size)`` to ``(B, N_output, output_size)``. Batches are brought to the
             dtype and device of its parameters.
-        criterion: ``criterion(prediction, target)`` gives the scalar to minimise. If it also has
+        criterion: ``criterion(prediction, target)`` gives the scalar to minimise, a mean over the batch: of a sum
+            the losses that are kept are means over the batches' sums. If it also has
             ``components(prediction, target) -> (loss, shape, temporal)``, these terms are printed.
         train_set: Dataset that serves ``dataset[indices]`` as a batch ``(input, target, ...)``.
         test_set: The same, for the evaluations; None leaves their scores out.
         settings: The numbers of the training.
         valid_set: Like ``train_set``, to choose the weights by.
-        checkpoint: File to continue from, if it exists, and to write at every evaluation.
+        checkpoint: File to continue from, if it exists, and to write at every evaluation. It does not tell by which
+            criterion and on which data the training began: give the same ones, as main.py sees to itself.
         metadata: Plain values (numbers, strings, None, lists and dicts of them) to keep in the checkpoint.
         on_epoch: Called after each epoch with its number and its mean training loss.
         on_eval: Called with each new record, once its checkpoint is written.
@@ -487,6 +489,8 @@ def _check_arguments(
         raise ValueError("train_set must hold at least one series, got 0.")
     if settings.patience is not None and valid_set is None:
         raise ValueError(f"patience needs a valid_set to look at, got patience={settings.patience} without one.")
+    if data_parallel.world_size() > 1 and getattr(criterion, "reduction", "mean") != "mean":
+        raise ValueError(f'criterion must have reduction="mean" in several processes, got {criterion.reduction!r}.')
     if settings.cuda_graph:
         check_can_record("cuda_graph", next(net.parameters()).device)
     trained = {id(parameter) for parameter in net.parameters()}

@@ -332,3 +332,16 @@ def test_a_fingerprint_is_of_all_numbers_whatever_their_type_and_memory(rows, co
 
 def test_data_without_a_file_have_no_fingerprint():
     assert load("synthetic", n=4).fingerprint is None
+
+
+def test_what_is_masked_is_refused_since_windows_have_no_mask():
+    series = np.ma.masked_greater(np.arange(20.0).reshape(10, 2), 18)
+    for serve in (
+        lambda: WindowDataset(series[None], np.zeros((1, 3, 2))),
+        lambda: WindowDataset(np.zeros((1, 3, 2)), series[None]),
+        lambda: WindowDataset.from_series(series, 3, 2),
+        lambda: chronological_windows(series, 1, 1, split=(4, 3, 3)),
+    ):
+        with pytest.raises(ValueError, match="must not be masked: fill in what is missing"):
+            serve()
+    assert len(WindowDataset.from_series(np.ma.array(np.zeros((10, 2))), 3, 2)) == 6  # of which nothing is masked

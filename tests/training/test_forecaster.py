@@ -1,4 +1,5 @@
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -355,7 +356,7 @@ def test_a_forecast_goes_on_with_the_times_of_the_file(in_folder, capsys, kind):
     assert (table["when"] == STAMPS[kind][120:124]).all()
     assert (table["other"].to_numpy() == expected[:, 0]).all()
     data = in_folder / "dated.csv"
-    assert f"4 steps after the last row of {data} are in out/forecast.csv\n" in capsys.readouterr().out
+    assert f"4 steps after the last row of {data} are in out/forecast.csv; --plots draws" in capsys.readouterr().out
 
 
 MONTHS = pd.date_range("1990-01-01", periods=120, freq="MS")
@@ -654,3 +655,21 @@ def test_a_folder_in_place_of_a_checkpoint_is_told_one_and_a_folder_of_no_run_th
         load_forecaster("run")
     Path("empty").mkdir()
     assert "empty is no folder of a run: empty/config.json is missing" in refusal(capsys, "--forecast", "empty")
+
+
+def test_checkpoints_that_changed_places_or_forecast_other_variables_are_refused(in_folder, capsys):
+    first, other = in_folder / "run" / "checkpoints", in_folder / "other" / "checkpoints"
+    for folder, targets in ((first, "a"), (other, "b")):
+        flags = ["--dataset", "csv", "--data-path", "two.csv", "--csv-columns", "all", "--csv-targets", targets]
+        flags += ["--input-length", "6", "--horizon", "4", "--hidden-size", "4", "--epochs", "1", "--no-plots"]
+        np.savetxt("two.csv", np.random.default_rng(0).random((90, 2)), delimiter=",", header="a,b", comments="")
+        main(parse_args([*flags, "--losses", "mse", "dilate", "--jobs", "1", "--output", str(folder.parent)]))
+    shutil.copy(other / "dilate.pt", first / "dilate.pt")
+    with pytest.raises(SystemExit):
+        forecast("--forecast", first.parent, "--output", "out")
+    assert "The networks of one table must forecast the same variables" in capsys.readouterr().err
+    shutil.copy(first / "mse.pt", first / "dilate.pt")
+    with pytest.raises(SystemExit):
+        forecast("--forecast", first.parent, "--output", "out")
+    assert f"{first / 'dilate.pt'} was trained with loss 'mse': has it changed places?" in capsys.readouterr().err
+    assert not Path("out/forecast.csv").exists()

@@ -23,6 +23,7 @@ from training import (
     atomic_write,
     best_record,
     check_can_record,
+    data_parallel,
     eval_model,
     load_checkpoint,
     load_weights,
@@ -433,6 +434,12 @@ def test_a_validation_set_with_nan_is_one_sentence_before_the_training(parts, pa
     refuse = partial(train, net, parts, valid_set=odd)
     assert_one_sentence(ValueError, f"valid_set must not hold nan in its {part}", refuse)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_sum_is_refused_where_several_processes_share_a_batch(parts, monkeypatch):
+    monkeypatch.setattr(data_parallel, "world_size", lambda: 2)
+    sentence = "criterion must have reduction=\"mean\" in several processes, got 'sum'"
+    assert_one_sentence(ValueError, sentence, lambda: train(fresh_net(), parts, DilateLoss(reduction="sum")))
 
 
 def test_a_loss_that_is_not_reduced_is_one_sentence(parts):
