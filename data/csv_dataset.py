@@ -101,7 +101,8 @@ def load_csv(
         reach_back: Let the inputs of validation and test begin in the part before, so that all of its rows are
             forecast; by default no window reaches over a border.
         scaling: Standardise by this one, such as that of the data a network was trained on, in place of the
-            training part's; of several series by their names.
+            training part's; of several series by their names. It holds no names of columns: its numbers are those
+            of the observed ones, in their order.
         decimal: The decimal mark, "." or ","; by default ".", and 1.017 among 998 and 999 is refused.
         thousands: The mark between groups of three digits, such as ","; none by default.
         encoding: Of the text; by default UTF-16 where the file begins with its mark, else UTF-8.
