@@ -155,7 +155,7 @@ def run_all(
     data_paths: Mapping[str, str] | None = None,
     workers: int = 1,
     backend: str = "loky",
-    run: Callable[..., Result] = run,
+    train: Callable[..., Result] | None = None,
 ) -> list[Job]:
     """Run the jobs that have no result yet, side by side, with a progress bar where stderr is a terminal.
 
@@ -167,7 +167,7 @@ def run_all(
         backend: Of joblib, one of `BACKENDS`: ``"loky"`` for processes here, ``"dask"`` for a cluster at the address
             that dask's configuration names (``DASK_SCHEDULER_ADDRESS``), or processes here if it names none,
             ``"ray"`` likewise (``RAY_ADDRESS``).
-        run: ``run(job, store, data_path)``, which trains, keeps the result and returns it.
+        train: ``train(job, store, data_path)``, which trains, keeps the result and returns it: `run` by default.
 
     Returns:
         The jobs that failed; what went wrong is printed, and the others are not affected.
@@ -181,7 +181,7 @@ def run_all(
     # smoothing=0: the time left by the mean of all jobs so far, not of the last ones.
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(left), unit="job", smoothing=0, disable=None)
     with bar, _cluster(backend, workers), parallel_config(backend, n_jobs=workers):
-        calls = (delayed(_attempt)(run, job, store, paths.get(job.dataset)) for job in left)
+        calls = (delayed(_attempt)(train or run, job, store, paths.get(job.dataset)) for job in left)
         for job, result, problem, seconds in Parallel(return_as=BACKENDS[backend], batch_size=1)(calls):
             if result is None:
                 failed.append(job)
@@ -195,11 +195,11 @@ def run_all(
 
 
 def _attempt(
-    run: Callable[..., Result], job: Job, store: JobStore, data_path: str | None
+    train: Callable[..., Result], job: Job, store: JobStore, data_path: str | None
 ) -> tuple[Job, Result | None, str, float]:
     begun = perf_counter()
     try:
-        result, problem = run(job, store, data_path), ""
+        result, problem = train(job, store, data_path), ""
     except Exception:
         result, problem = None, traceback.format_exc()
     return job, result, problem, perf_counter() - begun

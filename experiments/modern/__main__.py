@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def results(jobs: Iterable[Job]) -> list[Result]:
         jobs = list(jobs)
-        failed = [] if args.report_only else run_all(jobs, store, paths, args.jobs, run=run)
+        failed = [] if args.report_only else run_all(jobs, store, paths, args.jobs, train=run)
         found = [store.read(job.settings) for job in jobs]
         if failed:
             made.exit(1, f"{len(failed)} trainings failed, see above; the same command runs them again.\n")
