@@ -131,7 +131,52 @@ SASS = """
 
 
 def test_loops_are_the_innermost_ones_with_a_shuffle():
-    assert cuda_counts.loops(SASS) == [["SHFL.UP", "IADD3", "BRA"], ["SHFL.DOWN", "BRA"]]
+    names = {way: [known.name for known in body] for way, body in cuda_counts.loops(SASS).items()}
+    assert names == {"forward": ["SHFL.UP", "IADD3", "BRA"], "backward": ["SHFL.DOWN", "BRA"]}
+
+
+@pytest.mark.parametrize(
+    ("line", "writes", "reads"),
+    [
+        ("DADD R12, -R76, R50", {"R12", "R13"}, {"R76", "R77", "R50", "R51"}),
+        ("FSEL R13, R51.reuse, 1, !P5", {"R13"}, {"R51", "P5"}),
+        ("@P4 LDG.E.64 R70, desc[UR10][R16.64+0x8]", {"R70", "R71"}, {"R16", "R17", "UR10", "UR11", "P4"}),
+        ("STG.E desc[UR10][R18.64], R87", set(), {"UR10", "UR11", "R18", "R19", "R87"}),
+        ("DSETP.GEU.AND P4, PT, R50, R76, PT", {"P4"}, {"R50", "R51", "R76", "R77"}),
+        ("F2F.F64.F32 R50, R87", {"R50", "R51"}, {"R87"}),
+        ("F2F.F32.F64 R12, R14", {"R12"}, {"R14", "R15"}),
+        ("@!P4 BRA `(.L_x_31)", set(), {"P4"}),
+    ],
+)
+def test_an_instruction_names_its_registers(line, writes, reads):
+    known = cuda_counts.instruction(f"        /*0010*/                   {line} ;")
+    assert (set(known.writes), set(known.reads)) == (writes, reads)
+
+
+@pytest.mark.parametrize(("dependent", "of_one", "of_four"), [(True, 60, 70), (False, 24, 64)])
+def test_a_scheduler_hides_latencies_behind_other_warps(dependent, of_one, of_four):
+    """Four shuffles, four cycles of a pipe each, and six additions: two of a pipe each, ten until the result."""
+    lines = [f"SHFL.UP PT, R{40 + k}, R{50 + k}, 0x1, RZ" for k in range(4)]
+    lines += [f"DADD R{0 if dependent else 2 * k}, R{0 if dependent else 20}, R30" for k in range(6)]
+    body = tuple(cuda_counts.instruction(f"        /*0010*/   {line} ;") for line in lines)
+    assert cuda_counts.cycles_of_a_step(body, 1, 1.0) == pytest.approx(of_one, rel=0.1)
+    assert cuda_counts.cycles_of_a_step(body, 4, 1.0) == pytest.approx(of_four, rel=0.1)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda (requirements-cuda.txt)")
+def test_a_batch_takes_its_rounds_and_barriers():
+    """Two warps, the second one LAG chunks behind: the rounds of one warp and of two on different schedulers."""
+    from loss.kernels import cuda
+
+    shuffles = tuple(cuda_counts.Instruction("SHFL", (f"R{k}",), ()) for k in range(4))
+    kind = cuda.Kind("float32", **cuda_counts.KIND)
+    plan = cuda.make_plan((1, 64, 64, 1), kind, True, False, cuda.Limits(132))
+    assert (plan.warps, plan.segments) == (2, 1)
+    steps = {"forward": shuffles, "backward": shuffles}
+    of_a_step = cuda_counts.cycles_of_a_step(shuffles, 1, 1.0)
+    cycles = 2 * (plan.steps // cuda.CHUNK + cuda.LAG) * (cuda.CHUNK * of_a_step + cuda_counts.BARRIER)
+    found = cuda_counts.played(steps, 64, plan, 1, 1.0)
+    assert found == pytest.approx(cycles / cuda_counts.HERTZ * 1e3)
 
 
 @pytest.mark.parametrize("given", ["20", "0x20", "100x", "100x20x3", "axb", "²x2"])
@@ -156,5 +201,5 @@ def test_the_busiest_thread_executes_few_instructions():
     with pretended_h100():
         ptx = cuda.compile_ptx(cuda.Kind("float32", **cuda_counts.KIND))
     for (batch, horizon), most in MOST.items():
-        row = cuda_counts.executed(batch, horizon, ptx)
+        row = cuda_counts.executed(batch, horizon, ptx, {})
         assert horizon < int(row["PTX instructions"].replace(",", "")) <= most
