@@ -32,6 +32,7 @@ from .kernels.operators import (
     is_differentiated,
     is_exported,
     is_recorded,
+    made,
     once_differentiable,
     operator,
     register_sweep,
@@ -255,7 +256,7 @@ class Dilate(Sweep):
             terms, derivatives = derivatives[0].shape[0], DilateDerivatives.apply(*inputs, settings)
             derivatives = [derivatives[k : k + terms] for k in range(0, len(derivatives), terms)]
         d_x, d_y, d_gamma = (
-            _combine(gradients, d, settings.alpha) if wanted else None
+            _combine(gradients, d, settings.alpha, inputs[0]) if wanted else None
             for wanted, d in zip(ctx.needs_input_grad[:3], derivatives, strict=True)
         )
         d_gamma, d_omega = None if d_gamma is None else d_gamma.sum(), None
@@ -318,10 +319,11 @@ def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def _combine(
-    gradients: tuple[Tensor | None, ...], derivatives: Tensor | tuple[Tensor, ...], alpha: float
+    gradients: tuple[Tensor | None, ...], derivatives: Tensor | tuple[Tensor, ...], alpha: float, inputs: Tensor
 ) -> Tensor | None:
     """The gradient of loss, shape and temporal term together, leaving out what has no incoming gradient."""
     total = None
+    made(derivatives[0], inputs)
     for k, weight in enumerate(gradients):
         if weight is not None:
             if k > 0:
@@ -425,7 +427,7 @@ class DilateOfCosts(Sweep):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             derivatives = DerivativesOfCosts.apply(D, gamma, *derivatives)
         d_D, d_gamma = (
-            _combine(gradients, d, ctx.alpha) if wanted else None
+            _combine(gradients, d, ctx.alpha, D) if wanted else None
             for wanted, d in zip(ctx.needs_input_grad[:2], derivatives, strict=True)
         )
         if is_recorded() and d_D is not None:

@@ -31,6 +31,7 @@ from .kernels.operators import (
     below_autograd,
     is_differentiated,
     is_recorded,
+    made,
     operator,
     register_sweep,
     sweep_on_cuda,
@@ -391,8 +392,8 @@ class SoftDTW(Sweep):
                 wants = (False, False, False, True)
                 costs = crop(D, ctx.band)
                 by_gamma = SweepInBackward.apply(soft_dtw_sweep, costs, gamma, n, m, None, ctx.band, wants)[1]
-        d_D = grad.reshape(-1, 1, 1) * uncrop(E.squeeze(0), *D.shape[1:]) if want_D else None
-        d_gamma = (grad * by_gamma[0]).sum() if want_gamma else None
+        d_D = grad.reshape(-1, 1, 1) * uncrop(made(E, D).squeeze(0), *D.shape[1:]) if want_D else None
+        d_gamma = (grad * made(by_gamma, D)[0]).sum() if want_gamma else None
         return d_D, d_gamma, *(None,) * 5
 
 

@@ -29,6 +29,8 @@ from loss import (
     soft_dtw,
     soft_path,
 )
+from loss.dilate_loss import Dilate, DilateOfCosts, Settings
+from loss.soft_dtw import SoftDTW
 
 CRITERIA = [
     SoftDTWLoss(0.4),
@@ -653,3 +655,20 @@ def test_a_trace_computes_omega_in_float64_whatever_the_default_is(dtype):
 def test_torch_func_differentiates_by_gamma_and_the_soft_alignment(function, at):
     leaf = at.clone().requires_grad_()
     torch.testing.assert_close(grad(function)(at), torch.autograd.grad(function(leaf), leaf)[0])
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("function", [SoftDTW, Dilate, DilateOfCosts])
+def test_a_derivative_that_the_forward_pass_did_not_make_is_an_error(function, batch):
+    """Zeros, or the empty sum of a batch of one, would be a lost gradient."""
+    x, y = (s.requires_grad_() for s in pair(4, 5, batch=batch))
+    D, gamma = randn(batch, 4, 5).requires_grad_(), torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    omega = randn(8)
+    inputs, arguments = {
+        SoftDTW: ((D, gamma), (D, gamma, None, None, -1, False, False)),
+        Dilate: ((x, y, gamma), (x, y, gamma, omega, None, None, None, Settings(0.5, -1, False, False, False))),
+        DilateOfCosts: ((D, gamma), (D, gamma, omega, None, None, None, 0.5, -1, False, False)),
+    }[function]
+    for by in inputs:
+        with pytest.raises(RuntimeError, match="the forward pass did not make"):
+            torch.autograd.grad(function.apply(*arguments)[0].sum(), by)
