@@ -4,14 +4,12 @@ A job whose line is there is not run again, so an interrupted table goes on wher
 a new job. Networks are trained on the CPU, with one thread each.
 """
 
-import hashlib
-import json
 import os
 import platform
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +22,7 @@ from tqdm import tqdm
 
 from data import ForecastData, load
 from evaluation.metrics import evaluate_forecasts, hausdorff, ramp_score
-from experiments.store import Result, Settings, Store
+from experiments.store import Result, Settings, Store, Training
 from loss import DilateLoss
 from models import build_model
 from training import TrainSettings, atomic_write, best_record, predict, train_model
@@ -37,7 +35,7 @@ BACKENDS = {"loky": "generator_unordered", "dask": "generator_unordered", "ray":
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Training):
     """All settings that one training depends on; None stands for a setting that the training does not have.
 
     Attributes:
@@ -72,28 +70,17 @@ class Job:
     held_out: int | None = None
     clip_norm: float | None = None
 
-    @property
-    def settings(self) -> Settings:
-        """The settings that are not None."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-    @property
-    def name(self) -> str:
-        """File name: readable prefix and a digest of all settings."""
-        # Without settings that are None: a setting added later must not rename the jobs that do not have it.
-        return _name(self.settings)
-
-
-def _name(settings: Settings) -> str:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    return "{dataset}-{model}-{loss}-seed{seed}".format(**settings) + f"-{digest[:8]}"
+    @staticmethod
+    def prefix(settings: Settings) -> str:
+        """Dataset, network, loss and seed."""
+        return "{dataset}-{model}-{loss}-seed{seed}".format(**settings)
 
 
 class JobStore(Store):
     """A folder where jobs keep their results, in ``jobs.jsonl``, their weights, and their checkpoints until then."""
 
     def __init__(self, folder: Path):
-        super().__init__(folder / "jobs.jsonl", "job", _name)
+        super().__init__(folder / "jobs.jsonl", "job", Job.name_of)
 
     def checkpoint(self, job: Job) -> Path:
         """State of a training that has not finished."""

@@ -1,8 +1,9 @@
 """Results of trainings in one file of JSON lines, to which several processes can write at the same time."""
 
+import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from filelock import FileLock
 
 from training import atomic_write
 
-__all__ = ["DamagedStoreError", "Result", "Settings", "Store"]
+__all__ = ["DamagedStoreError", "Result", "Settings", "Store", "Training"]
 
 Settings = dict[str, object]
 Result = dict[str, object]
@@ -18,6 +19,32 @@ Result = dict[str, object]
 
 class DamagedStoreError(ValueError):
     """A file of results holds a line that is none, or one that contradicts another."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The base of what is run: attributes are settings, and None stands for one that a training does not have."""
+
+    @staticmethod
+    def prefix(settings: Settings) -> str:
+        """The readable part of a name."""
+        raise NotImplementedError
+
+    @classmethod
+    def name_of(cls, settings: Settings) -> str:
+        """The name of the training with these settings: readable prefix and a digest of all of them."""
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return f"{cls.prefix(settings)}-{digest[:8]}"
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that it has: one added later does not rename the trainings that do not have it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @property
+    def name(self) -> str:
+        """Of its line in the store, and of its files."""
+        return self.name_of(self.settings)
 
 
 @dataclass(frozen=True)

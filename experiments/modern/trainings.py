@@ -1,11 +1,9 @@
 """The study's trainings: what comes of one, and which there are."""
 
-import hashlib
-import json
 import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 
 from data import WindowDataset
 from evaluation.metrics import evaluate_forecasts, ramp_score
-from experiments.store import Result, Settings, Store
+from experiments.store import Result, Settings, Store, Training
 from training import TrainSettings, best_record, predict, train_model
 
 from .protocol import (
@@ -41,7 +39,7 @@ AT_ONCE = 500  # windows that are forecast
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Training):
     """One training, or one baseline; None stands for a setting that its loss does not have.
 
     Attributes:
@@ -71,26 +69,16 @@ class Job:
         """Name of the files that it needs."""
         return TASKS[self.task].dataset
 
-    @property
-    def settings(self) -> Settings:
-        """The settings that it has."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-    @property
-    def name(self) -> str:
-        """Of its line in the store."""
-        return _name(self.settings)
-
-
-def _name(settings: Settings) -> str:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    loss = f"-{settings['loss']}-seed{settings['seed']}" if "loss" in settings else ""
-    return f"{settings['task']}-{settings['network']}{loss}-{digest[:8]}"
+    @staticmethod
+    def prefix(settings: Settings) -> str:
+        """Task, network, and what else it was trained with."""
+        loss = f"-{settings['loss']}-seed{settings['seed']}" if "loss" in settings else ""
+        return f"{settings['task']}-{settings['network']}{loss}"
 
 
 def store_in(folder: Path) -> Store:
     """Where the results are kept."""
-    return Store(folder / "trainings.jsonl", "job", _name)
+    return Store(folder / "trainings.jsonl", "job", Job.name_of)
 
 
 # ------------------------------------------------------------------------------------------------- one training
