@@ -4,13 +4,15 @@
     python -m benchmarks.numerics --original FOLDER    # and a clone of the released DILATE
 
 The cases are those of tests/oracles/cases.py, the truth is that of tests/oracles/longdouble.py. Fills in the tables
-of docs/numerics.md, whose text explains them, and writes results/numerics.csv. Takes about two minutes.
+of docs/numerics.md, whose text explains them, and writes results/numerics.csv, where the rows of contenders that are
+not at hand stay as they are. Takes about two minutes.
 """
 
+import csv
 import math
 import platform
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -84,6 +86,24 @@ def compare(case: Case, found: dict[str, Terms]) -> tuple[dict[str, dict[str, fl
             print(f"{name} fails at {case.name}: {error}")
             results[name] = {}
     return results, float(max(abs(truth.by_x[1]).max(), abs(truth.by_y[1]).max()))
+
+
+# ----------------------------------------------------------------------- rows of the CSV
+
+
+def row_of(case: Case, name: str, numbers: dict[str, float]) -> dict[str, str]:
+    """A contender's row of one case, but for the machine."""
+    where = {"case": case.name, "N": len(case.x), "M": len(case.y), "gamma": case.gamma, "contender": name}
+    filled = {q: f"{numbers[q]:.2g}" if q in numbers else "" for q in QUANTITIES}
+    return {k: str(v) for k, v in where.items()} | filled
+
+
+def rows_of_others(path: Path, names: Collection[str]) -> list[dict[str, str]]:
+    """The rows of a CSV, if it is there, of contenders that are none of these."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [row for row in csv.DictReader(file) if row["contender"] not in names]
 
 
 # ----------------------------------------------------------------------- the page
@@ -168,31 +188,42 @@ def main(arguments: list[str] | None = None) -> None:
     args = command_line.parse_args(arguments)
     if not PRECISE:
         raise SystemExit("numpy's long double has no more digits than a float64 on this system: there is no truth.")
-    found = contenders(args.original)
-    names, results, rows = list(found), [], []
-    origin = made_with(names)
+    found, path = contenders(args.original), (args.output or RESULTS) / "numerics.csv"
+    kept = rows_of_others(path, {ROUNDING, FLOAT64, *found})
+    absent = dict.fromkeys(row["contender"] for row in kept)
+    names, results, rows = [*found, *absent], [], []
+    origin = made_with(list(found))
     print(origin)
     for case in (*CASES, BY_INPUTS, BY_FLOAT64):
         if len(case.x) > args.longest:
             continue
         by_contender, size = compare(case, found)
+        rows += [row_of(case, name, numbers) | {"machine": origin} for name, numbers in by_contender.items()]
+        for name in absent:
+            where = row_of(case, name, {}).items()
+            here = [row for row in kept if all(row[k] == v for k, v in where if v)]
+            by_contender[name] = {q: float(row[q]) for row in here for q in QUANTITIES if row[q]}
+            rows += here
         results.append((case, by_contender, size))
         print(
             f"{case.name}, gamma {case.gamma:g}: {', '.join(map(short, by_contender['ours'].values()))}", flush=True
         )
-        for name, row in by_contender.items():
-            numbers = {q: f"{row[q]:.2g}" if q in row else "" for q in QUANTITIES}
-            where = {"case": case.name, "N": len(case.x), "M": len(case.y), "gamma": case.gamma, "contender": name}
-            rows.append(where | numbers)
+    earlier = "".join(
+        f" The numbers of {name} are kept from an earlier run: "
+        f"{', '.join(dict.fromkeys(row['machine'] for row in rows if row['contender'] == name))}."
+        for name in absent
+    )
+    if absent:
+        print(earlier.strip())
     blocks = {
-        "made with": f"Made with {origin}.",
+        "made with": f"Made with {origin}.{earlier}",
         "gradients": gradient_table(results, names),
         "values": value_table(results, names),
         "misses": miss_table(results),
         "cases": case_list(results),
     }
     page = fill_in(PAGE.read_text(encoding="utf-8"), blocks)
-    write_csv((args.output or RESULTS) / "numerics.csv", rows, machine=origin)
+    write_csv(path, rows)
     (args.output or PAGE.parent).joinpath("numerics.md").write_text(page, encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks import numerics
-from benchmarks.common import RESULTS
+from benchmarks.common import RESULTS, write_csv
 from tests.oracles.cases import BY_FLOAT64, BY_INPUTS, CASES
 from tests.oracles.longdouble import PRECISE
 
@@ -40,6 +40,27 @@ def test_the_script_compares_ours_with_a_clone_of_the_released_code(clone, tmp_p
     assert "shape: released code" in head
     assert "temporal: released code" in head
     assert page.count("\n| noise, N = 20 | ") == len(cases) + 1  # once more in the list of cases
+
+
+@pytest.mark.skipif(not PRECISE, reason="a long double is no more than a float64 on this system")
+def test_numbers_of_a_contender_that_is_not_at_hand_are_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(numerics, "peers", dict)
+    monkeypatch.setattr(numerics, "CASES", [c for c in CASES if c.name == "noise, N = 20"])
+    there = {"shape_value": "1.5e-03", "shape_gradient": "nan", "temporal_value": "", "temporal_gradient": ""}
+    where = {"case": "noise, N = 20", "N": "20", "M": "20", "gamma": "0.01", "contender": "absent"}
+    kept, dropped = where | there | {"machine": "of old"}, where | there | {"case": "unknown", "machine": "x"}
+    write_csv(tmp_path / "numerics.csv", [kept, dropped, kept | {"contender": "ours", "shape_value": "7"}])
+    numerics.main(["--longest", "30", "--output", str(tmp_path)])
+    sentence, rows = "The numbers of absent are kept from an earlier run: of old.", read(tmp_path / "numerics.csv")
+    assert [row for row in rows if row["contender"] == "absent"] == [kept]
+    assert sum(row["contender"] == "ours" for row in rows) == len(numerics.CASES)
+    assert all(float(row["shape_value"]) < 1e-6 for row in rows if row["contender"] == "ours")
+    assert sentence in capsys.readouterr().out
+    page = (tmp_path / "numerics.md").read_text(encoding="utf-8")
+    assert sentence in page
+    assert "| absent | shape | 0 of 1 | 1.5e-3 | noise, N = 20, γ = 0.01 |" in page
+    lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| noise, N = 20 | ")]
+    assert [line[3] for line in lines[: len(numerics.CASES)]] == ["–", "NaN", "–", "–"]
 
 
 @pytest.mark.skipif(not PRECISE, reason="a long double is no more than a float64 on this system")
