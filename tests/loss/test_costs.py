@@ -1,5 +1,7 @@
 """Costs of one's own, against all paths: given as a matrix, by name, by a function or by a module that learns."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -73,6 +75,40 @@ def test_named_costs_equal_their_formulas(cost, d):
     tangled = soft_dtw(0.3 * D + 0.7 * omega, 0.2)
     torch.testing.assert_close(TangledDilateLoss(0.3, 0.2, "none", cost=cost)(x, y), tangled)
     torch.testing.assert_close(DilateLoss(0.3, 0.2, "none", cost=NAMED[cost])(x, y), expected)
+
+
+def value_of_constants(cost, gamma, N, M):
+    """Soft-DTW where every cell costs the same: the paths with k diagonal steps are counted, and of one length."""
+    a, b = N - 1, M - 1
+    paths = [(math.comb(a, k) * math.comb(a + b - k, a), a + b - k + 1) for k in range(min(a, b) + 1)]
+    energies = [math.log(count) - cost * cells / gamma for count, cells in paths]
+    return -gamma * torch.tensor(energies, dtype=torch.float64).logsumexp(0).item()
+
+
+@pytest.mark.parametrize("cost", ["squared", "absolute"])
+@pytest.mark.parametrize("gamma", [0.1, 1.0])
+@pytest.mark.parametrize(("N", "M"), [(10, 12), (12, 10), (7, 7), (1, 5)])
+def test_constant_series_have_the_value_of_their_paths_by_length(N, M, gamma, cost):
+    x, y = torch.zeros(5, N, 8).double(), torch.ones(5, M, 8).double()
+    apart, alone = value_of_constants(8, gamma, N, M), [value_of_constants(0, gamma, k, k) for k in (N, M)]
+    if (N, M, gamma) == (10, 12, 1.0):
+        assert (apart, alone[0], apart - sum(alone) / 2) == pytest.approx((91.9806137, -14.1957006, 107.89006805))
+    criterion, divergence = (SoftDTWLoss(gamma, cost=cost, divergence=on) for on in (False, True))
+    found = criterion(x, y), criterion(x, x), criterion(y, y), divergence(x, y), divergence(x, x)
+    assert [v.item() for v in found] == pytest.approx([apart, *alone, apart - sum(alone) / 2, 0.0])
+
+
+@pytest.mark.parametrize(("N", "M"), [(10, 12), (12, 10), (7, 7), (1, 5)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.usefixtures("backend")
+def test_every_step_of_constant_series_has_the_same_gradient_of_absolute_costs(N, M, dtype, tolerance):
+    x = torch.zeros(5, N, 8, dtype=dtype, requires_grad=True)
+    y = torch.ones(5, M, 8, dtype=dtype, requires_grad=True)
+    cells = max(N, M)  # of the shortest paths; each cell more is exp(-80) times as likely
+    for criterion in (SoftDTWLoss(0.1, cost="absolute"), DilateLoss(1.0, 0.1, cost="absolute")):
+        by_x, by_y = torch.autograd.grad(criterion(x, y), (x, y))
+        torch.testing.assert_close(by_x, torch.full_like(x, -cells / N / 5), rtol=tolerance, atol=0)
+        torch.testing.assert_close(by_y, torch.full_like(y, cells / M / 5), rtol=tolerance, atol=0)
 
 
 @pytest.mark.parametrize("cost", [*NAMED, NAMED["absolute"]])
