@@ -45,6 +45,7 @@ BAD_PAIRS = [
     (X, X.double(), ValueError, "must share one dtype, but they have torch.float32 and torch.float64"),
     (X, X.to("meta"), ValueError, "must share one device, but they have cpu and meta"),
     (X[:0], X[:0], ValueError, r"prediction must not be empty, but its shape is \(0, 5, 2\)"),
+    (X[:, :0], X, ValueError, r"prediction must not be empty, but its shape is \(3, 0, 2\)"),
     (X, X[:, :0], ValueError, r"target must not be empty, but its shape is \(3, 0, 2\)"),
     (X[..., :0], X[..., :0], ValueError, r"prediction must not be empty, but its shape is \(3, 5, 0\)"),
 ]

@@ -56,6 +56,11 @@ def test_small_gamma_gives_tslearns_path():
         torch.testing.assert_close(path[k], hard, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("N", "M"), SIZES)
+def test_a_huge_gamma_gives_the_mean_of_all_paths(N, M):
+    torch.testing.assert_close(soft_path(costs(1, N, M), 1e9)[0], all_paths(N, M).mean(0))
+
+
 def test_path_batch_is_the_mean_and_its_gradient_is_that_of_the_mean():
     D, cotangent = costs(4, 5, 5).requires_grad_(), costs(1, 5, 5, seed=2)[0]
     path = PathDTWBatch.apply(D, 0.2)

@@ -58,6 +58,26 @@ def test_padding_has_no_influence_on_value_and_gradient(criterion, junk):
         assert (d_y[b, m[b] :] == 0).all()
 
 
+@pytest.mark.parametrize("divergence", [False, True])
+def test_values_divided_by_the_lengths_are_the_mean_of_single_pairs_divided_likewise(divergence):
+    def of_pair(term, a, c):
+        return enumerated_divergence(term, a, c) if divergence else term(squared_distances(a, c))
+
+    n, m = torch.tensor([6, 3, 1, 5]), torch.tensor([5, 4, 2, 2])
+    x, y = (s.requires_grad_() for s in series(4, 6, 5, d=2))
+    soft = SoftDTWLoss(0.2, "none", divergence=divergence)(x, y, n, m)
+    _, shape, temporal = DilateLoss(0.3, 0.2, "none", divergence=divergence).components(x, y, n, m)
+    of_soft, of_dilate = [], []
+    for a, c in ((x[b : b + 1, : n[b]], y[b : b + 1, : m[b]]) for b in range(4)):
+        value = of_pair(lambda D: shape_term(D, 0.2), a, c)
+        delay = of_pair(lambda D: temporal_term(D, 0.2, square_omega(*D.shape[1:])), a, c).relu()
+        of_soft.append(value / c.shape[1])
+        of_dilate.append(0.3 * (value.relu() if divergence else value) / c.shape[1] + 0.7 * delay)
+    for ours, singles in (((soft / m).mean(), of_soft), ((0.3 * shape / m + 0.7 * temporal).mean(), of_dilate)):
+        torch.testing.assert_close(ours, torch.cat(singles).mean())
+        assert_same_gradients(ours, torch.cat(singles).mean(), x, y)
+
+
 def test_lengths_of_one_side_alone_and_of_any_kind():
     x, y = series(3, 6, 5)
     criterion = DilateLoss(0.3, 0.2, "none")
@@ -155,6 +175,31 @@ def test_pairs_without_a_path_are_worth_what_the_user_says_and_leave_the_others_
     for ours, theirs in zip(gradients, expected, strict=True):
         assert ours[2].abs().max() == 0
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("shape", "n", "m", "band", "good"),
+    [
+        ((3, 10, 10), [6, 8, 5], [7, 6, 9], 3, [0, 1]),
+        ((2, 6, 5), [6, 1], [5, 3], 1, [0]),
+        ((1, 3, 5), [3], [5], 0, []),
+    ],
+)
+@pytest.mark.parametrize(("infeasible", "value"), [("inf", float("inf")), ("zero", 0.0)])
+@pytest.mark.usefixtures("backend")
+def test_given_costs_of_pairs_without_a_path(shape, n, m, band, good, infeasible, value):
+    (B, N, M), D = shape, costs(*shape).requires_grad_()
+    criterion = SoftDTWLoss(0.2, "none", band=band, cost=lambda x, y: D, infeasible=infeasible)
+    expected = torch.full((B,), value, dtype=torch.float64)
+    for b in good:
+        expected[b] = shape_term(D[b : b + 1, : n[b], : m[b]], 0.2, paths_inside(n[b], m[b], band))
+    found = criterion(*series(B, N, M), n, m)
+    torch.testing.assert_close(found, expected)
+    if good:
+        ours, theirs = (torch.autograd.grad(values[good].sum(), D)[0] for values in (found, expected))
+        torch.testing.assert_close(ours, theirs)
+    with pytest.raises(ValueError, match=f"band is {band}, but to align"):
+        soft_dtw(D, 0.2, prediction_lengths=n, target_lengths=m, band=band)
 
 
 @pytest.mark.parametrize(
@@ -380,14 +425,17 @@ def enumerated_divergence(term, x, y):
 
 
 @pytest.mark.parametrize("gamma", [0.05, 1.0])
+@pytest.mark.parametrize(("N", "M"), [(5, 5), (3, 6), (6, 4)])
 @pytest.mark.usefixtures("backend")
-def test_divergence_equals_enumeration(gamma):
-    x, y = (s.requires_grad_() for s in series(5, 5, 5, d=2))
-    Omega = square_omega(5, 5)
+def test_divergence_equals_enumeration(N, M, gamma):
+    def omega(D):
+        return square_omega(*D.shape[1:])
+
+    x, y = (s.requires_grad_() for s in series(5, N, M, d=2))
     soft = enumerated_divergence(lambda D: shape_term(D, gamma), x, y)
     shape = soft.clamp_min(0)
-    temporal = enumerated_divergence(lambda D: temporal_term(D, gamma, Omega), x, y).clamp_min(0)
-    tangled = enumerated_divergence(lambda D: shape_term(0.3 * D + 0.7 * Omega, gamma), x, y)
+    temporal = enumerated_divergence(lambda D: temporal_term(D, gamma, omega(D)), x, y).clamp_min(0)
+    tangled = enumerated_divergence(lambda D: shape_term(0.3 * D + 0.7 * omega(D), gamma), x, y)
     terms = DilateLoss(0.3, gamma, "none", divergence=True).components(x, y)
     pairs = (
         (SoftDTWLoss(gamma, "none", divergence=True)(x, y), soft),
