@@ -24,7 +24,7 @@ from .costs import Cost, costs_of
 from .criterion import REDUCE, AlignmentLoss
 from .kernels import lattice, many_variables, reference
 from .kernels.jit import inlined, jit
-from .kernels.lattice import CHUNK, MaybeTensor, Wants, allocate, at_V, cells_of, fill
+from .kernels.lattice import BLOCK, CHUNK, MaybeTensor, Wants, allocate, at_V, cells_of, fill
 from .kernels.operators import (
     Sweep,
     SweepInBackward,
@@ -41,7 +41,7 @@ from .kernels.operators import (
 from .kernels.simd import SLACK, flush_denormals, restore_denormals
 from .omega import Omega, Penalty, check_omega, crop, omega_matrix, penalty
 from .pairs import Lattice, Lengths, Pairs, check_pairs, reachable, without_padding
-from .path_soft_dtw import SoftPath, soft_path_of
+from .path_soft_dtw import SoftPath
 from .soft_dtw import check_costs, soft_dtw_of, soft_dtw_sweep
 from .soft_dtw import crop as crop_costs
 
@@ -76,9 +76,10 @@ def prepare(tile, problem):
     """V_dot, E_dot and Omega as they are before the first row."""
     plan, work, row = tile.plan, tile.work, tile.plan.longest * tile.size + SLACK
     fill((work.E_dot,), (0,), (0.0,), row)
-    fill((work.omega,), (0,), (0.0,), max(row, 2 * (problem.omega.size // 2 + 1) * tile.size))
+    fill((work.omega,), (0,), (0.0,), 2 * (problem.omega.size // 2 + 1) * tile.size)
     path_soft_dtw.load_omega(tile, problem)
     fill((work.V_dot, work.E_dot_normalised), (0,), (0.0,), 3 * plan.stride)
+    fill((work.by_gamma_dot,), (0,), (0.0,), row)
     fill((work.by_x_dot,), (0,), (0.0,), plan.C * plan.N * tile.size)
     fill((work.by_y_dot,), (0,), (0.0,), plan.C * plan.M * tile.size)
 
@@ -87,10 +88,11 @@ def prepare(tile, problem):
 def forward(tile, problem, results, origin, end):
     """Eq. 2 and Eq. 4: V, q, V_dot, q_dot of the rows from ``origin`` to ``end``, and the values that end there."""
     for d in range(origin, end + 1):
-        if problem.D.size > 0:
-            soft_dtw.gather_costs(tile, problem, d)
-        if problem.omega_matrix.size > 0:
-            path_soft_dtw.gather_omega(tile, problem, d)
+        if problem.D.size > 0 and (d == origin or d % BLOCK == 0):
+            lattice.gather_rows(problem.D, problem.D_scale, tile, problem, d, tile.work.Delta_rows)
+        if problem.omega_matrix.size > 0 and (d == origin or d % BLOCK == 0):
+            omega, scale = problem.omega_matrix, problem.omega_scale
+            lattice.gather_rows(omega, scale, tile, problem, d, tile.work.omega_rows)
         soft_dtw.before_row(tile, origin, d)
         path_soft_dtw.before_row(tile, origin, d)
         cells = cells_of(tile, d)[1]
@@ -128,10 +130,16 @@ def backward(tile, problem, results, origin, end):
             add_row_to_series(tile, results, d, p, n)
         fill((work.E_normalised, work.E_dot_normalised), (at_V(tile, d, tile.plan.hi[d] + 1),), (0.0,), tile.size)
         if results.d_D.size > 0:
-            lattice.scatter_row(work.E, tile, d, results.d_D[0])
-            lattice.scatter_row(work.E_dot, tile, d, results.d_D[1])
+            is_last = d == origin or d % BLOCK == 0
+            lattice.put_into_block(work.E, tile, d, work.E_rows)
+            if is_last:
+                lattice.scatter_rows(work.E_rows, tile, problem, d, end, results.d_D[0])
+            if results.d_D.shape[0] > 1:
+                lattice.put_into_block(work.E_dot, tile, d, work.E_dot_rows)
+                if is_last:
+                    lattice.scatter_rows(work.E_dot_rows, tile, problem, d, end, results.d_D[1])
         if results.d_gamma.size > 0:
-            path_soft_dtw.add_entropies(tile, origin, d, results.d_gamma)
+            path_soft_dtw.add_entropies(tile, origin, d)
 
 
 @jit
@@ -160,6 +168,9 @@ def sweep(problem, results, plan, work, share, shares):
         if results.d_y.size > 0:
             lattice.store_series(work.by_y, tile, plan.M - 1, -1, -1.0, results.value, results.d_y[0])
             lattice.store_series(work.by_y_dot, tile, plan.M - 1, -1, -1.0, results.value, results.d_y[1])
+        if results.d_gamma.size > 0:
+            lattice.store_by_gamma(work.by_gamma, tile, results.d_gamma[0])
+            lattice.store_by_gamma(work.by_gamma_dot, tile, results.d_gamma[1])
         lattice.nan_where_invalid(tile, results)
     restore_denormals(state)
 
@@ -191,7 +202,8 @@ def dilate_sweep(
 
     Returns:
         ``value`` and ``value_dot`` (B,), then the derivatives, those of ``value`` before those of ``value_dot``: by x
-        (2, B, N, C), by y (2, B, M, C), by D (2, B, N, M) and by gamma (2, B), float64.
+        (2, B, N, C), by y (2, B, M, C), by D (2, B, N, M) and by gamma (2, B), float64. The derivative by Omega is
+        that of ``value`` by the costs, which series have too: (1, B, N, M).
     """
     return allocate(x, y, D, gamma, 2, wants)
 
@@ -207,6 +219,7 @@ class Settings(NamedTuple):
     want_x: bool
     want_y: bool
     want_gamma: bool
+    want_omega: bool
 
 
 class Dilate(Sweep):
@@ -224,17 +237,18 @@ class Dilate(Sweep):
 
         Returns:
             Loss, shape term and temporal term, each (B,), without Omega the last two empty; the derivatives of shape
-            and temporal term by x (1 or 2, B, N, C), by y (1 or 2, B, M, C), and by gamma (1 or 2, B).
+            and temporal term by x (1 or 2, B, N, C), by y (1 or 2, B, M, C), and by gamma (1 or 2, B); and A*_gamma
+            (1, B, N, M) for the derivative by Omega.
         """
-        alpha, band, want_x, want_y, want_gamma = settings
-        wants = want_x, want_y, False, want_gamma
+        alpha, band, want_x, want_y, want_gamma, want_omega = settings
+        wants = want_x, want_y, want_omega, want_gamma
         with below_autograd():
             if omega is None:
-                shape, none, d_x, d_y, _, d_gamma = soft_dtw_sweep(x, y, None, gamma, n, m, band, wants)
-                return shape, none, none.clone(), d_x, d_y, d_gamma
+                shape, none, d_x, d_y, path, d_gamma = soft_dtw_sweep(x, y, None, gamma, n, m, band, wants)
+                return shape, none, none.clone(), d_x, d_y, d_gamma, path
             results = dilate_sweep(x, y, None, gamma, n, m, omega, omega_scale, band, wants)
-            shape, temporal, d_x, d_y, _, d_gamma = results
-            return torch.lerp(temporal, shape, alpha), shape, temporal, d_x, d_y, d_gamma  # Eq. 1
+            shape, temporal, d_x, d_y, path, d_gamma = results
+            return torch.lerp(temporal, shape, alpha), shape, temporal, d_x, d_y, d_gamma, path  # Eq. 1
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -249,7 +263,7 @@ class Dilate(Sweep):
         """Scale the derivatives; with ``create_graph=True`` make them again as a function with a derivative."""
         gradients, settings = (g, g_shape, g_temporal), ctx.settings
         saved = ctx.saved_tensors  # once, for torch.utils.checkpoint
-        inputs, derivatives = saved[:7], saved[7:]
+        inputs, (*derivatives, path) = saved[:7], saved[7:]
         if all(gradient is None for gradient in gradients):
             return (None,) * 8
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -260,13 +274,17 @@ class Dilate(Sweep):
             for wanted, d in zip(ctx.needs_input_grad[:3], derivatives, strict=True)
         )
         d_gamma, d_omega = None if d_gamma is None else d_gamma.sum(), None
-        if is_recorded():
-            d_x, d_y = (
-                d if d is None else once_differentiable(d, s) for d, s in zip((d_x, d_y), inputs, strict=False)
-            )
         if ctx.needs_input_grad[3]:
-            weight = _add(None if g is None else (1 - settings.alpha) * g, g_temporal)
-            d_omega = None if weight is None else _derivative_by_omega(inputs, settings.band, weight)
+            x, y, gamma, omega, scale, n, m = inputs
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                D = _costs(x.double(), y.double(), n, m)[0]
+                path = SoftPath.apply(D, gamma, n, m, settings.band).unsqueeze(0)
+            d_omega = _derivative_by_omega(gradients, settings.alpha, made(path[0], x), scale, omega)
+        if is_recorded():
+            d_x, d_y, d_omega = (
+                d if d is None else once_differentiable(d, by)
+                for d, by in zip((d_x, d_y, d_omega), (*inputs[:2], inputs[3]), strict=True)
+            )
         return d_x, d_y, d_gamma, d_omega, None, None, None, None
 
 
@@ -280,7 +298,7 @@ class DilateDerivatives(Sweep):
     @staticmethod
     def forward(x, y, gamma, omega, omega_scale, n, m, settings):
         """Run the sweep."""
-        derivatives = Dilate.forward(x, y, gamma, omega, omega_scale, n, m, settings)[3:]
+        derivatives = Dilate.forward(x, y, gamma, omega, omega_scale, n, m, settings)[3:6]
         return tuple(term.clone() for d in derivatives for term in d)
 
     @staticmethod
@@ -305,13 +323,14 @@ class DilateDerivatives(Sweep):
             )
         if z_x is None and z_y is None:
             return (None,) * 8
-        D, difference = _costs(x, y, n, m)
+        D, difference = _costs(x.double(), y.double(), n, m)
         direction = _add(None if z_x is None else z_x.unsqueeze(2), None if z_y is None else -z_y.unsqueeze(1))
         Z = (2 * (difference * direction).sum(-1)).double()
         wants = (False, False, True, ctx.needs_input_grad[2])
         E, d_gamma = SweepInBackward.apply(dilate_sweep, D, gamma, n, m, Z, ctx.settings.band, wants)
         by_difference = 2 * (E[1].unsqueeze(-1) * difference + E[0].unsqueeze(-1) * direction)
-        return by_difference.sum(2), -by_difference.sum(1), d_gamma[1].sum() if wants[3] else None, *(None,) * 5
+        by_x, by_y = by_difference.sum(2).to(x.dtype), -by_difference.sum(1).to(x.dtype)
+        return by_x, by_y, d_gamma[1].sum() if wants[3] else None, *(None,) * 5
 
 
 def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -341,12 +360,16 @@ def _costs(x: Tensor, y: Tensor, n: Tensor | None, m: Tensor | None) -> tuple[Te
     return difference.square().sum(-1), difference
 
 
-def _derivative_by_omega(inputs: tuple[Tensor | None, ...], band: int, weight: Tensor) -> Tensor:
-    """``d L_temporal / d Omega = A*_gamma``, times its weights and summed over the batch, as (1, N, M)."""
-    x, y, gamma, omega, omega_scale, n, m = inputs
-    path = SoftPath.apply(_costs(x, y, n, m)[0], gamma, n, m, band)
+def _derivative_by_omega(
+    gradients: tuple[Tensor | None, ...], alpha: float, path: Tensor, omega_scale: Tensor | None, omega: Tensor
+) -> Tensor | None:
+    """``d L_temporal / d Omega = A*_gamma``, times the incoming gradients and summed over the batch: (1, N, M)."""
+    g, _, g_temporal = gradients
+    weight = _add(None if g is None else (1 - alpha) * g, g_temporal)
+    if weight is None:
+        return None
     weight = weight if omega_scale is None else weight * omega_scale
-    return (weight.reshape(-1, 1, 1) * path).sum(0, keepdim=True).to(omega.dtype)
+    return torch.einsum("b,bij->ij", weight.to(path.dtype), path).unsqueeze(0).to(omega.dtype)
 
 
 def dilate_terms(pairs: Pairs, gamma: Tensor, omega: Penalty | None, alpha: float) -> DilateTerms:
@@ -367,14 +390,15 @@ def dilate_terms(pairs: Pairs, gamma: Tensor, omega: Penalty | None, alpha: floa
         x, y, values = x[:, :N], y[:, :M], None if values is None else crop(values, old, new)
     learned = values is not None and is_differentiated(values)
     if not kernels.has_kernels(x.device) or (learned and is_exported()):
-        return _terms_in_torch(Pairs(x, y, pairs.lattice), gamma, values, scale, alpha)
+        D, _ = _costs(reference.widened(x), reference.widened(y), n, m)
+        return DilateTerms(*(t.to(x.dtype) for t in _terms_in_torch(D, gamma, values, scale, alpha, pairs.lattice)))
     if torch.compiler.is_compiling():  # it takes no tensor twice: a series beside itself comes as a view
         y, m = y.view_as(y), None if m is None else m.view_as(m)
     wants = [is_differentiated(t) for t in (x, y, gamma)]
     recorded = is_recorded()
     if recorded and not torch.compiler.is_compiling():  # it may be called with series that require grad
         wants[:2] = True, True
-    arguments = (x, y, gamma, values, scale, n, m, Settings(alpha, band, *wants))
+    arguments = (x, y, gamma, values, scale, n, m, Settings(alpha, band, *wants, learned))
     if recorded and not learned:  # the operator itself, whose gradient goes with it
         return DilateTerms(*Dilate.forward(*arguments)[:3])
     run = Dilate.apply if learned or any(wants) else Dilate.forward
@@ -382,17 +406,13 @@ def dilate_terms(pairs: Pairs, gamma: Tensor, omega: Penalty | None, alpha: floa
 
 
 def _terms_in_torch(
-    pairs: Pairs, gamma: Tensor, omega: Tensor | None, omega_scale: Tensor | None, alpha: float
+    D: Tensor, gamma: Tensor, omega: Tensor | None, omega_scale: Tensor | None, alpha: float, lattice: Lattice
 ) -> DilateTerms:
-    """The same by the readable reference."""
-    n, m, band = pairs.lattice
-    D, _ = _costs(*map(reference.widened, pairs[:2]), n, m)
-    Omega = torch.zeros_like(D)
-    if omega is not None:
-        Omega = omega_matrix(Penalty(omega, omega_scale), *D.shape[1:]).to(D.dtype)
+    """The same of given costs by the readable reference."""
+    n, m, band = lattice
+    Omega = torch.zeros_like(D) if omega is None else omega_matrix(Penalty(omega, omega_scale), *D.shape[1:])
     shape, temporal = reference.dilate(D, Omega, gamma, band, n, m)
-    loss = shape if omega is None else alpha * shape + (1 - alpha) * temporal  # Eq. 1
-    return DilateTerms(*(term.to(pairs.x.dtype) for term in (loss, shape, temporal)))
+    return DilateTerms(shape if omega is None else alpha * shape + (1 - alpha) * temporal, shape, temporal)  # Eq. 1
 
 
 # ----------------------------------------------------------------------- costs of one's own
@@ -412,34 +432,38 @@ class DilateOfCosts(Sweep):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        """Keep the derivatives."""
-        ctx.alpha = inputs[6]
-        ctx.save_for_backward(*inputs[:2], *output[3:])
+        """Keep the derivatives, and what is needed to make A*_gamma again."""
+        ctx.alpha, ctx.band = inputs[6:8]
+        ctx.save_for_backward(*inputs[:6], *output[3:])
         ctx.mark_non_differentiable(*output[3:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, g, g_shape, g_temporal, *_):
         """Scale the derivatives."""
-        gradients, (D, gamma, *derivatives) = (g, g_shape, g_temporal), ctx.saved_tensors
+        gradients, (D, gamma, omega, scale, n, m, *derivatives) = (g, g_shape, g_temporal), ctx.saved_tensors
         if all(gradient is None for gradient in gradients):
             return (None,) * 10
+        path, d_omega = derivatives[0][0], None
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            derivatives = DerivativesOfCosts.apply(D, gamma, *derivatives)
+            derivatives = DerivativesOfCosts.apply(D, gamma, omega, *derivatives)
+            path = SoftPath.apply(D, gamma, n, m, ctx.band) if ctx.needs_input_grad[2] else None
         d_D, d_gamma = (
             _combine(gradients, d, ctx.alpha, D) if wanted else None
             for wanted, d in zip(ctx.needs_input_grad[:2], derivatives, strict=True)
         )
-        if is_recorded() and d_D is not None:
-            d_D = once_differentiable(d_D, D)
-        return d_D, None if d_gamma is None else d_gamma.sum(), *(None,) * 8
+        if ctx.needs_input_grad[2]:
+            d_omega = _derivative_by_omega(gradients, ctx.alpha, made(path, D), scale, omega)
+        if is_recorded():
+            d_D, d_omega = (d if d is None else once_differentiable(d, by) for d, by in ((d_D, D), (d_omega, omega)))
+        return d_D, None if d_gamma is None else d_gamma.sum(), d_omega, *(None,) * 7
 
 
 class DerivativesOfCosts(Sweep):
     """The derivatives that :class:`DilateOfCosts` makes, as a function of its inputs that refuses to have its own."""
 
     @staticmethod
-    def forward(D, gamma, d_D, d_gamma):
+    def forward(D, gamma, omega, d_D, d_gamma):
         """The derivatives."""
         return d_D.clone(), d_gamma.clone()
 
@@ -457,18 +481,18 @@ class DerivativesOfCosts(Sweep):
 
 
 def _terms_of_costs(D: Tensor, gamma: Tensor, omega: Penalty, alpha: float, lattice: Lattice) -> DilateTerms:
-    """Eq. 1, Eq. 2 and Eq. 4 of given costs, by one sweep; by two where Omega is learned."""
+    """Eq. 1, Eq. 2 and Eq. 4 of given costs."""
     (n, m, band), (values, scale) = lattice, omega
-    if not kernels.has_kernels(D.device) or is_differentiated(values):
-        shape, path = soft_dtw_of(D, gamma, lattice), soft_path_of(D, gamma, lattice)
-        temporal = (path * omega_matrix(omega, *D.shape[1:]).to(path.dtype)).sum((1, 2))
-        return DilateTerms(torch.lerp(temporal, shape, alpha), shape, temporal)  # Eq. 1
     old, D = D.shape[1:], crop_costs(D, band)
-    values = crop(values, old, D.shape[1:])
-    recorded = is_recorded() and not torch.compiler.is_compiling()  # it may be called with costs that require grad
-    wants = [is_differentiated(t) or (recorded and torch.is_grad_enabled()) for t in (D, gamma)]
-    run = DilateOfCosts.forward if is_recorded() or not any(wants) else DilateOfCosts.apply
-    return DilateTerms(*run(D, gamma, values, scale, n, m, alpha, band, *wants)[:3])
+    values, learned, recorded = crop(values, old, D.shape[1:]), is_differentiated(values), is_recorded()
+    if not kernels.has_kernels(D.device) or (learned and is_exported()):
+        return _terms_in_torch(D, gamma, values, scale, alpha, lattice)
+    # outside of torch.compile what is recorded may be called with costs that require grad
+    may_require_grad = recorded and not torch.compiler.is_compiling() and torch.is_grad_enabled()
+    want_D, want_gamma = (is_differentiated(t) or may_require_grad for t in (D, gamma))
+    without_gradient = recorded or not (want_D or want_gamma)  # what is recorded is the operator, which has one
+    run = DilateOfCosts.forward if without_gradient and not learned else DilateOfCosts.apply
+    return DilateTerms(*run(D, gamma, values, scale, n, m, alpha, band, want_D or learned, want_gamma)[:3])
 
 
 # ----------------------------------------------------------------------- the losses
@@ -705,14 +729,18 @@ class TangledDilateLoss(AlignmentLoss):
         infeasible: str = "raise",
     ):
         super().__init__(gamma, reduction, band, per_channel, divergence, cost, infeasible)
-        if omega is None and band is None:
-            raise ValueError("omega may be None only beside a band, but band is None too: see SoftDTWLoss.")
         self.alpha, self.omega = alpha, omega
+        self._check_penalty()
+
+    def _check_penalty(self) -> None:
+        if self.omega is None and self.band is None:
+            raise ValueError("omega may be None only beside a band, but band is None too: see SoftDTWLoss.")
 
     def _check_omega(self, omega: Omega | None) -> Omega | None:
         return None if omega is None else check_omega(omega, self.divergence)
 
     def _terms(self, pairs: Pairs) -> tuple[Tensor]:
+        self._check_penalty()  # either may have been changed
         n, m, _ = pairs.lattice
         if self.cost == "squared":
             x, y = (reference.widened(s) for s in pairs[:2])  # a float32 cost would cost the gradient its last digits

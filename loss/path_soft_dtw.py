@@ -20,11 +20,11 @@ from . import kernels, soft_dtw
 from .checks import check_gamma
 from .kernels import lattice, reference
 from .kernels.jit import inlined, jit
-from .kernels.lattice import at_omega, at_q, at_V, cells_of, fill
+from .kernels.lattice import at_block, at_omega, at_q, at_V, cells_of, fill
 from .kernels.operators import Sweep, SweepInBackward, is_exported, registered
 from .kernels.simd import row_loop
 from .pairs import Lattice, Lengths
-from .soft_dtw import SoftDTW, cell, check_costs, crop, entropies, soft_dtw_sweep, uncrop
+from .soft_dtw import SoftDTW, cell, check_costs, crop, soft_dtw_sweep, uncrop
 
 # ----------------------------------------------------------------------- forward: a row of V_dot and q_dot
 
@@ -53,14 +53,6 @@ def load_omega(tile, problem):
             tile.work.omega[at + b] = problem.omega[t] * problem.omega_scale[tile.first + b]
 
 
-@jit
-def gather_omega(tile, problem, d):
-    """Row d of Omega from a matrix."""
-    lattice.gather_row(problem.omega_matrix, tile, problem, d, tile.work.omega)
-    for p in range(cells_of(tile, d)[1]):
-        tile.work.omega[p] *= problem.omega_scale[tile.first + p % tile.size]
-
-
 @inlined
 def before_row(tile, origin, d):
     """No derivative in front of row d."""
@@ -74,8 +66,10 @@ def forward_row(tile, problem, origin, d, p, n):
     """Eq. 4: (input) Omega, q and the two rows of V_dot before row d, (output) V_dot and q_dot of n cells."""
     work, lo = tile.work, tile.plan.lo[d]
     here, left, diagonal = at_V(tile, d, lo) + p, at_V(tile, d + 2, lo) + p, at_V(tile, d + 1, lo - 1) + p
-    arrays = (work.V_dot, work.omega, work.q_left, work.q_diagonal, work.q_up, work.q_dot_left, work.q_dot_up)
-    at = (here, left, diagonal, left - tile.size, at_omega(tile, problem, d) + p, at_q(tile, origin, d, lo) + p)
+    by_lag = problem.omega_matrix.size == 0
+    omega, at = (work.omega, at_omega(tile, d)) if by_lag else (work.omega_rows, at_block(tile, d, lo))
+    arrays = (work.V_dot, omega, work.q_left, work.q_diagonal, work.q_up, work.q_dot_left, work.q_dot_up)
+    at = (here, left, diagonal, left - tile.size, at + p, at_q(tile, origin, d, lo) + p)
     tangent_cells(arrays, at, (1.0 / tile.gamma,), n)
 
 
@@ -127,18 +121,25 @@ def backward_row(tile, origin, d, p, n):
     adjoint_cells((*q, work.E_normalised, work.E, work.E_dot_normalised, work.E_dot), at, (), n)
 
 
-@jit
-def add_entropies(tile, origin, d, d_gamma):
-    """(output) the derivatives of Eq. 2 and of Eq. 4 by gamma."""
-    lo, cells = cells_of(tile, d)
-    work, at = tile.work, at_q(tile, origin, d, lo)
-    for p in range(cells):
-        q = np.float64(work.q_left[at + p]), np.float64(work.q_up[at + p]), np.float64(work.q_diagonal[at + p])
-        q_dot = np.float64(work.q_dot_left[at + p]), np.float64(work.q_dot_up[at + p])
-        entropy, entropy_dot = entropies(*q, *q_dot)
-        b = tile.first + p % tile.size
-        d_gamma[0, b] -= work.E[p] * entropy
-        d_gamma[1, b] -= work.E_dot[p] * entropy + work.E[p] * entropy_dot
+@row_loop
+def entropy_cells(rows, at, numbers):
+    """(output) the sums for the derivatives of Eq. 2 and of Eq. 4 by gamma."""
+    q_left, q_diagonal, q_up, q_dot_left, q_dot_up, E, E_dot, sums, sums_dot = rows
+    own, here = at
+    q, q_dot = (q_left.load(own), q_up.load(own), q_diagonal.load(own)), (q_dot_left.load(own), q_dot_up.load(own))
+    surprisals = cell.surprisals(*q)
+    entropy, entropy_dot = cell.entropy(*q, *surprisals), cell.entropy(*q_dot, -(q_dot[0] + q_dot[1]), *surprisals)
+    sums.store(here, sums.load(here) + E.load(here) * entropy)
+    sums_dot.store(here, sums_dot.load(here) + E_dot.load(here) * entropy + E.load(here) * entropy_dot)
+
+
+@inlined
+def add_entropies(tile, origin, d):
+    """(input) q, q_dot, E and E_dot of row d, (output) the sums for the derivatives of both terms by gamma."""
+    work, (lo, cells) = tile.work, cells_of(tile, d)
+    q = (work.q_left, work.q_diagonal, work.q_up, work.q_dot_left, work.q_dot_up)
+    arrays = (*q, work.E, work.E_dot, work.by_gamma, work.by_gamma_dot)
+    entropy_cells(arrays, (at_q(tile, origin, d, lo), 0), (), cells)
 
 
 # ----------------------------------------------------------------------- A*_gamma and its Function

@@ -24,7 +24,20 @@ from .checks import check_alike, check_band, check_gamma, check_tensor
 from .kernels import lattice, many_variables, reference, simd
 from .kernels.cells import OneCell, formulas
 from .kernels.jit import inlined, jit
-from .kernels.lattice import CHUNK, LN2, UNREACHABLE, MaybeTensor, Wants, allocate, at_q, at_V, cells_of, fill
+from .kernels.lattice import (
+    BLOCK,
+    CHUNK,
+    LN2,
+    UNREACHABLE,
+    MaybeTensor,
+    Wants,
+    allocate,
+    at_block,
+    at_q,
+    at_V,
+    cells_of,
+    fill,
+)
 from .kernels.operators import (
     Sweep,
     SweepInBackward,
@@ -40,7 +53,7 @@ from .kernels.simd import SLACK, flush_denormals, restore_denormals, row_loop
 from .pairs import Lattice, Lengths, check_lattice, reachable
 
 cell = formulas(simd)
-correction_of_one_cell, entropies = inlined(formulas(OneCell).correction), inlined(formulas(OneCell).entropies)
+correction_of_one_cell = inlined(formulas(OneCell).correction)
 
 
 def pairwise_distances(x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -101,14 +114,6 @@ def cost_row(tile, d, p, n):
         others = work.Delta
 
 
-@jit
-def gather_costs(tile, problem, d):
-    """Delta of row d from given costs."""
-    lattice.gather_row(problem.D, tile, problem, d, tile.work.Delta)
-    for p in range(cells_of(tile, d)[1]):
-        tile.work.Delta[p] *= 1.0 / (tile.gamma * LN2)
-
-
 @inlined
 def before_row(tile, origin, d):
     """Unreachable cells in front of row d, which no path passes."""
@@ -122,8 +127,9 @@ def forward_row(tile, origin, d, p, n):
     """Eq. 2: (input) Delta and the two rows of V before row d, (output) V and q of n cells from the p-th on."""
     work, lo = tile.work, tile.plan.lo[d]
     here, left, diagonal = at_V(tile, d, lo) + p, at_V(tile, d + 2, lo) + p, at_V(tile, d + 1, lo - 1) + p
-    arrays = (work.V, work.Delta, work.q_left, work.q_diagonal, work.q_up)
-    value_cells(arrays, (here, left, diagonal, left - tile.size, p, at_q(tile, origin, d, lo) + p), (), n)
+    Delta, at_Delta = (work.Delta, p) if tile.plan.C > 0 else (work.Delta_rows, at_block(tile, d, lo) + p)
+    arrays = (work.V, Delta, work.q_left, work.q_diagonal, work.q_up)
+    value_cells(arrays, (here, left, diagonal, left - tile.size, at_Delta, at_q(tile, origin, d, lo) + p), (), n)
 
 
 @inlined
@@ -223,14 +229,21 @@ def add_row_to_series(tile, results, d, p, n):
             add_to_series((work.x, work.y, work.E, work.by_y), (at_x, at_y, p, at_y), (), n)
 
 
-@jit
-def add_entropies(tile, origin, d, d_gamma):
-    """(output) d Eq. 2 / d gamma: minus the entropy of the steps to each cell, weighted by E."""
-    lo, cells = cells_of(tile, d)
-    work, at = tile.work, at_q(tile, origin, d, lo)
-    for p in range(cells):
-        q = np.float64(work.q_left[at + p]), np.float64(work.q_up[at + p]), np.float64(work.q_diagonal[at + p])
-        d_gamma[tile.first + p % tile.size] -= work.E[p] * entropies(*q, 0.0, 0.0)[0]
+@row_loop
+def entropy_cells(rows, at, numbers):
+    """(output) sums += E times the entropy of the steps to a cell, which is minus d Eq. 2 / d gamma."""
+    q_left, q_diagonal, q_up, E, sums = rows
+    own, here = at
+    q = q_left.load(own), q_up.load(own), q_diagonal.load(own)
+    sums.store(here, sums.load(here) + E.load(here) * cell.entropy(*q, *cell.surprisals(*q)))
+
+
+@inlined
+def add_entropies(tile, origin, d):
+    """(input) q and E of row d, (output) the sums for the derivative by gamma."""
+    work, (lo, cells) = tile.work, cells_of(tile, d)
+    arrays = (work.q_left, work.q_diagonal, work.q_up, work.E, work.by_gamma)
+    entropy_cells(arrays, (at_q(tile, origin, d, lo), 0), (), cells)
 
 
 # ----------------------------------------------------------------------- both passes over the rows
@@ -240,8 +253,8 @@ def add_entropies(tile, origin, d, d_gamma):
 def forward(tile, problem, results, origin, end):
     """Eq. 2 (Algorithm 1): V and q of the rows from ``origin`` to ``end``, and the values that end there."""
     for d in range(origin, end + 1):
-        if problem.D.size > 0:
-            gather_costs(tile, problem, d)
+        if problem.D.size > 0 and (d == origin or d % BLOCK == 0):
+            lattice.gather_rows(problem.D, problem.D_scale, tile, problem, d, tile.work.Delta_rows)
         before_row(tile, origin, d)
         cells = cells_of(tile, d)[1]
         for p in range(0, cells, CHUNK):
@@ -275,9 +288,11 @@ def backward(tile, problem, results, origin, end):
             add_row_to_series(tile, results, d, p, n)
         fill((work.E_normalised,), (at_V(tile, d, tile.plan.hi[d] + 1),), (0.0,), tile.size)
         if results.d_D.size > 0:
-            lattice.scatter_row(work.E, tile, d, results.d_D[0])
+            lattice.put_into_block(work.E, tile, d, work.E_rows)
+            if d == origin or d % BLOCK == 0:
+                lattice.scatter_rows(work.E_rows, tile, problem, d, end, results.d_D[0])
         if results.d_gamma.size > 0:
-            add_entropies(tile, origin, d, results.d_gamma[0])
+            add_entropies(tile, origin, d)
 
 
 @jit
@@ -305,6 +320,8 @@ def sweep(problem, results, plan, work, share, shares):
             lattice.store_series(work.by_x, tile, 0, 1, 1.0, results.value, results.d_x[0])
         if results.d_y.size > 0:
             lattice.store_series(work.by_y, tile, plan.M - 1, -1, -1.0, results.value, results.d_y[0])
+        if results.d_gamma.size > 0:
+            lattice.store_by_gamma(work.by_gamma, tile, results.d_gamma[0])
         lattice.nan_where_invalid(tile, results)
     restore_denormals(state)
 

@@ -1,8 +1,9 @@
 """The formulas of one cell of the lattice, once: for vectors of a CPU's cells and for a thread of a GPU.
 
-Besides sums and products they take seven operations of a device: ``least``, ``where_positive``, ``exp2_minus_abs``,
-``log2_1p`` and ``inverse``; ``double``, which makes float64; and ``function``, which makes of a formula what the
-device can call. :mod:`.simd` has those of vectors, which emit instructions, and :mod:`.cuda` those of a CUDA thread.
+Besides sums and products they take eight operations of a device: ``least``, ``where_positive``, ``exp2_minus_abs``,
+``log2_1p``, ``log2_inverse`` and ``inverse``; ``double``, which makes float64; and ``function``, which makes of a
+formula what the device can call. :mod:`.simd` has those of vectors, which emit instructions, and :mod:`.cuda` those
+of a CUDA thread.
 
 V is in units of ``gamma * log(2)``, so that a softmin takes powers and a logarithm of two. ``number`` rounds to the
 precision of the input; V, V_dot, E and E_dot are float64. :mod:`loss.soft_dtw` and :mod:`loss.path_soft_dtw` say what
@@ -12,19 +13,21 @@ the letters mean.
 import math
 from types import SimpleNamespace
 
+LN2 = math.log(2.0)
+
 
 class OneCell:
     """The operations for the numbers of a single cell on the CPU, as far as its formulas take any."""
 
     double, function = float, staticmethod(lambda formula: formula)
-    least = where_positive = exp2_minus_abs = log2_1p = inverse = None
+    least = where_positive = exp2_minus_abs = log2_1p = log2_inverse = inverse = None
 
 
 def formulas(operations) -> SimpleNamespace:
     """The formulas, made of a device's operations."""
     least, where_positive, double = operations.least, operations.where_positive, operations.double
     exp2_minus_abs, log2_1p, function = operations.exp2_minus_abs, operations.log2_1p, operations.function
-    inverse_of = operations.inverse
+    inverse_of, log2_inverse = operations.inverse, operations.log2_inverse
 
     @function
     def softmin(left, up, diagonal, number):
@@ -82,20 +85,16 @@ def formulas(operations) -> SimpleNamespace:
         return q_dot_left * left + q_dot_up * up - minus_q_dot_diagonal * diagonal
 
     @function
-    def entropies(q_left, q_up, q_diagonal, q_dot_left, q_dot_up):
-        """Entropy of the steps to a cell, and its derivative along Omega; all float64, one cell at a time."""
-        entropy, entropy_dot = 0.0, 0.0
-        for q, q_dot, rest in (
-            (q_left, q_dot_left, q_diagonal + q_up),
-            (q_diagonal, -(q_dot_left + q_dot_up), q_left + q_up),
-            (q_up, q_dot_up, q_left + q_diagonal),
-        ):
-            if q > 0.0:
-                # near one, a float32 weight has lost its distance from one; the other two have it
-                log = math.log1p(-rest) if q > 0.5 else math.log(q)
-                entropy -= q * log
-                entropy_dot -= q_dot * log
-        return entropy, entropy_dot
+    def surprisals(q_left, q_up, q_diagonal):
+        """-log2 of each weight; near one a rounded weight has lost its distance from one, which the others have."""
+        of_left, of_up = log2_inverse(q_left, q_diagonal + q_up), log2_inverse(q_up, q_left + q_diagonal)
+        return of_left, of_up, log2_inverse(q_diagonal, q_left + q_up)
+
+    @function
+    def entropy(q_left, q_up, q_diagonal, of_left, of_up, of_diagonal):
+        """The entropy of the steps to a cell, from weights and surprisals; of q_dot its derivative along Omega."""
+        by_left, by_up = double(q_left) * double(of_left), double(q_up) * double(of_up)
+        return (by_left + by_up + double(q_diagonal) * double(of_diagonal)) * LN2
 
     return SimpleNamespace(
         softmin=softmin,
@@ -103,5 +102,6 @@ def formulas(operations) -> SimpleNamespace:
         tangent=tangent,
         adjoint=adjoint,
         adjoint_dot=adjoint_dot,
-        entropies=entropies,
+        surprisals=surprisals,
+        entropy=entropy,
     )

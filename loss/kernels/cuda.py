@@ -223,6 +223,13 @@ def _log2_1p(u):
 
 
 @_device
+def _log2_inverse(q, rest):
+    if q > 0.5:
+        return -math.log1p(-rest) * (1.0 / LN2)
+    return -math.log(q) * (1.0 / LN2) if q > 0.0 else 0.0
+
+
+@_device
 def _inverse(x):
     return 1.0 / x
 
@@ -270,6 +277,7 @@ def _operations(exp2_minus_abs: Callable, log2_1p: Callable, inverse: Callable) 
         where_positive=_where_positive,
         exp2_minus_abs=exp2_minus_abs,
         log2_1p=log2_1p,
+        log2_inverse=_log2_inverse,
         inverse=inverse,
         double=float64,
     )
@@ -302,7 +310,8 @@ def make_kernel(kind: Kind) -> Callable:
     """The kernel of a kind."""
     number = float32 if kind.precision == "float32" else float64
     cell = _FORMULAS[kind.precision]
-    softmin, tangent, correction_of, entropies = cell.softmin, cell.tangent, cell.correction, cell.entropies
+    softmin, tangent, correction_of = cell.softmin, cell.tangent, cell.correction
+    surprisals, entropy_of = cell.surprisals, cell.entropy
     of_costs, dual, backward, by_gamma, keeps_E = kind[1:]  # numba leaves out what they exclude
     parts, terms = (5, 2) if dual else (3, 1)
     step = parts * WARP  # of the weights
@@ -483,7 +492,10 @@ def make_kernel(kind: Kind) -> Callable:
             by_x, by_x_dot = by_x + E * difference, by_x_dot + E_dot * difference
         if by_gamma:
             q = float64(q_left), float64(q_up), float64(q_diagonal)
-            entropy, entropy_dot = entropies(*q, float64(q_dot_left), float64(q_dot_up))
+            of_q = surprisals(q[0], q[1], q[2])
+            entropy = entropy_of(q[0], q[1], q[2], of_q[0], of_q[1], of_q[2])
+            q_dot_diagonal = -(float64(q_dot_left) + float64(q_dot_up))
+            entropy_dot = entropy_of(q_dot_left, q_dot_up, q_dot_diagonal, of_q[0], of_q[1], of_q[2])
             total, total_dot = total - E * entropy, total_dot - E_dot * entropy - E * entropy_dot
         handed_on = left, left_dot, up, up_dot, across, across_dot, E_border, dot_border
         return E, E_dot, Flow(*handed_on, by_x, by_x_dot, total, total_dot)
@@ -825,12 +837,13 @@ def sweep(
     of_series, dual = D is None, omega is not None
     B, N, M, C = (*x.shape[:2], *y.shape[1:]) if of_series else (*D.shape, 1)
     like, band = x if of_series else D, N + M if band < 0 else min(band, N + M)
-    keeps_E = wants[1] or wants[2] or (wants[0] and C > 1)
-    kind = Kind(str(like.dtype).removeprefix("torch."), not of_series, dual, any(wants), wants[3], keeps_E)
     terms = 2 if dual else 1
     outputs = allocate(x, y, D, gamma, terms, wants)
     if B == 0:
         return outputs
+    want_x, want_y, want_D, want_gamma = wants
+    keeps_E = want_y or (want_D and not of_series) or (want_x and C > 1)
+    kind = Kind(str(like.dtype).removeprefix("torch."), not of_series, dual, any(wants), want_gamma, keeps_E)
     for lengths, by_series in zip((n, m), outputs[2:4], strict=True):
         if lengths is not None:
             by_series.zero_()  # the kernel leaves padding alone
@@ -847,6 +860,10 @@ def sweep(
     scratch += (like.new_empty(plan.blocks * size, dtype=torch.float64) for size in plan[5:])
     results = Results(*(t if t.numel() else None for t in (*outputs, *scratch)))
     launch(kind, plan.blocks, plan.warps * WARP, problem, results)
+    if of_series and want_D:  # the kernel of series keeps no E; that of costs does
+        costs = torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+        by_costs = False, False, True, False
+        outputs[4].copy_(sweep(None, None, costs, gamma, n, m, None, None, band, by_costs, limits, launch)[4])
     return outputs
 
 

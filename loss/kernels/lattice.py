@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cells import LN2
 from .jit import inlined, jit
 from .simd import SLACK, pointers, row_loop
 from .workers import Memory, on_threads
 
 UNREACHABLE = 1e300  # V of cells outside of the lattice: far above any cost, yet finite, so that it makes no NaN
-LN2 = math.log(2.0)
 CHUNK = 512  # cells of a row that go through one formula after the other while they are in the fastest cache
+BLOCK = 16  # rows that are copied from matrices, or to them, at a time: a matrix lies across the rows
 _ROW_CELLS = 1536  # cells in a row of a tile: so many that the work on them outweighs that on a row
 _PARALLEL_CELLS = 1 << 14  # below this a second thread costs more than it brings
 
@@ -41,6 +42,7 @@ class Problem(NamedTuple):
     x: np.ndarray  # (B, N, C) predictions
     y: np.ndarray  # (B, M, C) targets
     D: np.ndarray  # (B, N, M) costs, where these are given instead
+    D_scale: np.ndarray  # (B,) 1 / (gamma * log(2))
     omega: np.ndarray  # (N + M - 1,) float64, Omega(h, j) at h - j + M - 1, where it depends on h - j alone
     omega_matrix: np.ndarray  # (1 or B, N, M) float64, Omega otherwise
     omega_scale: np.ndarray  # (B,) float64, factor of Omega for each pair
@@ -59,7 +61,7 @@ class Results(NamedTuple):
     value_dot: np.ndarray  # (B,) Eq. 4
     d_x: np.ndarray  # (1 or 2, B, N, C)
     d_y: np.ndarray  # (1 or 2, B, M, C)
-    d_D: np.ndarray  # (1 or 2, B, N, M), E and E_dot; zeros at first
+    d_D: np.ndarray  # (1 or 2, B, N, M), E and, of given costs, E_dot; zeros at first
     d_gamma: np.ndarray  # (1 or 2, B) float64; zeros at first
 
 
@@ -76,7 +78,10 @@ class Plan(NamedTuple):
     rows: int  # rows in a segment
     longest: int  # cells of a pair in the longest row
     stride: int  # distance of two rows of V
+    block_stride: int  # of two rows of a block
+    band: int  # N + M for none
     backward: bool  # are derivatives wanted?
+    matrices: bool  # are costs or an Omega given, or derivatives wanted, as matrices (B, N, M)?
 
 
 class Work(NamedTuple):
@@ -91,17 +96,23 @@ class Work(NamedTuple):
     q_dot_up: np.ndarray
     zeros: np.ndarray  # (row,)
     Delta: np.ndarray  # (row,) the costs of a row, in units of gamma * log(2)
-    omega: np.ndarray  # Omega by lag, even lags, then odd ones, each repeated over the tile; or (row,) of a matrix
+    omega: np.ndarray  # Omega by lag, even lags, then odd ones, each repeated over the tile
     V: np.ndarray  # three rows, in units of gamma * log(2)
     V_dot: np.ndarray  # three rows
     E: np.ndarray  # (row,)
     E_dot: np.ndarray  # (row,)
     E_normalised: np.ndarray  # three rows: E divided by the sum of the cell's weights, which rounding moved from one
     E_dot_normalised: np.ndarray
+    Delta_rows: np.ndarray  # a block of rows from a matrix, as those of Delta
+    omega_rows: np.ndarray
+    E_rows: np.ndarray  # a block of rows for a matrix
+    E_dot_rows: np.ndarray
     by_x: np.ndarray  # sums of E * (x - y) for the derivatives by the series
     by_x_dot: np.ndarray
     by_y: np.ndarray
     by_y_dot: np.ndarray
+    by_gamma: np.ndarray  # (row,) sums of E times the entropy of a cell, over the rows
+    by_gamma_dot: np.ndarray
     saved: np.ndarray  # V and V_dot at the starts of segments
 
 
@@ -141,10 +152,8 @@ def at_q(tile, origin, d, i):
 
 
 @inlined
-def at_omega(tile, problem, d):
+def at_omega(tile, d):
     """Where Omega of row d begins: by lag, h - j grows in steps of two along a row."""
-    if problem.omega_matrix.size > 0:
-        return 0
     plan = tile.plan
     t, half = 2 * plan.lo[d] - d + plan.M - 1, (plan.N + plan.M - 1) // 2 + 1
     return ((t % 2) * half + t // 2) * tile.size
@@ -196,24 +205,70 @@ def store_series(sums, tile, first, step, sign, value, out):
                 out[tile.first + b, i, c] = sign * 2.0 * total + nan_if_invalid
 
 
+@inlined
+def at_block(tile, d, i):
+    """Where cell i of row d is in the block of its rows."""
+    first = d - d % BLOCK
+    return (d - first) * tile.plan.block_stride + (i - tile.plan.lo[first]) * tile.size
+
+
+@inlined
+def rows_crossed(tile, problem, b, i, first, last):
+    """Of the rows of a block up to the last one, those that row i of the matrix of pair b crosses: begin and end."""
+    band, j = tile.plan.band, first - i  # column j + t of the matrix is in row first + t
+    begin, end = max(0, i - band) - j, min(problem.m[b], i + band + 1) - j
+    return max(begin, 0), min(end, last - first + 1) if i < problem.n[b] else 0
+
+
 @jit
-def gather_row(matrices, tile, problem, d, out):
-    """(input) matrices (1 or B, N, M), (output) row d of each pair, with zeros beyond its true lengths."""
-    last, lo = matrices.shape[0] - 1, tile.plan.lo[d]
-    for i in range(lo, tile.plan.hi[d] + 1):
+def gather_rows(matrices, factors, tile, problem, d, out):
+    """(input) matrices (1 or B, N, M), (output) the block of rows of d, times a factor (B,); zeros beyond lengths."""
+    plan, first, alone = tile.plan, d - d % BLOCK, matrices.shape[0] == 1
+    last = min(first + BLOCK, plan.N + plan.M - 1) - 1
+    lo = plan.lo[first]
+    for i in range(lo, plan.hi[last] + 1):
         for k in range(tile.size):
             b = tile.first + k
-            inside = i < problem.n[b] and d - i < problem.m[b]
-            out[(i - lo) * tile.size + k] = matrices[min(b, last), i, d - i] if inside else 0.0
+            begin, end = rows_crossed(tile, problem, b, i, first, last)
+            row, at = matrices[0 if alone else b, i], (i - lo) * tile.size + k
+            for t in range(BLOCK):
+                out[at + t * plan.block_stride] = row[first + t - i] * factors[b] if begin <= t < end else 0.0
+
+
+@row_loop
+def copy_cells(rows, at, numbers):
+    """Copy the cells of a row."""
+    source, out = rows
+    out.store(at[1], source.load(at[0]))
+
+
+@inlined
+def put_into_block(row, tile, d, block):
+    """(input) row d, (output) its place in a block."""
+    lo, cells = cells_of(tile, d)
+    copy_cells((row, block), (0, at_block(tile, d, lo)), (), cells)
 
 
 @jit
-def scatter_row(row, tile, d, out):
-    """(input) row d of E of each pair, (output) matrices (B, N, M)."""
-    lo = tile.plan.lo[d]
-    for i in range(lo, tile.plan.hi[d] + 1):
-        for b in range(tile.size):
-            out[tile.first + b, i, d - i] = row[(i - lo) * tile.size + b]
+def scatter_rows(rows, tile, problem, d, last, out):
+    """(input) rows of E in a block, from row d to the last one, (output) matrices (B, N, M)."""
+    plan, first = tile.plan, d - d % BLOCK
+    last = min(first + BLOCK - 1, last)
+    lo = plan.lo[first]
+    for i in range(lo, plan.hi[last] + 1):
+        for k in range(tile.size):
+            b = tile.first + k
+            begin, end = rows_crossed(tile, problem, b, i, first, last)
+            row, at = out[b, i], (i - lo) * tile.size + k
+            for t in range(max(begin, d - first), end):
+                row[first + t - i] = rows[at + t * plan.block_stride]
+
+
+@jit
+def store_by_gamma(sums, tile, d_gamma):
+    """Minus the sums of each pair over the cells of a row -> derivatives (B,) by gamma."""
+    for p in range(tile.plan.longest * tile.size):
+        d_gamma[tile.first + p % tile.size] -= sums[p]
 
 
 @jit
@@ -231,6 +286,7 @@ def tile_of(problem, plan, work, first):
         memory.V[plan.stride + b] = 0.0  # the path starts at (-1, -1), on row -2
     fill((memory.E_normalised,), (0,), (0.0,), three_rows)
     fill((memory.zeros, memory.Delta, memory.E), (0,), (0.0,), row + SLACK)
+    fill((memory.by_gamma,), (0,), (0.0,), row)
     fill((memory.by_x,), (0,), (0.0,), plan.C * plan.N * size)
     fill((memory.by_y,), (0,), (0.0,), plan.C * plan.M * size)
     return tile
@@ -275,6 +331,7 @@ def make_plan(
     batch: int,
     itemsize: int,
     backward: bool,
+    matrices: bool,
     threads: int,
     table_bytes: int = 6 << 20,
     segment_bytes: int = 1 << 20,
@@ -289,6 +346,7 @@ def make_plan(
         batch: pairs.
         itemsize: bytes of a weight.
         backward: whether derivatives are wanted; otherwise no weights are kept.
+        matrices: whether matrices are given or wanted.
         threads: how many share the tiles.
         table_bytes: of weights at most: a lattice that needs more is cut into segments.
         segment_bytes: of the weights of such a segment, which stay in the cache until the backward pass.
@@ -301,19 +359,22 @@ def make_plan(
     if bytes_per_pair > table_bytes:
         rows = int(min(rows, max(segment_bytes * rows / (tile * bytes_per_pair), math.sqrt(rows))))
     stride = -(-((N + 3) * tile + 2 * SLACK) // SLACK) * SLACK
-    return Plan(lo, hi, start, N, M, C, tile, rows if backward else 1, longest, stride, backward)
+    block_stride = (longest + BLOCK) * tile + SLACK
+    band, rows = N + M if band < 0 else min(band, N + M), rows if backward else 1
+    return Plan(lo, hi, start, N, M, C, tile, rows, longest, stride, block_stride, band, backward, matrices)
 
 
 def _sizes(plan: Plan) -> dict[str, int]:
     """How many numbers each part of the memory holds, without the room that row loops need behind it."""
-    _, _, start, N, M, C, tile, rows, longest, stride, backward = plan
+    _, _, start, N, M, C, tile, rows, longest, stride, block_stride, _, backward, matrices = plan
     begins = np.arange(0, N + M - 1, rows)
     table = (int((start[np.minimum(begins + rows + 2, N + M)] - start[begins]).max()) + longest + 3) * tile
     row, by_lag = longest * tile + SLACK, 2 * ((N + M - 1) // 2 + 1) * tile
-    sizes = {"x": C * N * tile, "y": C * M * tile, "omega": max(by_lag, row)}
+    sizes = {"x": C * N * tile, "y": C * M * tile, "omega": by_lag}
     sizes |= dict.fromkeys(("q_left", "q_diagonal", "q_up", "q_dot_left", "q_dot_up"), table)
-    sizes |= dict.fromkeys(("zeros", "Delta", "E", "E_dot"), row)
+    sizes |= dict.fromkeys(("zeros", "Delta", "E", "E_dot", "by_gamma", "by_gamma_dot"), row)
     sizes |= dict.fromkeys(("V", "V_dot", "E_normalised", "E_dot_normalised"), 3 * stride)
+    sizes |= dict.fromkeys(("Delta_rows", "omega_rows", "E_rows", "E_dot_rows"), BLOCK * block_stride * matrices)
     sizes |= {name: sizes[name[3]] for name in ("by_x", "by_x_dot", "by_y", "by_y_dot")}
     sizes["saved"] = len(begins) * 6 * stride if backward and len(begins) > 1 else 0
     return sizes
@@ -363,7 +424,8 @@ def allocate(
 
     Returns:
         Values (B,) of the terms, the second one empty for one term, and the derivatives (terms, ...) of all terms by
-        each input; those that are not wanted have no pairs.
+        each input; those that are not wanted have no pairs. Of series, that by D is E alone, (1, B, N, M), by the
+        costs that the sweep makes of them.
     """
     like = x if D is None else D
     B = like.shape[0]
@@ -372,7 +434,8 @@ def allocate(
         s.new_empty(terms, *s.shape) if wanted else like.new_empty(terms, 0, 0, 0)
         for s, wanted in zip((x, y), wants[:2], strict=True)
     )
-    by_D = D.new_zeros(terms, *D.shape) if wants[2] else like.new_empty(terms, 0, 0, 0)
+    of_D = (1, B, x.shape[1], y.shape[1]) if D is None else (terms, *D.shape)
+    by_D = like.new_zeros(of_D) if wants[2] else like.new_empty(terms, 0, 0, 0)
     by_gamma = gamma.new_zeros(terms, B) if wants[3] else gamma.new_empty(terms, 0)
     return *values, *by_series, by_D, by_gamma
 
@@ -455,6 +518,7 @@ def run(
         none if x is None else x,
         none if y is None else y,
         none if D is None else D,
+        _same_for_all(B, 1.0 / (gamma.item() * LN2)),
         no_lags if omega is None or omega.ndim > 1 else omega,
         no_matrix if omega is None or omega.ndim == 1 else omega,
         _same_for_all(B, 1.0) if omega_scale is None else omega_scale,
@@ -463,7 +527,8 @@ def run(
         gamma.item(),
     )
     threads = min(torch.get_num_threads(), B) if B * N * M >= _PARALLEL_CELLS else 1
-    plan = make_plan(N, M, C, band, B, results.value.itemsize, any(wants), threads)
+    matrices = problem.D.size + problem.omega_matrix.size + results.d_D.size > 0
+    plan = make_plan(N, M, C, band, B, results.value.itemsize, any(wants), matrices, threads)
     dtype = results.value.dtype
     if threads == 1:
         sweep(problem, results, plan, memory.work_for(plan, dtype), 0, 1)

@@ -63,7 +63,7 @@ def run(
     lattice.check_arguments(x, y, D, gamma, n, m, omega, omega_scale, band)
     outputs = lattice.allocate(x, y, D, gamma, 1 if omega is None else 2, wants)
     (B, N, C), M = x.shape, y.shape[1]
-    want_x, want_y, _, want_gamma = wants
+    want_x, want_y, want_D, want_gamma = wants
     group = max(torch.get_num_threads(), GROUP_BYTES // (8 * (N * C + M * C + 2 * N * M)))
     for first in range(0, B, group):
         part = slice(first, first + group)
@@ -74,7 +74,7 @@ def run(
         threads = min(torch.get_num_threads(), len(a))
         on_threads(threads, lambda share, arrays=arrays, threads=threads: square_distances(*arrays, share, threads))
         Omega = omega if omega is None or omega.dim() == 1 or omega.shape[0] == 1 else omega[part]
-        by_costs = (False, False, want_x or want_y, want_gamma)
+        by_costs = (False, False, want_x or want_y or want_D, want_gamma)
         found = lattice.run(sweep, None, None, costs, gamma, n_, m_, Omega, scale, band, by_costs, **how)
         value, value_dot, _, _, all_E, d_gamma = found
         for term, values in enumerate((value, value_dot)[: 1 if omega is None else 2]):
@@ -83,6 +83,8 @@ def run(
                 outputs[2][term, part] = _chained(all_E[term], a, b)
             if want_y:
                 outputs[3][term, part] = _chained(all_E[term].transpose(1, 2), b, a)
+        if want_D:
+            outputs[4][0, part] = all_E[0]
         if want_gamma:
             outputs[5][:, part] = d_gamma
     return outputs

@@ -351,6 +351,22 @@ def log2_1p(u):
     return first + (z - z * z * 0.5) * (1.0 / _LN2)
 
 
+def log2_inverse(q, rest):
+    """-log2 of q, which is from 0 to 1, and 1 - q to all digits; a large number where q is zero, NaN for NaN."""
+    _, _, mantissa, bias = _EXP2[q.scalar]
+    builder, integers = q.builder, ir.VectorType(_INTEGERS[q.scalar], q.lanes)
+
+    def of(number):
+        return ir.Constant(integers, [number] * q.lanes)
+
+    q = q.at_least(2.0 ** (1 - bias))
+    bits = builder.bitcast(q.value, integers)
+    exponent = q._new(builder.sitofp(builder.sub(builder.lshr(bits, of(mantissa)), of(bias)), q.value.type))
+    fraction = builder.or_(builder.and_(bits, of((1 << mantissa) - 1)), of(bias << mantissa))  # from 1 to 2
+    log = log2_1p(where_positive(q - 0.5, rest / q, q._new(builder.bitcast(fraction, q.value.type)) - 1.0))
+    return where_positive(q - 0.5, log, -exponent - log)
+
+
 def inverse(x):
     """1 / x."""
     return 1.0 / x

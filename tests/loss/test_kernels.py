@@ -114,6 +114,46 @@ def test_results_do_not_depend_on_tiles_and_segments(B, N, M, segment_bytes):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    B=st.integers(1, 20),
+    N=st.integers(1, 50),
+    M=st.integers(1, 50),
+    lengths=st.booleans(),
+    slack=st.sampled_from([None, 0, 3, 17]),
+    omegas=st.sampled_from(["one", "each"]),
+    segment_bytes=st.sampled_from([1 << 9, 1 << 13, 1 << 20]),
+    seed=st.integers(0, 99),
+)
+def test_matrices_are_read_and_written_in_their_places(B, N, M, lengths, slack, omegas, segment_bytes, seed):
+    """Given costs and an Omega, and the derivatives by costs, which series have as well; NaN in the padding."""
+    random = torch.Generator().manual_seed(seed)
+    x, y = series(B, N, M, seed=seed)
+    D = squared_distances(x, y)
+    omega = torch.rand(B if omegas == "each" else 1, N, M, dtype=torch.float64, generator=random)
+    scale = 0.5 + torch.rand(B, dtype=torch.float64, generator=random)
+    n, m = (torch.randint(1, k + 1, (B,), generator=random) if lengths else torch.full((B,), k) for k in (N, M))
+    band = -1 if slack is None else int((n - m).abs().max()) + slack
+    gamma = torch.tensor(0.3, dtype=torch.float64)
+    variables = D.clone().requires_grad_(), gamma.clone().requires_grad_()
+    truth = reference.dilate(variables[0], omega * scale.reshape(-1, 1, 1), variables[1], band, n, m)
+    by_D, by_gamma = zip(
+        *(torch.autograd.grad(v.sum(), variables, retain_graph=True, materialize_grads=True) for v in truth),
+        strict=True,
+    )
+    inside = (torch.arange(N)[:, None] < n[:, None, None]) & (torch.arange(M) < m[:, None, None])
+    D = torch.where(inside, D, torch.nan)
+    small = partial(make_plan, table_bytes=2 * segment_bytes, segment_bytes=segment_bytes)
+    others = n, m, omega, scale, band
+    of_costs = dilate_loss.sweep_on_cpu(None, None, D, gamma, *others, (False, False, True, True), make_plan=small)
+    of_series = dilate_loss.sweep_on_cpu(x, y, None, gamma, *others, (False, False, True, True), make_plan=small)
+    for found, terms in ((of_costs, 2), (of_series, 1)):
+        value, value_dot, _, _, E, d_gamma = found
+        torch.testing.assert_close(torch.stack([value, value_dot]), torch.stack(truth), rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(E, torch.stack(by_D[:terms]), rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(d_gamma.sum(1), torch.stack(by_gamma), rtol=1e-7, atol=1e-7)
+
+
 @pytest.mark.parametrize(("N", "M", "band"), [(5, 5, -1), (9, 4, -1), (12, 12, 2), (30, 31, 1)])
 def test_the_shape_term_alone_is_that_of_both_sweeps(N, M, band):
     x, y = series(6, N, M, d=2)

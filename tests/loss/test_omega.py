@@ -10,8 +10,8 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 
-from loss import AsymmetricOmega, DilateLoss, TangledDilateLoss, dilate_loss, squared_omega
-from tests.helpers import series
+from loss import AsymmetricOmega, DilateLoss, TangledDilateLoss, dilate_loss, dilate_of_costs, squared_omega
+from tests.helpers import costs, series
 from tests.oracles.paths import alignment, shape_term, square_omega, squared_distances, temporal_term
 
 LOSSES = [DilateLoss, TangledDilateLoss]
@@ -151,6 +151,18 @@ def test_tangled_loss_with_a_learned_omega_can_be_differentiated_twice():
                          (x, y, criterion.omega))  # fmt: skip
 
 
+@pytest.mark.parametrize("cost", ["squared", "absolute"])
+def test_gradient_by_a_learned_omega_has_a_gradient_by_the_series(cost):
+    x, y = (s.requires_grad_() for s in series(2, 4, 5, d=2))
+    Omega, direction = nn.Parameter(torch.rand(4, 5, dtype=torch.float64)), series(4, 5, 1)[0].squeeze(-1)[:, :1]
+
+    def by_omega(x, y):
+        loss = DilateLoss(0.3, 0.5, omega=Omega, band=2, cost=cost)(x, y, [4, 3], [5, 2])
+        return torch.autograd.grad(loss, Omega, create_graph=True)[0].mul(direction).sum()
+
+    assert gradcheck(by_omega, (x, y))
+
+
 def test_learned_omega_cannot_be_differentiated_twice():
     x, y = (s.requires_grad_() for s in series(2, 4, 4))
     criterion = DilateLoss(omega=nn.Parameter(torch.rand(4, 4, dtype=torch.float64)))
@@ -183,3 +195,17 @@ def test_named_omega_is_shown():
         repr(DilateLoss(omega="absolute")) == "DilateLoss(alpha=0.5, gamma=0.01, reduction='mean', omega='absolute')"
     )
     assert "AsymmetricOmega(early=1, late=3, power=2.0)" in repr(DilateLoss(omega=AsymmetricOmega(1, 3)))
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_costs_with_an_omega_are_one_graph(learned):
+    D, Omega = costs(3, 4, 5).requires_grad_(), torch.rand(4, 5, dtype=torch.float64, requires_grad=learned)
+    variables = (D, Omega) if learned else (D,)
+
+    def loss(D, Omega):
+        return dilate_of_costs(D, Omega, 0.3, 0.4, band=3).loss.sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for ours, truth in zip(*(torch.autograd.grad(f(D, Omega), variables) for f in (compiled, loss)), strict=True):
+        torch.testing.assert_close(ours, truth)
