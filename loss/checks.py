@@ -173,7 +173,9 @@ def raise_unless(condition: Tensor, make_error: Callable[[], ValueError], compil
 
 
 def has_values(tensor: Tensor) -> bool:
-    """False for tensors that stand for a shape alone, on device meta and fake ones, and for those that vmap maps."""
+    """False for tensors that stand for a shape alone: traced, fake and meta ones; and for those that vmap maps."""
+    if torch.compiler.is_compiling():
+        return False
     mapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     return not (tensor.is_meta or isinstance(tensor, FakeTensor) or mapped)
 

@@ -52,7 +52,8 @@ def costs_of(cost: Cost, pairs: Pairs) -> Tensor:
                 "cost='cosine' needs series of at least two variables, since the direction of one number has no "
                 "gradient, but they have one (with per_channel=True each variable is a series of its own)."
             )
-        return NAMED[cost](widened(x), widened(y))
+        with torch.autocast(x.device.type, enabled=False):
+            return NAMED[cost](widened(x), widened(y))
     D, shape = cost(x, y), (x.shape[0], x.shape[1], y.shape[1])
     if not isinstance(D, Tensor) or D.shape != shape or not D.is_floating_point():
         found = f"{D.dtype} of {tuple(D.shape)}" if isinstance(D, Tensor) else repr(type(D).__name__)

@@ -248,6 +248,20 @@ def test_a_gradient_penalty_equals_the_difference_quotient(criterion):
     torch.testing.assert_close((found * v).sum(), difference, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(("level", "gamma"), [(0.0, 0.1), (10.0, 0.01), (1000.0, 10.0)])
+def test_second_derivatives_of_float32_series_keep_their_digits_far_from_the_target(level, gamma):
+    noise, y, v = randn(3, 20, 1, seed=1), 0.05 * randn(3, 24, 1, seed=2), randn(3, 20, 1, seed=3)
+    x = 0.05 * noise + level
+
+    def hessian_product(dtype):
+        p, target = x.float().to(dtype).requires_grad_(), y.float().to(dtype)
+        (g,) = torch.autograd.grad(SoftDTWLoss(gamma)(p, target), p, create_graph=True)
+        return torch.autograd.grad((g * v.to(dtype)).sum(), p)[0]
+
+    found, truth = hessian_product(torch.float32).double(), hessian_product(torch.float64)
+    assert (found - truth).abs().max() <= 1e-4 * truth.abs().max()
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_a_gradient_penalty_on_dilate_is_refused_whatever_the_incoming_gradient(reduction):
     x, y = pair()
@@ -470,9 +484,11 @@ class _Trained(torch.nn.Module):
     def __init__(self, loss):
         super().__init__()
         self.layer, self.loss = torch.nn.Linear(2, 2).double(), loss
+        if loss.__code__.co_argcount > 1:
+            self.omega = torch.nn.Parameter(randn(3, 3).square())
 
     def forward(self, x):
-        return self.loss(self.layer(x))
+        return self.loss(self.layer(x), *([self.omega] if hasattr(self, "omega") else []))
 
 
 EXPORTED = {
@@ -480,6 +496,8 @@ EXPORTED = {
     "SoftDTWLoss": lambda p: SoftDTWLoss(0.4)(p, p.detach() + 1),
     "TangledDilateLoss": lambda p: TangledDilateLoss(0.3, 0.4)(p, p.detach() + 1),
     "soft_dtw": lambda p: soft_dtw(p.square(), 0.4).sum(),
+    "learned Omega": lambda p, omega: DilateLoss(0.3, 0.4, omega=omega)(p, p.detach() + 1),
+    "learned Omega, costs": lambda p, omega: dilate_of_costs(p[:, :, None, 0] - p[:, None, :, 1], omega).loss.sum(),
     "ctc_loss": lambda p: CTCLoss()(p.log_softmax(-1), torch.tensor([[1, 1]] * p.shape[1]), [p.shape[0]] * p.shape[1],
                                     [1] * p.shape[1]),
 }  # fmt: skip
@@ -666,7 +684,10 @@ def test_a_derivative_that_the_forward_pass_did_not_make_is_an_error(function, b
     omega = randn(8)
     inputs, arguments = {
         SoftDTW: ((D, gamma), (D, gamma, None, None, -1, False, False)),
-        Dilate: ((x, y, gamma), (x, y, gamma, omega, None, None, None, Settings(0.5, -1, False, False, False))),
+        Dilate: (
+            (x, y, gamma),
+            (x, y, gamma, omega, None, None, None, Settings(0.5, -1, False, False, False, False)),
+        ),
         DilateOfCosts: ((D, gamma), (D, gamma, omega, None, None, None, 0.5, -1, False, False)),
     }[function]
     for by in inputs:

@@ -303,6 +303,12 @@ def test_bad_omega(module, omega, kind, match):
 def test_omega_none_needs_a_band_and_belongs_to_the_tangled_loss():
     assert_one_sentence(TypeError, "omega must be one of .*, but it is None", lambda: DilateLoss(omega=None))
     assert_one_sentence(ValueError, "omega may be None only beside a band", lambda: TangledDilateLoss(omega=None))
+    x = torch.ones(2, 4, 1)
+    for name in ("band", "omega"):
+        criterion = TangledDilateLoss(omega=None if name == "band" else "squared", band=2 if name == "band" else None)
+        setattr(criterion, name, None)
+        match = "omega may be None only beside a band"
+        assert_one_sentence(ValueError, match, lambda criterion=criterion: criterion(x, x))
 
 
 @pytest.mark.parametrize("module", [DilateLoss, TangledDilateLoss])
