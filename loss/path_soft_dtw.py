@@ -50,7 +50,7 @@ def load_omega(tile, problem):
     for t in range(lags):
         at = ((t % 2) * half + t // 2) * tile.size
         for b in range(tile.size):
-            tile.work.omega[at + b] = problem.omega[t] * problem.omega_scale[tile.first + b]
+            tile.work.omega[at + b] = problem.omega[t] * problem.omega_scale[tile.pairs[b]]
 
 
 @inlined
@@ -84,9 +84,10 @@ def after_row(tile, origin, d):
 @jit
 def read_values(tile, problem, d, value, value_dot):
     """(output) Eq. 4 of the pairs whose last cell lies on row d; NaN where Eq. 2 is."""
-    for b in range(tile.first, tile.first + tile.size):
+    for k in range(tile.size):
+        b = tile.pairs[k]
         if lattice.last_row(problem, b) == d:
-            V_dot = tile.work.V_dot[at_V(tile, d, problem.n[b] - 1) + b - tile.first]
+            V_dot = tile.work.V_dot[at_V(tile, d, problem.n[b] - 1) + k]
             value_dot[b] = np.nan if np.isnan(value[b]) else V_dot
 
 

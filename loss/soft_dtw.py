@@ -151,9 +151,10 @@ def after_last_row(tile, origin):
 @jit
 def read_values(tile, problem, d, value):
     """(output) Eq. 2 of the pairs whose last cell lies on row d; NaN where no path leads there."""
-    for b in range(tile.first, tile.first + tile.size):
+    for k in range(tile.size):
+        b = tile.pairs[k]
         if lattice.last_row(problem, b) == d:
-            V = tile.work.V[at_V(tile, d, problem.n[b] - 1) + b - tile.first]
+            V = tile.work.V[at_V(tile, d, problem.n[b] - 1) + k]
             value[b] = V * tile.gamma * LN2 if abs(V) < 0.5 * UNREACHABLE else np.nan
 
 
@@ -208,9 +209,10 @@ def backward_row(tile, origin, d, p, n):
 def start_paths(tile, problem, origin, d):
     """E is one at the last cell of each pair whose last cell lies on row d."""
     work, lo = tile.work, tile.plan.lo[d]
-    for b in range(tile.first, tile.first + tile.size):
+    for k in range(tile.size):
+        b = tile.pairs[k]
         if lattice.last_row(problem, b) == d:
-            p = (problem.n[b] - 1 - lo) * tile.size + b - tile.first
+            p = (problem.n[b] - 1 - lo) * tile.size + k
             q = at_q(tile, origin, d, lo) + p
             work.E[p] = 1.0
             correction = correction_of_one_cell(work.q_left[q], work.q_up[q], work.q_diagonal[q])

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .cells import LN2
 from .jit import inlined, jit
-from .simd import SLACK, pointers, row_loop
+from .simd import SLACK, pointer, pointers, row_loop
 from .workers import Memory, on_threads
 
 UNREACHABLE = 1e300  # V of cells outside of the lattice: far above any cost, yet finite, so that it makes no NaN
@@ -48,6 +48,7 @@ class Problem(NamedTuple):
     omega_scale: np.ndarray  # (B,) float64, factor of Omega for each pair
     n: np.ndarray  # (B,) int64, true lengths of x
     m: np.ndarray  # (B,) int64, true lengths of y
+    order: np.ndarray  # (B,) int64, the pairs by their size, so that those of a tile are alike
     gamma: float
 
 
@@ -119,7 +120,7 @@ class Work(NamedTuple):
 class Tile(NamedTuple):
     """Some pairs of the batch, and pointers to the plan and to a thread's memory."""
 
-    first: int
+    pairs: np.ndarray  # which they are
     size: int
     first_end: int  # the row on which the shortest of the tile's pairs ends
     end: int  # and the longest
@@ -188,9 +189,10 @@ def load_series(series, lengths, tile, first, step, out):
     _, N, C = series.shape
     fill((out,), (0,), (0.0,), C * N * tile.size + SLACK)
     for b in range(tile.size):
-        for i in range(lengths[tile.first + b]):
+        pair = tile.pairs[b]
+        for i in range(lengths[pair]):
             for c in range(C):
-                out[(c * N + first + step * i) * tile.size + b] = series[tile.first + b, i, c]
+                out[(c * N + first + step * i) * tile.size + b] = series[pair, i, c]
 
 
 @jit
@@ -198,11 +200,12 @@ def store_series(sums, tile, first, step, sign, value, out):
     """Flat sums (C, N, size) -> derivatives (B, N, C) of squared differences; NaN where the value is NaN."""
     _, N, C = out.shape
     for b in range(tile.size):
-        nan_if_invalid = np.nan if np.isnan(value[tile.first + b]) else 0.0
+        pair = tile.pairs[b]
+        nan_if_invalid = np.nan if np.isnan(value[pair]) else 0.0
         for i in range(N):
             for c in range(C):
                 total = sums[(c * N + first + step * i) * tile.size + b]
-                out[tile.first + b, i, c] = sign * 2.0 * total + nan_if_invalid
+                out[pair, i, c] = sign * 2.0 * total + nan_if_invalid
 
 
 @inlined
@@ -228,7 +231,7 @@ def gather_rows(matrices, factors, tile, problem, d, out):
     lo = plan.lo[first]
     for i in range(lo, plan.hi[last] + 1):
         for k in range(tile.size):
-            b = tile.first + k
+            b = tile.pairs[k]
             begin, end = rows_crossed(tile, problem, b, i, first, last)
             row, at = matrices[0 if alone else b, i], (i - lo) * tile.size + k
             for t in range(BLOCK):
@@ -257,7 +260,7 @@ def scatter_rows(rows, tile, problem, d, last, out):
     lo = plan.lo[first]
     for i in range(lo, plan.hi[last] + 1):
         for k in range(tile.size):
-            b = tile.first + k
+            b = tile.pairs[k]
             begin, end = rows_crossed(tile, problem, b, i, first, last)
             row, at = out[b, i], (i - lo) * tile.size + k
             for t in range(max(begin, d - first), end):
@@ -268,16 +271,17 @@ def scatter_rows(rows, tile, problem, d, last, out):
 def store_by_gamma(sums, tile, d_gamma):
     """Minus the sums of each pair over the cells of a row -> derivatives (B,) by gamma."""
     for p in range(tile.plan.longest * tile.size):
-        d_gamma[tile.first + p % tile.size] -= sums[p]
+        d_gamma[tile.pairs[p % tile.size]] -= sums[p]
 
 
 @jit
 def tile_of(problem, plan, work, first):
     """The tile whose first pair is given, with its memory as it is before the first row."""
     size, end, first_end = min(plan.tile, problem.n.size - first), 0, plan.N + plan.M - 2
-    for b in range(first, first + size):
-        first_end, end = min(first_end, last_row(problem, b)), max(end, last_row(problem, b))
-    tile = Tile(first, size, first_end, end, problem.gamma, pointers(plan), pointers(work))
+    pairs = pointer(problem.order, first)
+    for k in range(size):
+        first_end, end = min(first_end, last_row(problem, pairs[k])), max(end, last_row(problem, pairs[k]))
+    tile = Tile(pairs, size, first_end, end, problem.gamma, pointers(plan), pointers(work))
     memory, row, three_rows = tile.work, plan.longest * size, 3 * plan.stride
     load_series(problem.x, problem.n, tile, 0, 1, memory.x)
     load_series(problem.y, problem.m, tile, plan.M - 1, -1, memory.y)
@@ -295,7 +299,8 @@ def tile_of(problem, plan, work, first):
 @jit
 def nan_where_invalid(tile, results):
     """Make the derivatives by costs and by gamma NaN for the pairs whose value is NaN."""
-    for b in range(tile.first, tile.first + tile.size):
+    for k in range(tile.size):
+        b = tile.pairs[k]
         if np.isnan(results.value[b]):
             results.d_D[:, b : b + 1] = np.nan
             results.d_gamma[:, b : b + 1] = np.nan
@@ -486,6 +491,11 @@ def _same_for_all(batch: int, number: float) -> np.ndarray:
     return np.full(batch, number)
 
 
+@lru_cache(maxsize=128)
+def _as_they_come(batch: int) -> np.ndarray:
+    return np.arange(batch)
+
+
 def run(
     sweep: Callable,
     x: Tensor | None,
@@ -508,12 +518,13 @@ def run(
     check_arguments(x, y, D, gamma, n, m, omega, omega_scale, band)
     outputs = allocate(x, y, D, gamma, 1 if omega is None else 2, wants)
     B, N, M, C = (*D.shape, 0) if x is None else (*x.shape[:2], *y.shape[1:])
-    results = Results(*(output.numpy() for output in outputs))
+    results, has_lengths = Results(*(output.numpy() for output in outputs)), n is not None or m is not None
     none, no_lags, no_matrix = _NONE[results.value.dtype.type], _NO_LAGS, _NONE[np.float64]
     x, y, D, omega, omega_scale, n, m = [
         None if array is None else array.detach().contiguous().numpy()
         for array in (x, y, D, omega, omega_scale, n, m)
     ]
+    n, m = (_same_for_all(B, k) if given is None else given for given, k in ((n, N), (m, M)))
     problem = Problem(
         none if x is None else x,
         none if y is None else y,
@@ -522,8 +533,9 @@ def run(
         no_lags if omega is None or omega.ndim > 1 else omega,
         no_matrix if omega is None or omega.ndim == 1 else omega,
         _same_for_all(B, 1.0) if omega_scale is None else omega_scale,
-        _same_for_all(B, N) if n is None else n,
-        _same_for_all(B, M) if m is None else m,
+        n,
+        m,
+        np.argsort(n + m, kind="stable") if has_lengths else _as_they_come(B),
         gamma.item(),
     )
     threads = min(torch.get_num_threads(), B) if B * N * M >= _PARALLEL_CELLS else 1
