@@ -36,6 +36,7 @@ from training.experiment import (
     announced_compilation,
     at_a_time,
     compile_kernels,
+    mostly_filled,
     prepare,
     read_past,
     resolve_device,
@@ -253,8 +254,15 @@ def forecast_beyond(
     folder: RunFolder,
     args: argparse.Namespace,
 ) -> None:
-    """Forecast what follows the last row of each series, and write that to forecast.csv and forecast.png."""
+    """Forecast what follows the last row of each series, and write that to forecast.csv and forecast.png.
+
+    After a training on series whose last input was mostly filled in, this only says so.
+    """
     forecasters = {loss: load_forecaster(path, device) for loss, path in checkpoints.items()}
+    trained_on, file = next(iter(forecasters.values())).data, args.data_path or args.dataset
+    if reason := mostly_filled(args, trained_on, past):
+        print(f"\nNo forecast beyond the last row: {reason}")
+        return
     table = forecast_table(forecasters, past)  # in all processes, which share the work
     if data_parallel.rank() == 0:
         folder.write_forecast(table)
@@ -262,7 +270,6 @@ def forecast_beyond(
         from evaluation.plots import plot_future
 
         plot_future(forecast_curves(forecasters, past, table), folder.path / "forecast.png", show=args.show)
-    trained_on, file = next(iter(forecasters.values())).data, args.data_path or args.dataset
     print("\n".join(["", *filled_values(past, trained_on.input_length)]))
     drawn = "" if args.plots else "; --plots draws forecast.png, too"
     print(f"The {trained_on.horizon} steps after the last row of {file} are in {folder.forecast}{drawn}")

@@ -37,6 +37,7 @@ __all__ = [
     "compile_kernels",
     "cores",
     "flag",
+    "mostly_filled",
     "prepare",
     "ran_out_of_memory",
     "read_past",
@@ -267,14 +268,25 @@ def read_past(args: argparse.Namespace, trained_on: DataRecord) -> Histories:
         if len(series.values) < length:
             needs = f"{args.forecast} needs at least {length}, the --input-length of its training"
             raise ValueError(f"{args.data_path} has {len(series.values)} rows{of}, but {needs}.")
+    if reason := mostly_filled(args, trained_on, read.series):
+        raise ValueError(reason)
+    return read
+
+
+def mostly_filled(args: argparse.Namespace, trained_on: DataRecord, past: Sequence[History]) -> str | None:
+    """Why no forecast goes on from these series: more than half of a column of the last input was filled in."""
+    length = trained_on.input_length
+    for series in past:
         filled = np.zeros(1) if series.filled is None else series.filled[-length:].sum(axis=0)
         if 2 * filled.max() > length:
-            lacks = f"{filled.max()} of the last {length} values of column {read.names[filled.argmax()]!r}{of}"
-            raise ValueError(
+            of = "" if series.name is None else f" of series {series.name!r}"
+            column = trained_on.columns[filled.argmax()]
+            lacks = f"{filled.max()} of the last {length} values of column {column!r}{of}"
+            return (
                 f"{args.data_path} lacks {lacks}, more than half of what a forecast goes on from: fill them, or "
                 "leave out the rows at the end that lack them."
             )
-    return read
+    return None
 
 
 def unknown_times(args: argparse.Namespace, trained_on: DataRecord, series: Sequence[History]) -> list[str]:

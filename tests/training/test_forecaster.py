@@ -547,6 +547,23 @@ def test_a_window_of_which_more_than_half_was_filled_is_not_forecast_from(in_fol
         assert (f"filled in the last 6 rows: {filled} of 6 values\n" in said(capsys, *flags)) == bool(filled)
 
 
+@pytest.mark.parametrize("filled", [0, 3, 4, 5])
+@pytest.mark.parametrize("rows", [True, False])
+def test_a_training_on_an_end_that_was_mostly_filled_keeps_its_results_and_says_why_it_forecasts_nothing(
+    in_folder, capsys, filled, rows
+):
+    lost = list(range(119 - filled, 119))
+    waves_without(lost if rows else [], [] if rows else lost)
+    given = [*flags_of("newer.csv", ["y"], ["y"]), "--csv-missing", "interpolate", "--output", "run"]
+    printed = said(capsys, *given)
+    reason = f"lacks {filled} of the last 6 values of column 'y', more than half of what a forecast goes on from"
+    refused = re.search(f"(?m)^No forecast beyond the last row: .*/newer.csv {reason}", printed)
+    assert (refused is not None) == (filled > 3) == (not Path("run/forecast.csv").exists())
+    assert "\nEverything is in run\n" in printed
+    for name in ("results.csv", "results_in_units.csv", "checkpoints/mse.pt"):
+        assert Path("run", name).stat().st_size
+
+
 def test_rows_without_times_are_said_to_be_taken_as_the_steps_of_the_training(in_folder, capsys):
     waves_without([], [], name="all.csv")
     main(parse_args([*flags_of("all.csv", ["y"], ["y"]), "--output", "run"]))
