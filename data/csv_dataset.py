@@ -17,11 +17,11 @@ from .csv_reading import (
     FILL_FIRST,
     Notation,
     Table,
+    after_first_numbers,
     check_chosen,
     existing_file,
     listing,
     open_text,
-    read_columns,
     read_table,
 )
 from .csv_time import (
@@ -50,7 +50,7 @@ from .windows import (
     split_points,
 )
 
-__all__ = ["existing_file", "load_csv", "open_text", "read_columns", "read_histories"]
+__all__ = ["existing_file", "load_csv", "open_text", "read_histories"]
 
 Column = str | int
 
@@ -208,25 +208,33 @@ def read_histories(
     missing: str = "refuse",
     steps: Mapping[str | None, Step] | None = None,
     usual_time: str | None = None,
+    first_only: bool = False,
 ) -> Histories:
     """Read the series of a CSV file, of any length, as `load_csv` does, whose arguments and errors these are.
 
     `usual_time` is the column of time stamps where the file has a column of that name and `time` is not given.
+    With `first_only` the first column of numbers is observed, and no column after it is read but those of times.
     """
     if missing not in _FILLS:
         raise ValueError(f"{called('missing')} must be one of {', '.join(_FILLS)}, given {missing!r}")
     path = existing_file(path, "the CSV file")
     roles = _Roles(time, series, usual_time)
+
+    def unread(names: list[str], sample: list[list[str]]) -> set[int]:
+        if first_only:
+            return set(after_first_numbers(names, sample)) - set(roles.all)
+        return roles.all_but(_observed(columns, targets, names), len(names))
+
     table = read_table(
         path,
         roles.find,
-        lambda names, _: roles.all_but(_observed(columns, targets, names), len(names)),
+        unread,
         header,
         delimiter,
         Notation(decimal, thousands),
         encoding,
     )
-    chosen, target_columns = _chosen(table, columns, targets, roles)
+    chosen, target_columns = _chosen(table, columns, targets, roles, first_only)
     fills = f"{giving('missing', 'interpolate')} or {giving('missing', 'last')}"
     mend = f"{FILL_FIRST}, or {fills} fills them"
     chosen_by = "targets" if columns is None and targets is not None else "columns"
@@ -303,12 +311,13 @@ def _chosen(
     columns: Column | Sequence[Column] | None,
     targets: Column | Sequence[Column] | None,
     roles: _Roles,
+    first_only: bool,
 ) -> tuple[list[int], list[int]]:
     """Return the positions of the observed columns, and where the targets stand among them."""
     numeric = [position for position in table.numeric if position not in roles.all]
     chosen = _observed(columns, targets, table.names)
     if chosen is None:
-        chosen = numeric if columns == "all" else numeric[-1:]
+        chosen = numeric if columns == "all" else numeric[:1] if first_only else numeric[-1:]
     check_chosen(table, chosen)
     return chosen, _target_columns(targets, table.names, chosen)
 

@@ -607,38 +607,8 @@ def _fill(columns: list[Column], body: list[Row], lines: _Lines, path: Path, del
     return numbers
 
 
-def read_columns(
-    path: Path,
-    choose: Callable[[list[str], list[int]], list[int]],
-    header: bool | None = None,
-    delimiter: str | None = None,
-    first_only: bool = False,
-) -> tuple[np.ndarray, list[str], list[int]]:
-    """Read some columns of numbers from a delimited text file, gzipped or not.
-
-    Args:
-        path: An existing file.
-        choose: Gets the names of all columns and the positions of those that hold numbers, and returns the
-            positions to read.
-        header: Whether the first row holds names; None to judge from the rows below.
-        delimiter: One character; None for the one of tab, semicolon, bar and comma that cuts all lines alike.
-        first_only: Whether to read no column after the first that seems to hold numbers.
-
-    Returns:
-        The values (rows, columns read) in float64, the names of all columns, and the positions read.
-
-    Raises:
-        ValueError: The file is damaged or empty, holds no numbers, its rows differ in length, or a value read
-            is missing, infinite or no number.
-    """
-    skip = _after_first_numbers if first_only else lambda names, sample: ()
-    table = read_table(path, skip=skip, header=header, delimiter=delimiter)
-    chosen = choose(table.names, table.numeric)
-    check_chosen(table, chosen)
-    return table.numbers(chosen), table.names, chosen
-
-
-def _after_first_numbers(names: list[str], sample: list[list[str]]) -> Iterable[int]:
+def after_first_numbers(names: list[str], sample: list[list[str]]) -> Iterable[int]:
+    """Return the positions after the first column that seems to hold numbers."""
     for position in range(len(names)):
         if 2 * sum(math.isfinite(Notation().number(cells[position])) for cells in sample) > len(sample):
             return range(position + 1, len(names))

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .csv_dataset import existing_file, read_columns
+from .csv_dataset import existing_file, read_histories
+from .csv_time import Step
 from .windows import CHRONOLOGICAL_SPLIT, ForecastData, Scaling, chronological_windows, fingerprint
 
 _SOURCE = "https://github.com/laiguokun/multivariate-time-series-data/tree/master/traffic"
 _FILE_NAMES = ("traffic.csv", "traffic.txt", "traffic.csv.gz", "traffic.txt.gz")
+_HOUR = Step(3_600_000_000, "microsecond")
 _HOW_TO_GET = f"get traffic.txt.gz from {_SOURCE} and pass the file or its folder as path"
 
 
@@ -26,7 +28,7 @@ def load_traffic(
 
     The first column of numbers is taken, divided by its maximum, cut in time into 60 % train, 20 % validation
     and 20 % test (10,526, 3,509 and 3,509 of 17,544 hours), and windows slide inside each part (10,335, 3,318
-    and 3,318 of them at the defaults).
+    and 3,318 of them at the defaults). Where there is a column of dates, each row must be one hour after the last.
 
     Args:
         path: A CSV file with that series (a header and a column of dates are allowed), the 862-column text
@@ -40,10 +42,15 @@ def load_traffic(
     Raises:
         FileNotFoundError: There is no such file; the sentence names the files looked for and how to get them.
         TypeError: A length or the stride is not a whole number.
-        ValueError: The file does not hold road occupancies, or is too short.
+        ValueError: The file does not hold road occupancies, its dates are not one hour apart from row to row, or
+            it is too short.
     """
     file = _find(Path(__file__).parent if path is None else Path(path).expanduser())
-    occupancy, *_ = read_columns(file, lambda names, numeric: numeric[:1], first_only=True)
+    try:
+        occupancy = read_histories(file, steps={None: _HOUR}, first_only=True).series[0].values
+    except ValueError as problem:
+        # What stands behind the semicolon advises options that this data set does not have.
+        raise ValueError(str(problem).partition("; ")[0]) from None
     maximum = _checked_maximum(file, occupancy)
     # By the maximum of the whole series: only then do the paper's errors fit; raw, they would be worse than
     # a constant's.

@@ -11,12 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import load
-from data.csv_dataset import read_columns
 from data.csv_reading import Notation, read_table
 from tests.helpers import SHARED_DATA
 
 REAL = SHARED_DATA / "etth1" / "ETTh1.csv"
 SMALL = {"input_length": 6, "horizon": 4}
+
+
+def numbers_in(path, header=None):
+    """The columns of numbers, the names of all columns, and which of them hold numbers."""
+    table = read_table(path, header=header)
+    return table.numbers(table.numeric), table.names, table.numeric
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +130,7 @@ def test_every_number_of_any_table_is_read_back(
     content = line_end.join(delimiter.join(row) for row in rows).encode("utf-8-sig" if mark else "utf-8")
     path = tmp_path_factory.mktemp("any") / "table.csv"
     path.write_bytes(gzip.compress(content) if compressed else content)
-    read, names, chosen = read_columns(path, lambda names, numeric: numeric)
+    read, names, chosen = numbers_in(path)
     assert names == (rows[0] if named else [str(i) for i in range(width)])
     assert chosen == list(range(width))
     np.testing.assert_array_equal(read, table)
@@ -150,7 +155,7 @@ def test_every_number_of_any_table_is_read_back(
 )
 def test_a_header_is_told_from_data(tmp_path, content, names, numbers):
     (tmp_path / "table.csv").write_text(content)
-    read, found, _ = read_columns(tmp_path / "table.csv", lambda names, numeric: numeric)
+    read, found, _ = numbers_in(tmp_path / "table.csv")
     assert found == names
     np.testing.assert_array_equal(read, numbers)
 
@@ -158,7 +163,7 @@ def test_a_header_is_told_from_data(tmp_path, content, names, numbers):
 def test_the_judgement_on_the_header_can_be_overruled(tmp_path):
     (tmp_path / "years.csv").write_text("2015,2016\n1,2\n3,4\n")
     for header, rows in ((True, 2), (False, 3), (None, 3)):
-        read, _, _ = read_columns(tmp_path / "years.csv", lambda names, numeric: numeric, header)
+        read, _, _ = numbers_in(tmp_path / "years.csv", header)
         assert len(read) == rows
 
 
@@ -370,7 +375,7 @@ def test_points_that_may_group_thousands_are_refused_until_a_mark_is_given(tmp_p
 )
 def test_decimals_that_group_no_thousands_are_read(tmp_path, numbers):
     (tmp_path / "decimals.csv").write_text("y\n" + "\n".join(numbers * 20))
-    read, _, _ = read_columns(tmp_path / "decimals.csv", lambda names, numeric: numeric)
+    read, _, _ = numbers_in(tmp_path / "decimals.csv")
     np.testing.assert_array_equal(read[:, 0], [float(n) for n in numbers] * 20)
 
 

@@ -122,6 +122,40 @@ def test_a_malformed_file_is_one_clear_sentence(tmp_path, content, sentence):
     assert "\n" not in str(error.value)
 
 
+def lose(rows, row):
+    del rows[row : row + 300]
+
+
+def swap(rows, row):
+    rows[row - 1], rows[row] = rows[row], rows[row - 1]
+
+
+DISORDER = {
+    "a gap": (lose, "holds {} after {}, but the step is 1 hour"),
+    "the newest first": (lambda rows, _: rows.reverse(), "holds {}, which is before {} in the row above"),
+    "a row twice": (lambda rows, row: rows.insert(row, rows[row - 1]), "repeats the time {}"),
+    "two rows exchanged": (swap, "holds {} after {}, but the step is 1 hour|holds {}, which is before {}"),
+    "half an hour": (
+        lambda rows, row: rows.insert(row, rows[row - 1].replace(":00:00", ":30:00")),
+        "no whole number",
+    ),
+    "every second hour": (lambda rows, _: rows.__delitem__(slice(1, None, 2)), "2 hours is the most frequent step"),
+}
+
+
+@pytest.mark.parametrize("row", [1, 5, 600])
+@pytest.mark.parametrize("disorder", list(DISORDER))
+@pytest.mark.parametrize("header", ["", "Date,0\n"])
+def test_dates_that_are_not_one_hour_apart_are_refused_with_their_line(tmp_path, occupancy, header, disorder, row):
+    change, sentence = DISORDER[disorder]
+    rows = with_dates(occupancy).splitlines(keepends=True)
+    change(rows, row)
+    (tmp_path / "traffic.csv").write_text(header + "".join(rows))
+    place = rf"traffic.csv, line \d+, column '{'Date' if header else '0'}'"
+    with pytest.raises(ValueError, match=f"{place} .*({sentence.replace('{}', '2015-[-: 0-9]+')})[^;]*$"):
+        load("traffic", path=tmp_path)
+
+
 @pytest.mark.skipif(not (REAL / "traffic.csv").is_file(), reason="the real file is not there")
 def test_the_real_file_gives_the_windows_of_the_protocol():
     task = load("traffic", path=REAL)
