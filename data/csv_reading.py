@@ -470,8 +470,8 @@ def _delimiter(lines: list[str], path: Path) -> str:
 
 def _has_header(first: list[str], below: list[list[str]], notation: Notation) -> bool | None:
     """Whether the first row holds names, judged by the rows below; None if that is not certain."""
-    labels = data = False
-    whole_above_decimals = []
+    labels = data = is_row = False
+    whole_above_decimals, whole = [], []
     for position, cell in enumerate(first):
         cells = [row[position] for row in below]
         numbers = [other for other in cells if math.isfinite(notation.number(other))]
@@ -486,18 +486,42 @@ def _has_header(first: list[str], below: list[list[str]], notation: Notation) ->
                 labels = True
             else:
                 data |= not is_whole
+                whole += [(notation.number(cell), [notation.number(other) for other in numbers])]
                 whole_above_decimals.append(is_whole and not any(re.fullmatch(r"\s*[-+]?\d+\s*", n) for n in numbers))
         else:
             # Above text such as dates: a name is told by having no digits where they do.
-            labels |= any(map(_has_digit, cells)) and not _has_digit(cell)
+            has_digits = any(map(_has_digit, cells))
+            labels |= has_digits and not _has_digit(cell)
+            is_row |= has_digits and _has_digit(cell)
     if labels or data:
         return None if labels and data else labels
-    if below and first == [str(position) for position in range(len(first))]:
-        # pandas calls unnamed columns 0, 1, 2, ..., which only the decimals below tell from data.
-        return not all(re.fullmatch(r"\s*[+-]?\d+\s*", cell) for cell in below[0])
+    is_default = first == [str(position) for position in range(len(first))]
+    # pandas calls unnamed columns 0, 1, 2, ..., which only the decimals below tell from data.
+    if is_default and not all(re.fullmatch(r"\s*[+-]?\d+\s*", cell) for row in below[:1] for cell in row):
+        return True
     if any(whole_above_decimals):
         return True if all(whole_above_decimals) and len(whole_above_decimals) > 1 and len(below) > 2 else None
-    return False
+    return None if not is_row and _may_be_names(whole) else False
+
+
+def _may_be_names(whole: list[tuple[float, list[float]]]) -> bool:
+    """Whether whole numbers above whole numbers may be names: 0, 1, 2, ..., years, or far from all numbers below."""
+    first = [name for name, _ in whole]
+    if len(set(first)) < len(first) or not first or any(_is_count([name, *below]) for name, below in whole):
+        return False
+    if all(name == first[0] + place for place, name in enumerate(first)):
+        return first[0] == 0 or (len(first) > 1 and (first[0] == 1 or 1800 <= first[0] < 2200))
+    return len(first) > 1 and all(_is_far(name, below) for name, below in whole)
+
+
+def _is_count(numbers: list[float]) -> bool:
+    steps = set(np.diff(numbers))
+    return len(numbers) > 2 and len(steps) == 1 and steps != {0}
+
+
+def _is_far(number: float, below: list[float]) -> bool:
+    low, high = min(below), max(below)
+    return len(below) > 2 and abs(2 * number - low - high) > 3 * (high - low)
 
 
 def _has_digit(cell: str) -> bool:

@@ -140,9 +140,9 @@ def test_every_number_of_any_table_is_read_back(
     ("content", "names", "numbers"),
     [
         ("a,b\n1,2\n3,4\n", ["a", "b"], [[1, 2], [3, 4]]),
-        ("1,2\n3,4\n", ["0", "1"], [[1, 2], [3, 4]]),
-        ("0,1\n2,3\n", ["0", "1"], [[0, 1], [2, 3]]),
-        ("0\n-5\n3\n", ["0"], [[0], [-5], [3]]),
+        ("1,7\n3,4\n", ["0", "1"], [[1, 7], [3, 4]]),
+        ("0,1\n1,3\n2,2\n", ["0", "1"], [[0, 1], [1, 3], [2, 2]]),
+        ("5\n-5\n3\n", ["0"], [[5], [-5], [3]]),
         ("0,1\n0.5,2\n", ["0", "1"], [[0.5, 2]]),
         (",0\n0,5\n1,7\n", ["", "0"], [[0, 5], [1, 7]]),
         ("Date,0\n2015-01-01,5\n2015-01-02,7\n", ["Date", "0"], [[5], [7]]),
@@ -162,9 +162,53 @@ def test_a_header_is_told_from_data(tmp_path, content, names, numbers):
 
 def test_the_judgement_on_the_header_can_be_overruled(tmp_path):
     (tmp_path / "years.csv").write_text("2015,2016\n1,2\n3,4\n")
-    for header, rows in ((True, 2), (False, 3), (None, 3)):
+    for header, rows in ((True, 2), (False, 3)):
         read, _, _ = numbers_in(tmp_path / "years.csv", header)
         assert len(read) == rows
+
+
+WHOLE = {
+    "counts": lambda rng, width: rng.poisson(3, (60, width)),
+    "levels": lambda rng, width: rng.integers(10_000, 20_000, (60, width)),
+    "walks": lambda rng, width: rng.integers(-9, 10, (60, width)).cumsum(axis=0),
+    "growth": lambda rng, width: rng.integers(1, 9, (60, width)).cumsum(axis=0),
+}
+
+
+@pytest.mark.parametrize("kind", list(WHOLE))
+@pytest.mark.parametrize("names", ["0", "0,1", "0,1,2", "1,2", "2019,2020", "1999,2000,2001", "773869,767541,717447"])
+@pytest.mark.parametrize("dates", [True, False])
+def test_whole_numbers_above_whole_numbers_that_may_be_names_ask_for_the_header(tmp_path, kind, names, dates):
+    width = names.count(",") + 1
+    values = WHOLE[kind](np.random.default_rng(width), width)
+    rows = [",".join(map(str, row)) for row in values]
+    if dates:  # which stand under an index of pandas without a name
+        rows = [f"{day},{row}" for day, row in zip(np.datetime64("2024-01-01") + np.arange(60), rows, strict=True)]
+    (tmp_path / "whole.csv").write_text("\n".join(["," * dates + names, *rows]))
+    options = {"path": tmp_path / "whole.csv", "columns": "all", **SMALL}
+    if not dates:
+        with pytest.raises(ValueError, match=r"line 1 may hold names or data .* give header=True or header=False"):
+            load("csv", **options)
+    task = load("csv", header=None if dates else True, **options)
+    assert task.columns == tuple(names.split(","))
+    np.testing.assert_array_equal(task.series[0].values, values)
+
+
+@pytest.mark.parametrize("kind", list(WHOLE))
+@pytest.mark.parametrize("width", [1, 2, 3, 5])
+@pytest.mark.parametrize("first", ["a date", "a number of the row", "data"])
+@pytest.mark.parametrize("seed", range(5))
+def test_whole_numbers_without_names_are_read_from_the_first_row_on(tmp_path, kind, width, first, seed):
+    values = WHOLE[kind](np.random.default_rng([seed, width]), width)
+    values[0, -1] += values[0, -1] == values[0, 0] + width - 1  # as 1, 2 and 0 may be names
+    values[0, 0] += 10 * (values[0, 0] == 0)
+    days = np.datetime64("2024-01-01") + np.arange(60)
+    before = {"a date": [f"{day}," for day in days], "a number of the row": [f"{k}," for k in range(60)]}
+    before = before.get(first, [""] * 60)
+    rows = [start + ",".join(map(str, row)) for start, row in zip(before, values, strict=True)]
+    (tmp_path / "whole.csv").write_text("\n".join(rows))
+    task = load("csv", path=tmp_path / "whole.csv", **SMALL)
+    np.testing.assert_array_equal(task.series[0].values[:, 0], values[:, -1])
 
 
 def test_the_delimiter_can_be_given(tmp_path, values):
