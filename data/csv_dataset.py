@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .arguments import called, giving, is_fixed
+from .arguments import by_flags, called, giving, is_fixed
 from .csv_reading import (
     FILL_FIRST,
     Notation,
@@ -20,6 +21,7 @@ from .csv_reading import (
     after_first_numbers,
     check_chosen,
     existing_file,
+    holds_text,
     listing,
     open_text,
     read_table,
@@ -29,6 +31,7 @@ from .csv_time import (
     Step,
     are_stamps,
     first_gap,
+    may_be_stamps,
     most_frequent,
     read_numbered_times,
     read_times,
@@ -107,7 +110,7 @@ def load_csv(
         thousands: The mark between groups of three digits, such as ","; none by default.
         encoding: Of the text; by default UTF-16 where the file begins with its mark, else UTF-8.
         time: The column of time stamps; by default the first column of text that holds dates; "none" takes the
-            rows as equal steps.
+            rows as equal steps. Without either, columns of text that are no time stamps are left out with a warning.
         series: The column that names the series of each row, in a file of several series.
         missing: "refuse" missing values and rows, or fill them: "interpolate" in a straight line between the values
             before and after, or take the "last" value before.
@@ -218,7 +221,8 @@ def read_histories(
     if missing not in _FILLS:
         raise ValueError(f"{called('missing')} must be one of {', '.join(_FILLS)}, given {missing!r}")
     path = existing_file(path, "the CSV file")
-    roles = _Roles(time, series, usual_time)
+    notation = Notation(decimal, thousands)
+    roles = _Roles(time, series, usual_time, notation)
 
     def unread(names: list[str], sample: list[list[str]]) -> set[int]:
         if first_only:
@@ -231,7 +235,7 @@ def read_histories(
         unread,
         header,
         delimiter,
-        Notation(decimal, thousands),
+        notation,
         encoding,
     )
     chosen, target_columns = _chosen(table, columns, targets, roles, first_only)
@@ -239,6 +243,8 @@ def read_histories(
     mend = f"{FILL_FIRST}, or {fills} fills them"
     chosen_by = "targets" if columns is None and targets is not None else "columns"
     values = table.numbers(chosen, missing != "refuse", mend, chosen_by)
+    if not is_fixed("time"):
+        _check_texts(table, roles)
     count_missing = int(np.isnan(values).sum())
     groups = _rows_of_series(table, roles.series)
     steps = steps or {}
@@ -264,12 +270,19 @@ def read_histories(
 
 
 class _Roles:
-    """Which columns hold the time stamps and the names of the series; None where there is none."""
+    """Which columns hold the time stamps and the names of the series; None where there is none.
 
-    def __init__(self, time: Column | None, series: Column | None, usual_time: str | None):
+    Where no time stamps are found, `texts` are the other columns of text, and `unread` is the first of these that may
+    hold time stamps of a form that is not read.
+    """
+
+    def __init__(self, time: Column | None, series: Column | None, usual_time: str | None, notation: Notation):
         self._asked_time, self._asked_series, self._usual_time = time, series, usual_time
+        self._notation = notation
         self.time: int | None = None
         self.series: int | None = None
+        self.texts: list[int] = []
+        self.unread: int | None = None
 
     def find(self, names: list[str], sample: list[list[str]]) -> list[int]:
         """Look for both, and return where they are."""
@@ -278,8 +291,11 @@ class _Roles:
         if self._asked_time is None and self._usual_time in names:
             self._asked_time = self._usual_time
         if self._asked_time is None:
-            found = [p for p, cells in enumerate(zip(*sample, strict=True)) if p != self.series and are_stamps(cells)]
-            self.time = found[0] if found else None
+            cells = {p: of_one for p, of_one in enumerate(zip(*sample, strict=True)) if p != self.series}
+            self.time = next((p for p in cells if are_stamps(cells[p])), None)
+            if self.time is None:
+                self.texts = [p for p in cells if holds_text(cells[p], self._notation)]
+                self.unread = next((p for p in self.texts if may_be_stamps(cells[p])), None)
         elif self._asked_time != "none" or "none" in names:
             self.time = _position("time", self._asked_time, names)
         if self.time is not None and self.time == self.series:
@@ -295,6 +311,20 @@ class _Roles:
     def all(self) -> list[int]:
         """Both, as far as there are any."""
         return [position for position in (self.time, self.series) if position is not None]
+
+
+def _check_texts(table: Table, roles: _Roles) -> None:
+    """Refuse time stamps of a form that is not read, and warn where columns of text are none."""
+    as_steps = f"{giving('time', 'none')} takes the rows as equal steps"
+    if roles.unread is not None:
+        place, cell = table.place(0, table.columns[roles.unread]), table.first[roles.unread]
+        form = "which may be a time stamp of a form that is not read"
+        raise ValueError(f"{place} holds {cell!r}, {form}; write it as 2016-07-01 12:00; {as_steps}")
+    if roles.texts and not by_flags():
+        texts = listing([repr(table.names[position]) for position in roles.texts])
+        found = f"no time stamps were found in {table.path}, also not in its columns of text ({texts})"
+        mend = f"so its rows are taken as equal steps; give {giving('time', 'none')} if they are"
+        warnings.warn(f"{found}, {mend}", stacklevel=5)
 
 
 def _observed(

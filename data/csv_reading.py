@@ -214,6 +214,13 @@ class Column:
                 self._units.add(unit["before"] + unit["after"])
 
 
+def holds_text(cells: Sequence[str], notation: Notation) -> bool:
+    """Whether some cells of a column are those of a column of text."""
+    column = Column("", notation, keep=False, skip=False)
+    column.add(cells)
+    return column.others > 0 and not column.is_numeric
+
+
 @dataclass(frozen=True)
 class Table:
     """The cells of a file.

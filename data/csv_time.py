@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 _AT_ONCE = 20_000
-_OFFSET = r"(?P<offset>Z|(?P<sign>[+-])(?P<hours>\d{2}):?(?P<minutes>\d{2})?)"
+_OFFSET = r"(?P<offset>Z|UTC|GMT|(?P<sign>[+-])(?P<hours>\d{2}):?(?P<minutes>\d{2})?)"
 _ISO = re.compile(rf"\d{{4}}-\d{{2}}(-\d{{2}}([T ]+\d{{1,2}}:\d{{2}}(:\d{{2}}([.,]\d+)?)?\s*{_OFFSET}?)?)?")
 _IN_PLAIN_ISO = np.isin(np.arange(256), list(b"\0 -.0123456789:T"))  # in bytes, without offsets and words
 _DATE = re.compile(r"(\d{1,2}|\d{4})([-/. ])(\d{1,2}|[A-Za-z]{3,9})\2(\d{4}|\d{2})(?:[T ]+(\d.*))?")
@@ -20,7 +20,10 @@ _TIMES = {
     r"\d{1,2}:\d{2}:\d{2}\.\d+": "%H:%M:%S.%f",
     r"\d{1,2}:\d{2} [AaPp][Mm]": "%I:%M %p",
     r"\d{1,2}:\d{2}:\d{2} [AaPp][Mm]": "%I:%M:%S %p",
+    r"\d{1,2}:\d{2}[AaPp][Mm]": "%I:%M%p",
+    r"\d{1,2}:\d{2}:\d{2}[AaPp][Mm]": "%I:%M:%S%p",
 }
+_LIKE_STAMP = re.compile(r"\d:\d\d|(?<!\d)(?:1[89]|2[01])\d\d(?!\d)")  # a time of day, or a year
 _OF_DIGITS = {
     6: ("%Y%m", "%y%m%d"),
     8: ("%Y%m%d", "%y%m%d%H"),
@@ -65,6 +68,11 @@ def formats(cell: str) -> list[str]:
 def are_stamps(cells: Sequence[str]) -> bool:
     """Whether most of some cells are time stamps as text."""
     return 2 * sum(bool(formats(cell.strip())) for cell in cells) > len(cells)
+
+
+def may_be_stamps(cells: Sequence[str]) -> bool:
+    """Whether most of some cells of text hold a time of day or a year, as time stamps of any form do."""
+    return 2 * sum(bool(_LIKE_STAMP.search(cell)) for cell in cells) > len(cells)
 
 
 def read_times(
@@ -151,6 +159,7 @@ def _read(cells: np.ndarray, way: str, offsets: np.ndarray | None = None) -> np.
             parts = [_ISO.fullmatch(text) for text in texts]
             offsets[start : start + _AT_ONCE] = [_offset(stamp) for stamp in parts]
             texts = [text.replace(",", ".") if stamp else "" for text, stamp in zip(texts, parts, strict=True)]
+            texts = [re.sub(r"\s*(UTC|GMT)$", "Z", text) for text in texts]
         stamps = pd.to_datetime(pd.Series(texts, dtype=object), format=way, errors="coerce", utc=True)
         times[start : start + _AT_ONCE] = stamps.dt.tz_localize(None).to_numpy("datetime64[us]")
     return times

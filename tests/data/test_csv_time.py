@@ -1,4 +1,5 @@
 import re
+import warnings
 from contextlib import suppress
 
 import numpy as np
@@ -43,6 +44,10 @@ FORMS = [
     "%d.%m.%Y %H:%M",
     "%d/%m/%Y %H:%M:%S",
     "%m/%d/%Y %I:%M %p",
+    "%m/%d/%Y %I:%M%p",
+    "%d.%m.%Y %I:%M:%S%p",
+    "%Y-%m-%d %H:%M UTC",
+    "%Y-%m-%d %H:%M:%S GMT",
     "%m/%d/%y %H:%M",
     "%d-%b-%Y %H:%M",
     "%d %B %Y %H:%M",
@@ -55,7 +60,7 @@ def test_time_stamps_are_found_and_read(write, form):
     (series,) = task.series
     expected = np.datetime64("2016-07-29T22:00") + np.arange(ROWS) * np.timedelta64(1, "h")
     assert (series.times == expected).all()
-    assert series.offset == ("+02:00" if "+02" in form else "+00:00" if "Z" in form else "")
+    assert series.offset == ("+02:00" if "+02" in form else "+00:00" if re.search("Z|UTC|GMT", form) else "")
     assert str(series.step) == "1 hour"
     assert "in column 'when', step 1 hour" in "\n".join(task.about)
 
@@ -144,14 +149,37 @@ def test_more_missing_rows_than_rows_are_refused(write):
         load("csv", path=write(times), missing="last", **SMALL)
 
 
-@pytest.mark.parametrize("value", ["soon", "05", "2016/13"])
-def test_a_column_of_other_text_is_no_time(write, value):
+@pytest.mark.parametrize("value", ["soon", "05", "north"])
+@pytest.mark.parametrize("columns", [None, "y", "all"])
+def test_a_column_of_other_text_is_no_time_and_warned_of(write, value, columns):
     path = write([f"{value} {i}" for i in range(ROWS)])
-    assert load("csv", path=path, **SMALL).series[0].times is None
+    with pytest.warns(UserWarning, match=r"no time stamps .*series.csv, .*\('when'\).* give time='none' if they are"):
+        assert load("csv", path=path, columns=columns, **SMALL).series[0].times is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load("csv", path=path, columns=columns, time="none", **SMALL)
     with pytest.raises(
         ValueError, match=f"line 2, column 'when' holds '{value} 0', which is no time stamp such as 2016"
     ):
-        load("csv", path=path, time="when", **SMALL)
+        load("csv", path=path, time="when", columns=columns, **SMALL)
+
+
+UNREAD = ["%a %Y-%m-%d %H:%M", "%b %d, %Y", "%Y_%m_%d", "%H:%M", "%m/%Y", "%YW%W", "%d. %B %Y", "%d.%m.%Y %H:%M CET"]
+
+
+@pytest.mark.parametrize("form", UNREAD)
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("columns", [None, "y", "all"])
+def test_time_stamps_of_a_form_that_is_not_read_are_refused(tmp_path, form, first, columns):
+    times = hours(form)
+    table = pd.DataFrame({"when": times, "y": VALUES})
+    table[["when", "y"] if first else ["y", "when"]].to_csv(tmp_path / "odd.csv", index=False)
+    place = f"line 2, column 'when' holds '{re.escape(times[0])}'"
+    with pytest.raises(
+        ValueError, match=f"{place}, which may be a time stamp .* time='none' takes the rows as equal"
+    ):
+        load("csv", path=tmp_path / "odd.csv", columns=columns, **SMALL)
+    assert load("csv", path=tmp_path / "odd.csv", columns=columns, time="none", **SMALL).series[0].times is None
 
 
 def test_a_day_that_may_be_a_month_is_refused(write):

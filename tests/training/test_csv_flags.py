@@ -167,6 +167,11 @@ def test_delimiters_that_are_hard_to_type_have_names(name, mark):
             "",
             "give --csv-header or --no-csv-",
         ),
+        (
+            lambda rows: [rows[0], *(f"on {row}" for row in rows[1:])],
+            "",
+            "column 'time' holds 'on 2016.* may be a time stamp .* --csv-time none takes the rows as equal steps",
+        ),
         (lambda rows: [row.replace(",", " ") for row in rows], "", "give --csv-delimiter if it is not ','"),
     ],
 )
@@ -176,6 +181,14 @@ def test_a_mistake_is_one_sentence_that_speaks_of_flags(change, flags, sentence)
         experiment("--data-path", "series.csv", *flags.split())
     assert "\n" not in str(error.value)
     assert not re.search(r"(?<![-\w'])(columns|targets|input_length|split|missing|time|decimal)=", str(error.value))
+
+
+def test_a_run_warns_of_no_text_which_its_introduction_names(recwarn):
+    write("series.csv", ["where,load", *(f"room {k % 3},{load}" for k, load in enumerate(VALUES[:, 1]))])
+    printed = introduction(experiment("--data-path", "series.csv"))
+    assert "not used: where" in printed
+    assert "time: no column of time stamps, so rows are taken as equal steps" in printed
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("flags", ["--split 0.5 0.2 0.3", "--csv-time none", "--no-csv-header", "--csv-missing last"])
