@@ -121,7 +121,8 @@ class RunFolder:
     def outputs(self) -> dict[Path, int]:
         """What a run writes at its end: the files that are there, and when each was written, in nanoseconds."""
         names = ("results.csv", "results_in_units.csv", "predictions.npz", "forecast.csv", "forecast.png")
-        files = [*(self.path / name for name in names), *sorted(self.figures.glob("*.png"))]
+        drawn = [*sorted(self.path.glob("forecast-[0-9]*.png")), *sorted(self.figures.glob("*.png"))]
+        files = [*(self.path / name for name in names), *drawn]
         return {file: file.stat().st_mtime_ns for file in files if file.exists()}
 
     def append_metrics(self, record: Record) -> None:
