@@ -134,15 +134,15 @@ def plot_forecasts(
 
 
 def plot_future(
-    curves: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike], Sequence[str] | None]],
+    curves: Mapping[str | tuple[str | None, ...], tuple[ArrayLike, Mapping[str, ArrayLike], Sequence[str] | None]],
     path: str | os.PathLike[str],
     show: bool = False,
 ) -> list[Path]:
     """Draw forecasts of what nobody has observed yet, joined to the recent past: a panel per variable.
 
     Args:
-        curves: Name of a variable -> its recent past, ``(T,)``, training loss -> forecast, ``(N_output,)``, and the
-            times of these T + N_output steps, None for steps without times.
+        curves: Name of a variable, or its name and that of its series -> its recent past, ``(T,)``, training loss ->
+            forecast, ``(N_output,)``, and the times of these T + N_output steps, None for steps without times.
         path: File to write; its suffix chooses the format (none: PNG). Missing folders are made.
         show: Also show the figures on screen, where `show_available`.
 
@@ -155,7 +155,9 @@ def plot_future(
     """
     if not curves:
         raise ValueError("curves must hold at least one variable, got none.")
-    panels, path, written = list(curves.items()), Path(path), []
+    panels, path, written = [], Path(path), []
+    for name, curve in curves.items():
+        panels.append((name if isinstance(name, str) else ", ".join(filter(None, name)), curve))
     for first in range(0, len(panels), ROWS_PER_FIGURE):
         file = path.with_name(f"{path.stem}-{len(written) + 1}{path.suffix}") if written else path
         with _house_style():

@@ -87,11 +87,12 @@ def filled_values(past: Sequence[History], length: int) -> list[str]:
 
 def forecast_curves(
     forecasters: Mapping[str, Forecaster], past: Sequence[History], table: Sequence[Sequence[str]]
-) -> dict[str, tuple[np.ndarray, dict[str, np.ndarray], list[str] | None]]:
+) -> dict[tuple[str, str | None], tuple[np.ndarray, dict[str, np.ndarray], list[str] | None]]:
     """The curves of a table of forecasts: of each variable of each series the recent past, forecasts and times.
 
     Returns:
-        Name -> past (steps,), training loss -> forecast (N_output,), and the times of all steps, None without times.
+        Names of variable and series -> past (steps,), training loss -> forecast (N_output,), and the times of all
+        steps, None without times.
     """
     record = next(iter(forecasters.values())).data
     count, horizon, curves = len(record.targets), record.horizon, {}
@@ -106,6 +107,5 @@ def forecast_curves(
                 loss: np.array([float(row[(place - len(forecasters)) * count + position]) for row in rows])
                 for place, loss in enumerate(forecasters)
             }
-            name = ", ".join(filter(None, (record.targets[position], series.name)))
-            curves[name] = (series.values[recent, variable], forecasts, times)
+            curves[record.targets[position], series.name] = (series.values[recent, variable], forecasts, times)
     return curves

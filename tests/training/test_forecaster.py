@@ -1,5 +1,6 @@
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from data import load
+from evaluation import plots
 from main import main
 from models import build_model
 from tests.helpers import assert_one_sentence, weights, write_waves
@@ -459,6 +461,51 @@ def test_each_series_of_a_file_is_forecast(in_folder):
         with pytest.raises(ValueError, match=f"history must hold the series '{name}' only, but holds '{other}'"):
             load_forecaster(path).predict(shops[shops["shop"] == other], name)
     main(parse_args(["--evaluate", path, "--data-path", "shops.csv"]))
+
+
+def write_series(names, variables):
+    """A file of several series, each variable of each on a level of its own, and these levels."""
+    levels = {
+        (variable, name): 10.0 * (1 + place) for place, (name, variable) in enumerate(product(names, variables))
+    }
+    waves = 0.1 * np.sin(0.4 * np.arange(120))
+    parts = [
+        pd.DataFrame({"id": name, **{variable: waves + levels[variable, name] for variable in variables}})
+        for name in names
+    ]
+    pd.concat(parts).to_csv("several.csv", index=False)
+    return levels
+
+
+@pytest.mark.parametrize(
+    ("names", "variables"),
+    [(["b, c", "c"], ["a", "a, b"]), (["x", "y", "x, x"], ["x", "y", "x, y"]), (["north"], ["1, 2", "2"])],
+)
+def test_each_variable_of_each_series_has_a_panel_whatever_the_names(in_folder, monkeypatch, names, variables):
+    levels, panels = write_series(names, variables), []
+
+    def figure(curves, draw=plots._future_figure):
+        panels.extend(curves)
+        return draw(curves)
+
+    monkeypatch.setattr(plots, "_future_figure", figure)
+    flags = [flag for flag in flags_of("several.csv", variables, variables) if flag != "--no-plots"]
+    main(parse_args([*flags, "--csv-series", "id", "--no-show", "--output", "run"]))
+    drawn = [(title, round(float(past.mean()))) for title, (past, _, _) in panels]
+    assert drawn == [(", ".join(pair), level) for pair, level in levels.items()]
+
+
+@pytest.mark.parametrize("count", [1, 6, 11])
+def test_every_page_of_forecasts_that_a_resumed_run_does_not_draw_is_named(in_folder, capsys, count):
+    write_series([f"site {k}" for k in range(count)], ["y"])
+    flags = [flag for flag in flags_of("several.csv", ["y"], ["y"]) if flag != "--no-plots"]
+    main(parse_args([*flags, "--csv-series", "id", "--no-show", "--output", "run"]))
+    pages = {path.name for path in Path("run").glob("*.png")}
+    assert len(pages) == -(-count // 5)
+    capsys.readouterr()
+    main(parse_args(["--resume", "run", "--epochs", "2", "--no-plots"]))
+    named = capsys.readouterr().err.partition("and not by this one: ")[2].strip().split(", ")
+    assert pages == {name for name in named if not name.startswith("figures/")}
 
 
 def test_a_forecast_that_cannot_be_made_is_one_sentence(in_folder, capsys):
