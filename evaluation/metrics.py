@@ -264,7 +264,16 @@ def as_array(values: ArrayLike | torch.Tensor) -> NDArray[np.float64]:
     if isinstance(values, torch.Tensor):
         # MPS tensors cannot become float64 before they are on the CPU.
         values = values.detach().cpu().double().numpy()
-    array = values if np.ma.isMaskedArray(values) else np.asarray(values)
+    array = np.asarray(_unmasked(values))
     if array.dtype.kind not in "biuf":
         raise TypeError(f"Series must be of real numbers, got an array of {array.dtype}.")
-    return np.ma.filled(array.astype(np.float64), np.nan)
+    return array.astype(np.float64)
+
+
+def _unmasked(values: ArrayLike) -> ArrayLike:
+    """Masked arrays, also those in lists, as arrays in which what is masked is nan."""
+    if isinstance(values, (list, tuple)):
+        return [_unmasked(part) for part in values]
+    if np.ma.isMaskedArray(values) and values.dtype.kind in "biuf":
+        return np.ma.filled(values.astype(np.float64), np.nan)
+    return values

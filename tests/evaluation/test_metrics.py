@@ -35,17 +35,25 @@ def test_mse_is_per_series_over_steps_and_variables():
     np.testing.assert_array_equal(mse(prediction, target), [9.0, 0.5])
 
 
+FORMS = [lambda array: array, list, tuple, lambda array: [list(one) for one in array]]
+
+
 @pytest.mark.parametrize("metric", [mse, dtw_tdi, ramp_score])
-def test_what_is_masked_is_nan_for_its_series_alone(metric):
-    target = np.ma.masked_greater(np.arange(12.0).reshape(2, 6, 1), 10)
-    scores = np.atleast_2d(metric(target + 1.0, target))
-    np.testing.assert_array_equal(np.isnan(scores), [[False, True]] * len(scores))
+@pytest.mark.parametrize("form", FORMS, ids=["array", "list", "tuple", "lists of lists"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_what_is_masked_is_nan_for_its_series_alone(metric, form, dtype):
+    masked = np.ma.masked_greater(np.arange(12, dtype=dtype).reshape(2, 6, 1), 10)
+    for prediction, target in ((form(masked + 1), masked), (masked + 1, form(masked))):
+        scores = np.atleast_2d(metric(prediction, target))
+        np.testing.assert_array_equal(np.isnan(scores), [[False, True]] * len(scores))
 
 
 @pytest.mark.parametrize("values", [[[["1.5"]]], [[[1j]]], [[[None]]]])
 def test_what_holds_no_real_numbers_is_refused(values):
     with pytest.raises(TypeError, match="Series must be of real numbers, got an array of"):
         mse(np.array(values), np.zeros((1, 1, 1)))
+    with pytest.raises(TypeError, match="Series must be of real numbers, got an array of"):
+        mse([np.ma.array(one) for one in values], np.zeros((1, 1, 1)))
 
 
 def test_a_perfect_forecast_scores_zero():
