@@ -1342,6 +1342,10 @@ def test_patience_stops_a_run_early_and_a_higher_one_goes_on(small, capsys):
             ["--patience", 3, "--split", "0.8", "0", "0.2"],
             "--patience 3 needs a validation part, which --split leaves",
         ),
+        (
+            ["--patience", 3, "--eval-every", 0],
+            "--patience 3 needs evaluations on the way, but --eval-every 0 has only the last one: give --eval-every",
+        ),
         (["--season", 7], "--season must be at most --input-length, which is 6, got 7."),
         (
             ["--dataset", "synthetic", "--season", 7],

@@ -69,14 +69,14 @@ class TrainSettings:
         eval_every: Epochs between two evaluations; 0 evaluates after the last epoch only.
         print_every: Epochs between two printed lines; 0 prints nothing.
         patience: Evaluations in a row without a lower ``valid_loss`` after which the training stops; never, if None.
-            A stopped training goes on from its checkpoint if this is raised.
+            A stopped training goes on from its checkpoint if this is raised. Needs ``eval_every`` of at least 1.
         seed: Seeds the order of the batches, at least 0.
         cuda_graph: Record network and loss once, forward and back, and let the GPU play that for every whole batch;
             the numbers are the same. Neither may wait for the GPU, as ``.item()`` does.
 
     Raises:
         TypeError: If a count is not a whole number.
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of its range, or ``patience`` has no evaluations on the way to count.
     """
 
     learning_rate: float = 1e-3
@@ -98,6 +98,11 @@ class TrainSettings:
             check_count(name, getattr(self, name))
         for name in ("eval_every", "print_every", "seed"):
             check_count(name, getattr(self, name), at_least=0)
+        if self.patience is not None and self.eval_every == 0:
+            raise ValueError(
+                f"patience={self.patience} needs evaluations on the way, but eval_every=0 has only the last one: "
+                "give eval_every of at least 1."
+            )
 
     @property
     def protocol(self) -> dict[str, int | float | None]:

@@ -343,6 +343,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         args.eval_every = EVAL_EVERY[args.dataset]
     if args.patience is not None and args.dataset not in VALIDATED:
         fail(f"--patience cannot be given with --dataset {args.dataset}, only with {' and '.join(VALIDATED)}.")
+    if args.patience is not None and args.eval_every == 0 and not (args.evaluate or args.forecast):
+        fail(
+            f"--patience {args.patience} needs evaluations on the way, but --eval-every 0 has only the last one: "
+            "give --eval-every of at least 1."
+        )
     if args.alpha is None:
         args.alpha = PAPER_ALPHA.get(args.dataset, 0.5)
     if "gru" in given and args.model == "mlp":

@@ -20,6 +20,7 @@ from tests.helpers import assert_one_sentence
 from training import (
     CheckpointError,
     DivergenceError,
+    TrainSettings,
     atomic_write,
     best_record,
     check_can_record,
@@ -521,6 +522,14 @@ def test_an_early_stop_resumes_to_the_same_end(parts, tmp_path):
     load_weights(used, load_checkpoint(path), path)
     assert_same_weights(used, whole)
     assert len(stop_early(fresh_net(), parts, [1.0, 1.5, 1.5, 1.5, 1.5, 1.5], 5, checkpoint=path)) == 13
+
+
+@pytest.mark.parametrize("patience", [1, 3, 40])
+def test_patience_needs_evaluations_to_count(patience):
+    with pytest.raises(ValueError, match=f"patience={patience} needs evaluations on the way, but eval_every=0 has"):
+        TrainSettings(patience=patience, eval_every=0)
+    assert TrainSettings(patience=patience, eval_every=patience).patience == patience
+    assert TrainSettings(eval_every=0).patience is None
 
 
 def test_patience_needs_a_validation_set_from_the_start(parts, tmp_path):
