@@ -156,8 +156,9 @@ def plot_future(
     if not curves:
         raise ValueError("curves must hold at least one variable, got none.")
     panels, path, written = [], Path(path), []
-    for name, curve in curves.items():
-        panels.append((name if isinstance(name, str) else ", ".join(filter(None, name)), curve))
+    for name, (past, forecasts, times) in curves.items():
+        arrays = as_array(past), {loss: as_array(forecast) for loss, forecast in forecasts.items()}
+        panels.append((name if isinstance(name, str) else ", ".join(filter(None, name)), (*arrays, times)))
     for first in range(0, len(panels), ROWS_PER_FIGURE):
         file = path.with_name(f"{path.stem}-{len(written) + 1}{path.suffix}") if written else path
         with _house_style():
@@ -175,8 +176,8 @@ def plot_learning_curves(
     Args:
         history: One record per evaluation, with the keys ``loss`` (name of the training loss), ``epoch``,
             ``mse``, ``dtw``, ``tdi`` and, if there is one, ``valid_loss``; other keys are ignored. A metric that is
-            absent, None or not finite is left out of its line; of two records of one loss and epoch the later one
-            counts.
+            absent is left out of its line, which breaks where one is None or not finite; of two records of one loss
+            and epoch the later one counts.
         path: File to write; its suffix chooses the format (none: PNG). Missing folders are made.
         show: Also show the figure on screen, where `show_available`.
         units: Those of the metrics, in words.
@@ -345,7 +346,8 @@ def _draw_forecast(axes: Axes, observed: NDArray, target: NDArray, prediction: N
     }
     axes.axvline(last, color="0.6", linewidth=0.8, linestyle=(0, (4, 3)))
     for role, (steps, values) in curves.items():
-        axes.plot(steps, values, color=ROLE_COLOURS[role], linewidth=width, label=role)
+        look = {"color": ROLE_COLOURS[role], "linewidth": width, "label": role}
+        _draw_line(axes, steps, values, joined=role != "input", **look)
     axes.margins(x=0.02)
     axes.xaxis.set_major_locator(_whole_steps(10))
 
@@ -384,11 +386,12 @@ def _future_figure(
     observed = {"color": ROLE_COLOURS["input"], "linewidth": 1.5, "label": "observed"}
     for axes, (name, (past, forecasts, times)) in zip(panels, curves, strict=True):
         last = 0 if times is None else len(past) - 1  # without times, steps count from the last row of the file
-        axes.plot(np.arange(len(past)) - len(past) + 1 + last, past, **observed)
+        _draw_line(axes, np.arange(len(past)) - len(past) + 1 + last, past, **observed)
         axes.axvline(last, color="0.6", linewidth=0.8, linestyle=(0, (4, 3)))
         for loss, forecast in forecasts.items():
             look = looks[loss] | {"marker": ""}
-            axes.plot(np.arange(last, last + len(forecast) + 1), np.append(past[-1], forecast), linewidth=2, **look)
+            steps = np.arange(last, last + len(forecast) + 1)
+            _draw_line(axes, steps, np.append(past[-1], forecast), joined=True, linewidth=2, **look)
         axes.set_ylabel(_literal(name))
         axes.margins(x=0.02)
         if times is None:
@@ -413,14 +416,18 @@ def _learning_curve_figure(history: Sequence[Mapping[str, object]], units: str =
         curves = {loss: _curve(history, loss, metric) for loss in looks}
         for loss, (epochs, values) in curves.items():
             marker_size = 5 if len(epochs) <= MAX_POINTS_WITH_MARKERS else 0
-            axes.plot(epochs, values, linewidth=2, markersize=marker_size, **looks[loss])
-            if metric == "valid_loss" and len(values):
-                best, ring = values.argmin(), {"markersize": 12, "fillstyle": "none", "color": looks[loss]["color"]}
+            _draw_line(axes, epochs, values, linewidth=2, markersize=marker_size, **looks[loss])
+            if metric == "valid_loss" and np.isfinite(values).any():
+                best, ring = (
+                    np.nanargmin(values),
+                    {"markersize": 12, "fillstyle": "none", "color": looks[loss]["color"]},
+                )
                 axes.plot(epochs[best], values[best], "o", **ring)
         axes.set_title(label, fontsize=12, fontweight="bold")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(_whole_steps(7))
-        _scale_values(axes, metric, np.concatenate([values for _, values in curves.values()]))
+        values = np.concatenate([values for _, values in curves.values()])
+        _scale_values(axes, metric, values[np.isfinite(values)])
     panels[0].set_ylabel("\n".join(filter(None, ("mean over the test set", units))))
     if validated:
         panels[-1].set_ylabel("mean over the validation part\nring: weights kept")
@@ -450,12 +457,11 @@ def _ticks_per_decade(span: float) -> tuple[float, ...]:
 
 
 def _curve(history: Sequence[Mapping[str, object]], loss: str, metric: str) -> tuple[NDArray, NDArray]:
-    """Give the epochs, ascending, and the values of one metric of one loss, finite values only."""
-    records = {record["epoch"]: record.get(metric) for record in history if str(record["loss"]) == loss}
-    points = [(epoch, value) for epoch, value in sorted(records.items()) if value is not None]
-    curve = np.array(points, dtype=np.float64).reshape(-1, 2)
-    curve = curve[np.isfinite(curve[:, 1])]
-    return curve[:, 0], curve[:, 1]
+    """Give the epochs, ascending, and the values of one metric of one loss, nan where they are not finite."""
+    records = {record["epoch"]: record for record in history if str(record["loss"]) == loss}
+    points = [(epoch, record[metric]) for epoch, record in sorted(records.items()) if metric in record]
+    epochs, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    return epochs, np.where(np.isfinite(values), values, np.nan)
 
 
 def _loss_looks(history: Sequence[Mapping[str, object]]) -> dict[str, dict[str, str]]:
@@ -508,7 +514,7 @@ def _draw_margins(above: Axes, beside: Axes, target: NDArray, prediction: NDArra
         (above, np.arange(len(target)), target, target_colour),
         (beside, prediction, np.arange(len(prediction)), prediction_colour),
     ):
-        axes.plot(x, y, color=colour, linewidth=width, marker="o" if len(x) == 1 else "")
+        _draw_line(axes, x, y, color=colour, linewidth=width)
     # One value scale for both.
     low, high = np.sort([*above.get_ylim(), *beside.get_xlim()])[[0, -1]]
     above.set_ylim(low, high)
@@ -577,7 +583,7 @@ def _ctc_figure(
     above, picture = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.6), gridspec_kw=box)
     for k, colour in colours.items():
         look = {"linewidth": 0.7 * _line_width(len(log_probs)), "linestyle": (0, (1, 1.5)) if k == blank else "-"}
-        above.plot(log_probs[:, k].exp().numpy(), color=colour, **look)
+        _draw_line(above, np.arange(len(log_probs)), log_probs[:, k].exp().numpy(), color=colour, **look)
     above.set(ylabel="probability", ylim=(-0.03, 1.03))
     if np.isfinite(posterior).all():
         _draw_weights(picture, posterior, "probability of the state")
@@ -623,6 +629,21 @@ def _house_style() -> Iterator[None]:
 def _line_width(steps: int) -> float:
     """Give 3 points at 40 steps, as in the released figures, and less where more steps crowd together."""
     return float(np.clip(3 * np.sqrt(40 / steps), 1.2, 3))
+
+
+def _draw_line(axes: Axes, x: NDArray, y: NDArray, joined: bool = False, **look: object) -> None:
+    """Draw a line that breaks where a value is not finite, with a mark where it would have a single point.
+
+    If it is joined to another line, its first point is of that one.
+    """
+    (line,) = axes.plot(x, y, **look)
+    finite = np.isfinite(x) & np.isfinite(y)
+    beside = np.pad(finite, 1)
+    alone = finite & ~beside[:-2] & ~beside[2:]
+    alone[:1] &= not joined
+    if alone.any():
+        marker = look.get("marker") or "o"
+        axes.plot(x[alone], y[alone], color=line.get_color(), linestyle="", marker=marker, markersize=5)
 
 
 def _whole_steps(count: int) -> MaxNLocator:

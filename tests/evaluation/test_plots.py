@@ -59,6 +59,11 @@ def curve_of(axes, label):
     return line
 
 
+def marks_on(axes):
+    """The points that stand alone, as their neighbours are not finite."""
+    return {point for line in axes.lines if line.get_linestyle() == "None" for point in map(tuple, line.get_xydata())}
+
+
 def assert_picture(path, least_pixels=300):
     assert Path(path).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     picture = mpl_image.imread(path)
@@ -313,6 +318,43 @@ def test_a_diverged_forecast_is_drawn_as_far_as_it_is_finite(rng, tmp_path):
         assert np.isfinite(axes.get_ylim()).all()
 
 
+def holed(rng, length):
+    """A series in which values alone, pairs and none are finite, and the steps of those alone."""
+    finite = rng.random(length) < 0.5
+    series = np.where(finite, rng.normal(size=length), np.nan)
+    beside = [False, *finite, False]
+    return series, {step for step in range(length) if finite[step] and not (beside[step] or beside[step + 2])}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_finite_value_between_others_that_are_not_is_marked(seed):
+    rng = np.random.default_rng(seed)
+    series, alone = holed(rng, 30)
+    other = np.full(10, np.nan)
+    (axes,) = plots._future_figure([("y", (series, {"mse": other}, None))]).axes
+    assert marks_on(axes) == {(step - 29, series[step]) for step in alone}
+    inputs, targets = series[None, :20, None], series[None, 20:, None]
+    (axes,) = panels_of(plots._forecast_figure(inputs, targets, {"mse": other[None, :, None]}, [0]))
+    assert marks_on(axes) - {(19, series[19])} == {(step, series[step]) for step in alone if step != 19}
+    _, _, above, beside = alignment_axes(series[:, None], series[:, None])
+    assert marks_on(above) == {(step, series[step]) for step in alone}
+    assert marks_on(beside) == {(series[step], step) for step in alone}
+
+
+@pytest.mark.parametrize("hidden", [[0], [3, 4], [28, 29], range(30)])
+def test_what_is_masked_is_not_drawn_as_going_on(tmp_path, monkeypatch, hidden):
+    drawn, past = [], np.ma.array(np.arange(30.0), mask=np.isin(np.arange(30), hidden))
+    forecast = np.ma.array(np.arange(30.0, 40.0), mask=np.arange(10) == 4)
+    monkeypatch.setattr(
+        plots, "_future_figure", lambda panels, draw=plots._future_figure: drawn.extend(panels) or draw(panels)
+    )
+    plot_future({("y", None): (past, {"mse": forecast}, None)}, tmp_path / "f.png")
+    ((name, (values, forecasts, _)),) = drawn
+    assert name == "y"
+    assert np.flatnonzero(np.isnan(values)).tolist() == list(hidden)
+    assert np.flatnonzero(np.isnan(forecasts["mse"])).tolist() == [4]
+
+
 @pytest.mark.parametrize(("n_input", "n_output", "samples"), [(20, 20, 5), (84, 56, 1), (168, 24, 2)])
 def test_nothing_overlaps_in_a_figure_of_forecasts(rng, n_input, n_output, samples):
     inputs, targets, forecasts = forecast_task(rng, samples, n_input, n_output, variables=2)
@@ -370,13 +412,15 @@ def test_losses_without_a_name_of_ours_get_colours_of_their_own():
     assert [line.get_label() for line in axes.lines][3:] == ["huber", "tangled", "band"]
 
 
-def test_values_that_are_missing_are_left_out_of_the_line():
+def test_a_line_breaks_where_a_value_is_not_finite_and_leaves_out_absent_ones():
     history = history_of(["dilate"], epochs=[0, 50, 100, 150, 200])
     history[1]["mse"] = float("nan")
     history[2]["mse"] = None
     del history[3]["mse"]
     mse, dtw, _ = panels_of(plots._learning_curve_figure(history))
-    assert list(curve_of(mse, "DILATE").get_xdata()) == [0, 200]
+    assert list(curve_of(mse, "DILATE").get_xdata()) == [0, 50, 100, 200]
+    assert np.isnan(curve_of(mse, "DILATE").get_ydata()).tolist() == [False, True, True, False]
+    assert marks_on(mse) == {(0, history[0]["mse"]), (200, history[4]["mse"])}
     assert list(curve_of(dtw, "DILATE").get_xdata()) == [0, 50, 100, 150, 200]
 
 
