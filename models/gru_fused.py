@@ -10,17 +10,19 @@ and one loop over the gates, and the way back through time is written by hand. W
     dq = dn r
 
 The derivatives by the weights wait for no step: each is one product over many steps, such as sum_t d_t h_(t-1)^T.
+The forward pass keeps the factors of dn, dr and dz, for it has z, 1 - z and 1 - n^2 to a small relative error each:
+1 - z of a z that is rounded to 1 would lose the gradient of a nearly saturated unit.
 
 autograd does not see these operations. Where the gradient is to be differentiated in its turn, with
 ``create_graph=True``, autograd therefore also differentiates the same recurrence in operations of torch, and the
 gradient gets that graph: its derivatives, of all orders, are those of ``nn.GRU``.
 """
 
+import math
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from functools import cache, lru_cache, partial, wraps
 from itertools import chain
 
@@ -33,7 +35,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from loss.kernels.jit import jit
-from loss.kernels.simd import Vector, pointer, row_loop
+from loss.kernels.simd import Vector, exp2_minus_abs, pointer, row_loop, where_positive
 
 from .gru import GRU, rollout_by_steps
 
@@ -43,72 +45,63 @@ __all__ = ["FusedGRU", "rollout"]
 # ---------------------------------------------------------------------------------------------------- gates
 
 
+def _sigmoid(x: Vector) -> tuple[Vector, Vector]:
+    """sigmoid(x) and 1 - sigmoid(x)."""
+    e = exp2_minus_abs(x * (1 / math.log(2)))
+    large = 1.0 / (e + 1.0)
+    small = e * large
+    return where_positive(x, large, small), where_positive(x, small, large)
+
+
+def _tanh(x: Vector) -> tuple[Vector, Vector]:
+    """tanh(x) and 1 - tanh(x)^2."""
+    above, below = _sigmoid(x * 2.0)
+    # above - below has lost digits near 0.
+    small = x.least(0.4).at_least(-0.4)
+    near_0 = small * (small * small).polynomial(_tanh_series(6 if isinstance(x.scalar, ir.FloatType) else 13))
+    return where_positive(x * x - 0.16, above - below, near_0), above * below * 4.0
+
+
 @cache
-def _lambert(depth: int) -> tuple[list[float], list[float]]:
-    """Polynomials p and q of ``tanh(x) = x p(x^2) / q(x^2)``, highest power first.
-
-    This is Lambert's continued fraction ``x / (1 + x^2 / (3 + x^2 / (5 + ...)))``, cut off.
-    """
-    p, q = [Fraction(1)], [Fraction(2 * depth + 1)]
-    for odd in range(2 * depth - 1, 0, -2):
-        constant = [odd * c for c in q] + [Fraction(0)] * (len(p) + 1 - len(q))
-        p, q = q, [a + b for a, b in zip(constant, [0, *p], strict=True)]
-    return tuple([float(c / q[0]) for c in reversed(each)] for each in (p, q))
-
-
-def _tanh(x: Vector) -> Vector:
-    # The depths at which only rounding is left, and from where on tanh rounds to 1.
-    depth, one_from = (12, 9.01) if isinstance(x.scalar, ir.FloatType) else (28, 19.1)
-    x = x.least(one_from).at_least(-one_from)  # NaN stays NaN
-    p, q = (_horner(polynomial, x * x) for polynomial in _lambert(depth))
-    return x * p / q
-
-
-def _horner(coefficients: Sequence[float], x: Vector) -> Vector:
-    first, second, *others = coefficients
-    value = x * first + second
-    for coefficient in others:
-        value = value * x + coefficient
-    return value
-
-
-def _sigmoid(x: Vector) -> Vector:
-    return _tanh(x * 0.5) * 0.5 + 0.5
+def _tanh_series(degree: int) -> list[float]:
+    """Taylor's series of tanh(x) / x in x^2, highest power first, from tanh' = 1 - tanh^2."""
+    series = [1.0]
+    for k in range(1, degree + 1):
+        series.append(-sum(a * b for a, b in zip(series, reversed(series), strict=True)) / (2 * k + 1))
+    return series[::-1]
 
 
 @partial(row_loop, overrun=False)
 def _unit(rows, offsets, numbers):
-    """Step of one unit: its gates and its new state."""
-    from_input, from_state, bias, gate, state, new_state = rows
-    to_r, to_z, to_n, to_q = offsets  # r stands first, so to_r also leads to the unit's state
-    r = _sigmoid(from_input.load(to_r) + from_state.load(to_r) + bias.load(to_r))
-    z = _sigmoid(from_input.load(to_z) + from_state.load(to_z) + bias.load(to_z))
+    """Step of one unit: its new state, and what the way back needs: r, z, dn / dh', dr / dn and dz / dh'."""
+    from_input, from_state, bias, kept, state, new_state = rows
+    to_r, to_z, to_n, to_q, _ = offsets  # r stands first, so to_r also leads to the unit's state
+    r, not_r = _sigmoid(from_input.load(to_r) + from_state.load(to_r) + bias.load(to_r))
+    z, not_z = _sigmoid(from_input.load(to_z) + from_state.load(to_z) + bias.load(to_z))
     q = from_state.load(to_n) + bias.load(to_q)
-    n = _tanh(from_input.load(to_n) + bias.load(to_n) + r * q)
+    n, slope = _tanh(from_input.load(to_n) + bias.load(to_n) + r * q)
     h = state.load(to_r)
-    for offset, value in zip(offsets, (r, z, n, q), strict=True):
-        gate.store(offset, value)
-    new_state.store(to_r, n + z * (h - n))
+    for offset, value in zip(offsets, (r, z, not_z * slope, q * r * not_r, (h - n) * z * not_z), strict=True):
+        kept.store(offset, value)
+    new_state.store(to_r, not_z * n + z * h)
 
 
 @partial(row_loop, overrun=False)
 def _unit_back(rows, offsets, numbers):
     """The same unit on the way back: dn, dr, dz and dq, and of dh the part dh' z."""
-    gate, state, by_state, by_gate = rows
-    to_r, *_ = offsets
-    r, z, n, q = map(gate.load, offsets)
-    h, dh = state.load(to_r), by_state.load(to_r)
-    dn = dh * (1.0 - z) * (1.0 - n * n)
-    dr = dn * q * r * (1.0 - r)
-    dz = dh * (h - n) * z * (1.0 - z)
-    for offset, value in zip(offsets, (dn, dr, dz, dn * r), strict=True):
+    kept, by_state, by_gate = rows
+    to_r, to_z, to_n, to_q, _ = offsets
+    r, z, dn_by_dh, dr_by_dn, dz_by_dh = map(kept.load, offsets)
+    dh = by_state.load(to_r)
+    dn = dh * dn_by_dh
+    for offset, value in zip((to_r, to_z, to_n, to_q), (dn, dn * dr_by_dn, dh * dz_by_dh, dn * r), strict=True):
         by_gate.store(offset, value)
     by_state.store(to_r, dh * z)
 
 
 @jit
-def _step(t, from_input, from_state, biases, gates, states):
-    """Make gates[t] and states[t + 1] of ``W_i x``, ``W_h h`` and states[t]."""
+def _step(t, from_input, from_state, biases, kept, states):
+    """Make kept[t] and states[t + 1] of ``W_i x``, ``W_h h`` and states[t]."""
     batch, H = states.shape[1:]
     for b in range(batch):
         row = t * batch + b
@@ -116,21 +109,20 @@ def _step(t, from_input, from_state, biases, gates, states):
             pointer(from_input, b * 3 * H),
             pointer(from_state, b * 3 * H),
             pointer(biases, 0),
-            pointer(gates, row * 4 * H),
+            pointer(kept, row * 5 * H),
             pointer(states, row * H),
             pointer(states, (row + batch) * H),
         )
-        _unit(rows, (0, H, 2 * H, 3 * H), (), H)
+        _unit(rows, (0, H, 2 * H, 3 * H, 4 * H), (), H)
 
 
 @jit
-def _step_back(t, gates, states, dh, d):
+def _step_back(t, kept, dh, d):
     """Make d of dh', and of dh' the first part of dh, dh' z."""
     batch, H = dh.shape
     for b in range(batch):
-        row = t * batch + b
-        rows = pointer(gates, row * 4 * H), pointer(states, row * H), pointer(dh, b * H), pointer(d, b * 4 * H)
-        _unit_back(rows, (0, H, 2 * H, 3 * H), (), H)
+        rows = pointer(kept, (t * batch + b) * 5 * H), pointer(dh, b * H), pointer(d, b * 4 * H)
+        _unit_back(rows, (0, H, 2 * H, 3 * H, 4 * H), (), H)
 
 
 # -------------------------------------------------------------------------------------------------- buffers
@@ -170,7 +162,7 @@ def _borrow(like: Tensor, *shape: int) -> Tensor:
 
 
 class _Layer:
-    """One layer going through time, step by step: ``gates``, ``(T, B, 4H)``, and ``states``, ``(T + 1, B, H)``.
+    """One layer going through time, step by step: ``states``, ``(T + 1, B, H)``, and ``kept``, ``(T, B, 5H)``.
 
     Args:
         inputs: x of every step, ``(T, B, d)``; it may be written as late as right before its step.
@@ -185,10 +177,10 @@ class _Layer:
         self.from_input, self.from_state = _borrow(h_0, 2, batch, 3 * H)
         # Of r and z both biases stand in one sum; of n and q each has its own.
         biases = torch.cat([bias_ih[: 2 * H] + bias_hh[: 2 * H], bias_ih[2 * H :], bias_hh[2 * H :]])
-        self.gates, self.states = _borrow(h_0, steps, batch, 4 * H), _borrow(h_0, steps + 1, batch, H)
+        self.kept, self.states = _borrow(h_0, steps, batch, 5 * H), _borrow(h_0, steps + 1, batch, H)
         self.states[0] = h_0
         self.x, self.h = inputs.unbind(), self.states.unbind()
-        buffers = (self.from_input, self.from_state, biases, self.gates, self.states)
+        buffers = (self.from_input, self.from_state, biases, self.kept, self.states)
         self.arrays = [buffer.numpy() for buffer in buffers]
 
     def step(self, t: int) -> Tensor:
@@ -206,14 +198,14 @@ class _LayerBack:
         dh: The derivative by the last state, ``(B, H)``. Add to it what comes in at each step; in the end it is the
             derivative by h_0.
         inputs: As in `_Layer`.
-        gates: Of the finished `_Layer`.
+        kept: Of the finished `_Layer`.
         states: Of the finished `_Layer`.
         weights: As in `_Layer`.
     """
 
     STEPS_AT_ONCE = 4  # of the products over many steps: so few are still in the cache
 
-    def __init__(self, dh: Tensor, inputs: Tensor, gates: Tensor, states: Tensor, weights: Sequence[Tensor]) -> None:
+    def __init__(self, dh: Tensor, inputs: Tensor, kept: Tensor, states: Tensor, weights: Sequence[Tensor]) -> None:
         batch, H = dh.shape
         self.dh, self.inputs, self.states = dh, inputs, states
         weight_ih, self.weight_hh, _, _ = weights
@@ -221,7 +213,7 @@ class _LayerBack:
         self.weight_ih = weight_ih.roll(H, 0).t().contiguous().t()
         self.d = _borrow(dh, self.STEPS_AT_ONCE, batch, 4 * H)  # dn, dr, dz, dq
         self.d_input, self.d_state = self.d[..., : 3 * H].unbind(), self.d[..., H:].unbind()
-        self.arrays = gates.numpy(), states.numpy(), dh.numpy()
+        self.arrays = kept.numpy(), dh.numpy()
         self.d_arrays = list(self.d.numpy())
         self.by_weight_ih, self.by_weight_hh = dh.new_zeros(inputs.shape[2], 3 * H), dh.new_zeros(H, 3 * H)
         self.by_biases = dh.new_zeros(4 * H)
@@ -371,7 +363,7 @@ class _Recurrence(Function):
         for t in range(len(x)):
             layer.step(t)
         ctx.settings = ()
-        ctx.save_for_backward(x, h_0, *weights, layer.gates, layer.states)
+        ctx.save_for_backward(x, h_0, *weights, layer.kept, layer.states)
         ctx.set_materialize_grads(False)
         return layer.states[1:], layer.states[-1].clone()
 
@@ -379,9 +371,9 @@ class _Recurrence(Function):
     @_differentiable(_recurrence_in_torch)
     def backward(ctx, tensors, kept, by_states, by_last):
         """Backpropagation through time."""
-        (x, _, *weights), (gates, states) = tensors, kept
+        (x, _, *weights), (table, states) = tensors, kept
         dh = torch.zeros_like(states[0]) if by_last is None else _own(by_last)
-        layer = _LayerBack(dh, x, gates, states, weights)
+        layer = _LayerBack(dh, x, table, states, weights)
         by_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         for t in reversed(range(len(x))):
             if by_states is not None:
@@ -412,7 +404,7 @@ class _Rollout(Function):
                 h = layer.step(t)
             torch.addmm(fc_bias, h, fc_weight, out=its_units).relu_()
             torch.addmm(out_bias, its_units, out_weight, out=forecast)
-        kept = chain.from_iterable((layer.gates, layer.states) for layer in layers)
+        kept = chain.from_iterable((layer.kept, layer.states) for layer in layers)
         ctx.settings = (steps,)
         ctx.save_for_backward(value, hidden, *weights, values, units, *kept)
         return values[1:].clone()  # whoever scales forecasts in place must not reach what is saved here
@@ -423,10 +415,10 @@ class _Rollout(Function):
         """Backpropagation through time."""
         (_, _, *weights), (values, units, *tables) = tensors, kept
         (fc_weight, _, out_weight, _), *layer_weights = _by_fours(weights)
-        gates, states = tables[::2], tables[1::2]
+        layer_tables, states = tables[::2], tables[1::2]
         inputs = [values[:-1], *(its_states[1:] for its_states in states)]
-        by_hidden = values.new_zeros(len(gates), *states[0].shape[1:])
-        layers = list(map(_LayerBack, by_hidden, inputs, gates, states, layer_weights))
+        by_hidden = values.new_zeros(len(states), *states[0].shape[1:])
+        layers = list(map(_LayerBack, by_hidden, inputs, layer_tables, states, layer_weights))
         active = (units > 0).to(units.dtype)
         by_forecasts, by_units = _own(by_forecasts), torch.empty_like(units)
         dx = torch.zeros_like(values[0])

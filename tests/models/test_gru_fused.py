@@ -30,7 +30,7 @@ import loss
 import models
 from loss.kernels.simd import pointer, row_loop
 from models import DecoderRNN, build_model
-from models.gru_fused import FusedGRU, _Recurrence, _Rollout, _tanh
+from models.gru_fused import FusedGRU, _Recurrence, _Rollout, _sigmoid, _tanh
 
 TOLERANCE = {torch.float32: {"rtol": 1e-4, "atol": 1e-5}, torch.float64: {"rtol": 1e-10, "atol": 1e-12}}
 DTYPES = st.sampled_from([torch.float32, torch.float64])
@@ -376,29 +376,74 @@ def test_an_input_or_parameter_without_data_gives_a_forecast_without_data():
         assert found.shape == (3, 3, 1)
 
 
-@partial(row_loop, overrun=False)
-def _tanh_loop(rows, offsets, numbers):
-    rows[1].store(offsets[0], _tanh(rows[0].load(offsets[0])))
+def row_function(formula, which):
+    """One of the two results of a formula, as a function of an array."""
 
+    @partial(row_loop, overrun=False)
+    def loop(rows, offsets, numbers):
+        rows[1].store(offsets[0], formula(rows[0].load(offsets[0]))[which])
 
-@njit
-def _tanh_row(x, out):
-    _tanh_loop((pointer(x, 0), pointer(out, 0)), (0,), (), x.size)
+    @njit
+    def fill(x, out):
+        loop((pointer(x, 0), pointer(out, 0)), (0,), (), x.size)
+
+    def call(x):
+        out = np.empty_like(x)
+        fill(x, out)
+        return out
+
+    return call
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_tanh_is_exact_to_a_few_units_in_the_last_place(dtype):
-    def tanh(x):
-        out = np.empty_like(x)
-        _tanh_row(x, out)
-        return out
-
-    x = np.concatenate([np.linspace(-25, 25, 2001), np.logspace(-30, 1, 500)]).astype(dtype)
-    found, expected = tanh(x), np.tanh(x.astype(np.longdouble))
+@pytest.mark.parametrize(
+    ("formula", "which", "exact", "ends"),
+    [
+        (_tanh, 0, np.tanh, (-1, 1)),
+        (_tanh, 1, lambda x: 1 / np.cosh(x) ** 2, (0, 0)),
+        (_sigmoid, 0, lambda x: 1 / (1 + np.exp(-x)), (0, 1)),
+        (_sigmoid, 1, lambda x: 1 / (1 + np.exp(x)), (1, 0)),
+    ],
+)
+def test_gates_and_their_complements_have_a_small_relative_error(formula, which, exact, ends, dtype):
+    call, eps = row_function(formula, which), np.finfo(dtype).eps
+    x = np.concatenate([np.linspace(-40, 40, 4001), np.linspace(-1, 1, 2001), np.logspace(-30, 1, 500)]).astype(dtype)
+    found, expected = call(x), exact(x.astype(np.longdouble))
     assert found.dtype == dtype
-    np.testing.assert_allclose(found, expected.astype(dtype), rtol=4 * np.finfo(dtype).eps)
-    assert np.isnan(tanh(np.array([np.nan], dtype)))
-    np.testing.assert_allclose(tanh(np.array([np.inf, -np.inf], dtype)), [1, -1], rtol=4 * np.finfo(dtype).eps)
+    # An exponential's relative error is the rounding of what it is the exponential of.
+    units = 4 if exact is np.tanh else 4 + 2 * np.abs(x)
+    assert (np.abs(found - expected) <= units * eps * np.abs(expected)).all()
+    np.testing.assert_allclose(call(np.array([-np.inf, np.inf, -1e30, 1e30], dtype)), 2 * ends, rtol=4 * eps)
+    assert np.isnan(call(np.array([np.nan], dtype)))
+
+
+def gradients_by_part(output, parameters, H):
+    """The gradient by each parameter of a GRU, cut into those of r, z and n; those of others whole."""
+    gradients = torch.autograd.grad(output.square().sum(), parameters)
+    return [part.double() for gradient in gradients for part in gradient.split(H if len(gradient) == 3 * H else 99)]
+
+
+@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize(
+    ("part", "bias"),
+    [(part, bias) for part, biases in enumerate([(-20, -12, -6, 6, 12, 20)] * 2 + [(-10, -5, 5, 10)])
+     for bias in biases],
+)  # fmt: skip
+@pytest.mark.parametrize("H", [5, 35])
+def test_nearly_saturated_units_keep_their_gradients_in_float32(kind, part, bias, H):
+    torch.manual_seed(part)
+    (ours, theirs), inputs = RUNS[kind](2, H, 1, 6, 3)
+    (run, parameters), (their_run, their_parameters) = ours, theirs
+    with torch.no_grad():
+        for tensor in (parameters, their_parameters):
+            next(t for t in tensor if t.shape == (3 * H,))[part * H :][:H] = bias
+    expected = gradients_by_part(their_run(*inputs)[0], their_parameters, H)
+    for tensor in (*inputs, *parameters):
+        tensor.data = tensor.data.float()
+    found = gradients_by_part(run(*inputs)[0], parameters, H)
+    for mine, other in zip(found, expected, strict=True):
+        assert (mine - other).norm() <= 1e-5 * other.norm()
+        assert other.norm() > 0
 
 
 def test_large_and_undefined_inputs_do_what_they_do_in_torch():
