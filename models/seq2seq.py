@@ -122,6 +122,9 @@ class DecoderRNN(nn.Module):
     def rollout(self, value: Tensor, hidden: Tensor, steps: int) -> Tensor:
         """Forecast freely: each step reads the forecast of the step before.
 
+        The GRU's cells run without a call of the GRU or of this module. Where a call would do more than the cells,
+        by hooks, another ``forward`` or dropout in training, this module is called once a step, ``(B, 1, d)``.
+
         Args:
             value: Input of the first step, ``(B, output_size)``.
             hidden: State before the first step, ``(layers, B, hidden_size)``.
@@ -130,12 +133,21 @@ class DecoderRNN(nn.Module):
         Returns:
             Forecasts, ``(B, steps, output_size)``.
         """
-        if isinstance(self.gru, FusedGRU) and _is_plain(self.fc) and _is_plain(self.out):
+        if not _is_plain(self, DecoderRNN) or not _is_plain(self.gru, *GRUS.values()) or _drops_out(self.gru):
+            return self._rollout_by_calls(value, hidden, steps)
+        if isinstance(self.gru, FusedGRU) and _is_plain_linear(self.fc) and _is_plain_linear(self.out):
             weights = self.fc.weight, self.fc.bias, self.out.weight, self.out.bias
             if self.gru.fuses(value, hidden, *weights):
                 return rollout(self.gru, self.fc, self.out, value, hidden, steps)
         cell = self.gru.cell if isinstance(self.gru, GRU) else torch.gru_cell
         return rollout_by_steps(cell, self.gru.all_weights, self._head, value, hidden, steps)
+
+    def _rollout_by_calls(self, value: Tensor, hidden: Tensor, steps: int) -> Tensor:
+        forecasts = [value.unsqueeze(1)]
+        for _ in range(steps):
+            forecast, hidden = self(forecasts[-1], hidden)
+            forecasts.append(forecast)
+        return torch.cat(forecasts[1:], dim=1)
 
     def _head(self, states: Tensor) -> Tensor:
         return self.out(torch.relu(self.fc(states)))
@@ -193,16 +205,28 @@ class Net_GRU(nn.Module):
         return self.decoder.rollout(last_observed, hidden, self.target_length)
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether a layer does what its weight and bias say and no more: no subclass, no other forward, no hooks."""
+def _is_plain(module: nn.Module, *classes: type[nn.Module]) -> bool:
+    """Whether a call of a module is the forward pass of one of these classes and no more: no hooks, no other forward.
+
+    Old-style ``spectral_norm``, ``weight_norm`` and pruning are hooks: they make the weights at each call.
+    """
     hooks = (
-        layer._forward_hooks,
-        layer._forward_pre_hooks,
-        layer._backward_hooks,
-        layer._backward_pre_hooks,
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
         nn.modules.module._has_any_global_hook(),
     )
-    return type(layer) is nn.Linear and layer.bias is not None and "forward" not in vars(layer) and not any(hooks)
+    known = type(module).forward in [cls.forward for cls in classes]
+    return known and "forward" not in vars(module) and not any(hooks)
+
+
+def _is_plain_linear(layer: nn.Module) -> bool:
+    return type(layer) is nn.Linear and layer.bias is not None and _is_plain(layer, nn.Linear)
+
+
+def _drops_out(gru: nn.GRU) -> bool:
+    return gru.training and gru.dropout > 0
 
 
 def _gru_class(name: str) -> type[nn.GRU]:

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 from models import GRUS, MLP, MODELS, DecoderRNN, EncoderRNN, Net_GRU, build_model
 
@@ -130,6 +131,112 @@ def test_gradients_equal_those_of_a_loop_of_one_step_gru_calls(gru):
     torch.cat(forecasts, dim=1).square().sum().backward()
     for mine, other in zip(ours.parameters(), net.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad)
+
+
+def forecast_by_calls(net, x):
+    """The forecast by one call of the decoder for each step."""
+    _, hidden = net.encoder(x)
+    value, forecasts = x[:, -1:, net.output_columns], []
+    for _ in range(net.target_length):
+        value, hidden = net.decoder(value, hidden)
+        forecasts.append(value)
+    return torch.cat(forecasts, dim=1)
+
+
+def spectral(decoder):
+    nn.utils.spectral_norm(decoder.gru, "weight_hh_l0")
+
+
+def weight_normed(decoder):
+    nn.utils.weight_norm(decoder.gru, "weight_ih_l1")
+    with torch.no_grad():
+        decoder.gru.weight_ih_l1_g.mul_(3)
+
+
+def pruned(decoder):
+    prune.random_unstructured(decoder.gru, "weight_hh_l1", 0.5)
+    with torch.no_grad():
+        decoder.gru.weight_hh_l1_orig.mul_(3)
+
+
+def normed_by_parametrization(decoder):
+    nn.utils.parametrizations.weight_norm(decoder.gru, "weight_hh_l0")
+    with torch.no_grad():
+        decoder.gru.parametrizations.weight_hh_l0.original0.mul_(3)
+
+
+def gru_hooked(decoder):
+    decoder.gru.register_forward_hook(lambda module, inputs, outputs: (2 * outputs[0], outputs[1].sin()))
+
+
+def decoder_hooked(decoder):
+    decoder.register_forward_hook(lambda module, inputs, outputs: (3 * outputs[0], outputs[1].cos()))
+
+
+def inputs_hooked(decoder):
+    decoder.gru.register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1, inputs[1]))
+
+
+def gradient_hooked(decoder):
+    decoder.gru.register_full_backward_hook(lambda module, by_inputs, by_outputs: (2 * by_inputs[0], by_inputs[1]))
+
+
+def gradient_prehooked(decoder):
+    decoder.register_full_backward_pre_hook(lambda module, by_outputs: (3 * by_outputs[0], by_outputs[1]))
+
+
+def of_another_forward(decoder):
+    forward = decoder.gru.forward
+    decoder.gru.forward = lambda input, hx: forward(2 * input, hx)
+
+
+def of_a_subclass(decoder):
+    class Sharper(DecoderRNN):
+        def forward(self, input, hidden):
+            forecast, hidden = super().forward(input, hidden)
+            return 2 * forecast, hidden
+
+    decoder.__class__ = Sharper
+
+
+def dropping_out(decoder):
+    decoder.gru.dropout = 0.5
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm. is deprecated")
+@pytest.mark.parametrize("change", [spectral, weight_normed, pruned, normed_by_parametrization, gru_hooked,
+                                    decoder_hooked, inputs_hooked, gradient_hooked, gradient_prehooked,
+                                    of_another_forward, of_a_subclass, dropping_out])  # fmt: skip
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("gru", GRUS)
+def test_a_changed_decoder_forecasts_what_its_calls_do(gru, training, change):
+    results = []
+    for forecast in (Net_GRU.forward, forecast_by_calls):
+        torch.manual_seed(1)
+        sizes = {"input_length": 6, "horizon": 4, "input_size": 2, "output_size": 2, "hidden_size": 5, "layers": 2}
+        net = build_model("seq2seq", **sizes, gru=gru).double().train(training)
+        x = torch.randn(3, 6, 2, dtype=torch.float64)
+        plain = net(x)
+        change(net.decoder)
+        torch.manual_seed(2)
+        forecasts = forecast(net, x)
+        gradients = torch.autograd.grad(forecasts.square().sum(), list(net.parameters()))
+        results.append((forecasts, *gradients))
+        alone = change in (gradient_hooked, gradient_prehooked) or (change is dropping_out and not training)
+        assert torch.allclose(forecasts, plain) == alone
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("gru", GRUS)
+@pytest.mark.parametrize("watched", ["decoder", "decoder.gru", "decoder.fc"])
+def test_a_hook_of_the_decoder_or_its_gru_is_called_at_every_step(gru, watched):
+    net, calls = build_model("seq2seq", input_length=6, horizon=4, hidden_size=5, gru=gru), []
+    handle = net.get_submodule(watched).register_forward_hook(lambda module, *_: calls.append(module))
+    net(torch.randn(3, 6, 1))
+    handle.remove()
+    net(torch.randn(3, 6, 1))
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize("gru", GRUS)
