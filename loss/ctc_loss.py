@@ -26,7 +26,7 @@ from .checks import check_flag, check_lengths, check_reduction, check_tensor, ra
 from .criterion import REDUCE
 from .kernels import compiled_transforms
 from .kernels.ctc import sweep_ctc
-from .kernels.operators import below_autograd, is_differentiated, is_recorded
+from .kernels.operators import below_autograd, is_differentiated, is_exported, is_recorded
 
 WholeNumbers = Tensor | Sequence[int]
 
@@ -286,9 +286,13 @@ def ctc_alignment(
         TypeError, ValueError: for arguments that are none of these.
     """
     log_probs, labelling, batched = _check(log_probs, targets, input_lengths, target_lengths, blank)
-    tensors = (t.detach().cpu() for t in (log_probs, labelling.targets.flatten(), labelling.spans()))
+    # A recording may leave out the Function's backward, so there the operator's refuses. torch.compile runs that one
+    # while it records, and would refuse those who want no gradient, too.
+    recorded = is_recorded() and (is_exported() or not torch.compiler.is_compiling())
+    followed = log_probs if recorded else log_probs.detach()
+    tensors = (t.cpu() for t in (followed, labelling.targets.flatten(), labelling.spans()))
     posterior = sweep_ctc(*tensors, labelling.blank, False, False, labelling.states())[2].to(log_probs.device)
-    posterior = CTCDerivative.apply(posterior, log_probs)
+    posterior = posterior if recorded else CTCDerivative.apply(posterior, log_probs)
     return posterior if batched else posterior.squeeze(0)
 
 

@@ -346,14 +346,18 @@ def sweep_ctc(
 
 def _keep_derivative(ctx, inputs, output) -> None:
     ctx.save_for_backward(inputs[0], output[1])
+    ctx.set_materialize_grads(False)
 
 
-def _scale_derivative(ctx, grad: Tensor, *_) -> tuple[Tensor | None, ...]:
+def _scale_derivative(
+    ctx, grad: Tensor | None, by_derivative: Tensor | None, by_posterior: Tensor | None
+) -> tuple[Tensor | None, ...]:
     """The gradient where a graph calls the operator that was recorded (``torch.export``, ``make_fx``)."""
     log_probs, derivative = ctx.saved_tensors
-    if torch.is_grad_enabled() or not derivative.numel():
+    if torch.is_grad_enabled() or by_posterior is not None or not derivative.numel():
         raise NotImplementedError(
-            "A recorded CTC can be differentiated once, if it was recorded with log_probs that require grad."
+            "A recorded CTC can be differentiated once, if it was recorded with log_probs that require grad, and its "
+            "alignment not at all: call .detach() on the log_probs of ctc_alignment."
         )
     scaled = grad.unsqueeze(1) * derivative
     return once_differentiable(scaled, log_probs) if is_recorded() else scaled, *(None,) * 6

@@ -13,8 +13,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import func, nn
 from torch.autograd import gradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import ctc_loss as torch_ctc_loss
 
 from loss import CTCLoss, ctc_alignment, ctc_loss, ctc_loss_of_one_sequence
@@ -553,6 +554,60 @@ def test_a_second_derivative_is_refused():
     posterior = ctc_alignment(logits.log_softmax(-1), *LABELLING)
     with pytest.raises(NotImplementedError, match="and its alignment not at all"):
         torch.autograd.grad(posterior.sum(), logits)
+
+
+class Aligned(nn.Module):
+    """CTC of scaled logits, and a weighted sum of the alignment."""
+
+    def __init__(self, detached):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4, dtype=torch.float64))
+        self.register_buffer("weight", random_logits(3, 9, 7, seed=1))
+        self.detached = detached
+
+    def forward(self, logits, *labelling):
+        log_probs = (logits * self.scale).log_softmax(-1)
+        posterior = ctc_alignment(log_probs.detach() if self.detached else log_probs, *labelling)
+        return ctc_loss(log_probs, *labelling) + (posterior * self.weight).sum()
+
+
+def traced_symbolically(net, arguments):
+    """What make_fx records of a module, as a function of the same arguments."""
+    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    traced = make_fx(lambda tensors, *given: func.functional_call(net, tensors, given), tracing_mode="symbolic")
+    recorded = traced(tensors, *arguments)
+    return lambda *given: recorded(tensors, *given)
+
+
+RECORDERS = {
+    "export": lambda net, arguments: torch.export.export(net, arguments, strict=False).module(),
+    "strict export": lambda net, arguments: torch.export.export(net, arguments, strict=True).module(),
+    "jit.trace": lambda net, arguments: torch.jit.trace(net, arguments),
+    "make_fx": traced_symbolically,
+    "compile": lambda net, arguments: torch.compile(net, backend="aot_eager"),
+}
+
+
+@pytest.mark.skipif(torch.__version__ < "2.6", reason="exported by torch 2.5, a loss refuses to be differentiated")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("recorder", RECORDERS)
+@pytest.mark.parametrize("required", [True, False])
+def test_a_recorded_alignment_is_no_constant_to_its_gradient(recorder, required):
+    logits, labelling = random_logits(9, 3, 4), (*LABELLING[:2], torch.tensor([3, 3, 2]))
+    for detached in (False, True):
+        net = Aligned(detached)
+        value = net(logits, *labelling)
+        net.scale.requires_grad_(required)
+        recorded = RECORDERS[recorder](net, (logits, *labelling))
+        leaf = logits.clone().requires_grad_()
+        found = recorded(leaf, *labelling)
+        torch.testing.assert_close(found, value)
+        if detached:
+            expected = torch.autograd.grad(net(leaf, *labelling), leaf)
+            torch.testing.assert_close(torch.autograd.grad(found, leaf), expected)
+        else:
+            with pytest.raises(NotImplementedError, match="alignment not at all"):
+                found.backward()
 
 
 def test_the_derivative_along_another_input_is_differentiable():
