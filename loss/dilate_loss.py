@@ -88,9 +88,9 @@ def prepare(tile, problem):
 def forward(tile, problem, results, origin, end):
     """Eq. 2 and Eq. 4: V, q, V_dot, q_dot of the rows from ``origin`` to ``end``, and the values that end there."""
     for d in range(origin, end + 1):
-        if problem.D.size > 0 and (d == origin or d % BLOCK == 0):
+        if problem.D.size > 0 and d % BLOCK == 0:
             lattice.gather_rows(problem.D, problem.D_scale, tile, problem, d, tile.work.Delta_rows)
-        if problem.omega_matrix.size > 0 and (d == origin or d % BLOCK == 0):
+        if problem.omega_matrix.size > 0 and d % BLOCK == 0:
             omega, scale = problem.omega_matrix, problem.omega_scale
             lattice.gather_rows(omega, scale, tile, problem, d, tile.work.omega_rows)
         soft_dtw.before_row(tile, origin, d)
@@ -130,7 +130,7 @@ def backward(tile, problem, results, origin, end):
             add_row_to_series(tile, results, d, p, n)
         fill((work.E_normalised, work.E_dot_normalised), (at_V(tile, d, tile.plan.hi[d] + 1),), (0.0,), tile.size)
         if results.d_D.size > 0:
-            is_last = d == origin or d % BLOCK == 0
+            is_last = d % BLOCK == 0
             lattice.put_into_block(work.E, tile, d, work.E_rows)
             if is_last:
                 lattice.scatter_rows(work.E_rows, tile, problem, d, end, results.d_D[0])

@@ -255,7 +255,7 @@ def add_entropies(tile, origin, d):
 def forward(tile, problem, results, origin, end):
     """Eq. 2 (Algorithm 1): V and q of the rows from ``origin`` to ``end``, and the values that end there."""
     for d in range(origin, end + 1):
-        if problem.D.size > 0 and (d == origin or d % BLOCK == 0):
+        if problem.D.size > 0 and d % BLOCK == 0:
             lattice.gather_rows(problem.D, problem.D_scale, tile, problem, d, tile.work.Delta_rows)
         before_row(tile, origin, d)
         cells = cells_of(tile, d)[1]
@@ -291,7 +291,7 @@ def backward(tile, problem, results, origin, end):
         fill((work.E_normalised,), (at_V(tile, d, tile.plan.hi[d] + 1),), (0.0,), tile.size)
         if results.d_D.size > 0:
             lattice.put_into_block(work.E, tile, d, work.E_rows)
-            if d == origin or d % BLOCK == 0:
+            if d % BLOCK == 0:
                 lattice.scatter_rows(work.E_rows, tile, problem, d, end, results.d_D[0])
         if results.d_gamma.size > 0:
             add_entropies(tile, origin, d)

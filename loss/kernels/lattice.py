@@ -224,18 +224,22 @@ def rows_crossed(tile, problem, b, i, first, last):
 
 
 @jit
-def gather_rows(matrices, factors, tile, problem, d, out):
-    """(input) matrices (1 or B, N, M), (output) the block of rows of d, times a factor (B,); zeros beyond lengths."""
-    plan, first, alone = tile.plan, d - d % BLOCK, matrices.shape[0] == 1
+def gather_rows(matrices, factors, tile, problem, first, out):
+    """(input) matrices (1 or B, N, M) and factors (B,), (output) the block of rows from the first one on.
+
+    Zeros stand beyond the true lengths.
+    """
+    plan, alone = tile.plan, matrices.shape[0] == 1
     last = min(first + BLOCK, plan.N + plan.M - 1) - 1
     lo = plan.lo[first]
     for i in range(lo, plan.hi[last] + 1):
         for k in range(tile.size):
             b = tile.pairs[k]
             begin, end = rows_crossed(tile, problem, b, i, first, last)
-            row, at = matrices[0 if alone else b, i], (i - lo) * tile.size + k
+            row = pointer(matrices, ((0 if alone else b) * plan.N + i) * plan.M + first - i)
+            at, factor = (i - lo) * tile.size + k, factors[b]
             for t in range(BLOCK):
-                out[at + t * plan.block_stride] = row[first + t - i] * factors[b] if begin <= t < end else 0.0
+                out[at + t * plan.block_stride] = row[t] * factor if begin <= t < end else 0.0
 
 
 @row_loop
@@ -253,18 +257,17 @@ def put_into_block(row, tile, d, block):
 
 
 @jit
-def scatter_rows(rows, tile, problem, d, last, out):
-    """(input) rows of E in a block, from row d to the last one, (output) matrices (B, N, M)."""
-    plan, first = tile.plan, d - d % BLOCK
-    last = min(first + BLOCK - 1, last)
+def scatter_rows(rows, tile, problem, first, end, out):
+    """(input) the block of rows of E from the first one on, (output) matrices (B, N, M)."""
+    plan, last = tile.plan, min(first + BLOCK - 1, end)
     lo = plan.lo[first]
     for i in range(lo, plan.hi[last] + 1):
         for k in range(tile.size):
             b = tile.pairs[k]
-            begin, end = rows_crossed(tile, problem, b, i, first, last)
-            row, at = out[b, i], (i - lo) * tile.size + k
-            for t in range(max(begin, d - first), end):
-                row[first + t - i] = rows[at + t * plan.block_stride]
+            begin, stop = rows_crossed(tile, problem, b, i, first, last)
+            row, at = pointer(out, (b * plan.N + i) * plan.M + first - i), (i - lo) * tile.size + k
+            for t in range(begin, stop):
+                row[t] = rows[at + t * plan.block_stride]
 
 
 @jit
@@ -364,6 +367,8 @@ def make_plan(
     if bytes_per_pair > table_bytes:
         rows = int(min(rows, max(segment_bytes * rows / (tile * bytes_per_pair), math.sqrt(rows))))
     stride = -(-((N + 3) * tile + 2 * SLACK) // SLACK) * SLACK
+    if matrices:
+        rows = -(-rows // BLOCK) * BLOCK  # no block is in two segments
     block_stride = (longest + BLOCK) * tile + SLACK
     band, rows = N + M if band < 0 else min(band, N + M), rows if backward else 1
     return Plan(lo, hi, start, N, M, C, tile, rows, longest, stride, block_stride, band, backward, matrices)
