@@ -79,7 +79,7 @@ def prepare(tile, problem):
     fill((work.omega,), (0,), (0.0,), 2 * (problem.omega.size // 2 + 1) * tile.size)
     path_soft_dtw.load_omega(tile, problem)
     fill((work.V_dot, work.E_dot_normalised), (0,), (0.0,), 3 * plan.stride)
-    fill((work.by_gamma_dot,), (0,), (0.0,), row)
+    fill((work.by_gamma_dot,), (0,), (0.0,), row if plan.by_gamma else 0)
     fill((work.by_x_dot,), (0,), (0.0,), plan.C * plan.N * tile.size)
     fill((work.by_y_dot,), (0,), (0.0,), plan.C * plan.M * tile.size)
 

@@ -82,6 +82,7 @@ class Plan(NamedTuple):
     block_stride: int  # of two rows of a block
     band: int  # N + M for none
     backward: bool  # are derivatives wanted?
+    by_gamma: bool
     matrices: bool  # are costs or an Omega given, or derivatives wanted, as matrices (B, N, M)?
 
 
@@ -293,7 +294,7 @@ def tile_of(problem, plan, work, first):
         memory.V[plan.stride + b] = 0.0  # the path starts at (-1, -1), on row -2
     fill((memory.E_normalised,), (0,), (0.0,), three_rows)
     fill((memory.zeros, memory.Delta, memory.E), (0,), (0.0,), row + SLACK)
-    fill((memory.by_gamma,), (0,), (0.0,), row)
+    fill((memory.by_gamma,), (0,), (0.0,), row if plan.by_gamma else 0)
     fill((memory.by_x,), (0,), (0.0,), plan.C * plan.N * size)
     fill((memory.by_y,), (0,), (0.0,), plan.C * plan.M * size)
     return tile
@@ -339,6 +340,7 @@ def make_plan(
     batch: int,
     itemsize: int,
     backward: bool,
+    by_gamma: bool,
     matrices: bool,
     threads: int,
     table_bytes: int = 6 << 20,
@@ -354,6 +356,7 @@ def make_plan(
         batch: pairs.
         itemsize: bytes of a weight.
         backward: whether derivatives are wanted; otherwise no weights are kept.
+        by_gamma: whether that by gamma is.
         matrices: whether matrices are given or wanted.
         threads: how many share the tiles.
         table_bytes: of weights at most: a lattice that needs more is cut into segments.
@@ -371,18 +374,19 @@ def make_plan(
         rows = -(-rows // BLOCK) * BLOCK  # no block is in two segments
     block_stride = (longest + BLOCK) * tile + SLACK
     band, rows = N + M if band < 0 else min(band, N + M), rows if backward else 1
-    return Plan(lo, hi, start, N, M, C, tile, rows, longest, stride, block_stride, band, backward, matrices)
+    return Plan(lo, hi, start, N, M, C, tile, rows, longest, stride, block_stride, band, backward, by_gamma, matrices)
 
 
 def _sizes(plan: Plan) -> dict[str, int]:
     """How many numbers each part of the memory holds, without the room that row loops need behind it."""
-    _, _, start, N, M, C, tile, rows, longest, stride, block_stride, _, backward, matrices = plan
+    _, _, start, N, M, C, tile, rows, longest, stride, block_stride, _, backward, by_gamma, matrices = plan
     begins = np.arange(0, N + M - 1, rows)
     table = (int((start[np.minimum(begins + rows + 2, N + M)] - start[begins]).max()) + longest + 3) * tile
     row, by_lag = longest * tile + SLACK, 2 * ((N + M - 1) // 2 + 1) * tile
     sizes = {"x": C * N * tile, "y": C * M * tile, "omega": by_lag}
     sizes |= dict.fromkeys(("q_left", "q_diagonal", "q_up", "q_dot_left", "q_dot_up"), table)
-    sizes |= dict.fromkeys(("zeros", "Delta", "E", "E_dot", "by_gamma", "by_gamma_dot"), row)
+    sizes |= dict.fromkeys(("zeros", "Delta", "E", "E_dot"), row)
+    sizes |= dict.fromkeys(("by_gamma", "by_gamma_dot"), row * by_gamma)
     sizes |= dict.fromkeys(("V", "V_dot", "E_normalised", "E_dot_normalised"), 3 * stride)
     sizes |= dict.fromkeys(("Delta_rows", "omega_rows", "E_rows", "E_dot_rows"), BLOCK * block_stride * matrices)
     sizes |= {name: sizes[name[3]] for name in ("by_x", "by_x_dot", "by_y", "by_y_dot")}
@@ -545,7 +549,7 @@ def run(
     )
     threads = min(torch.get_num_threads(), B) if B * N * M >= _PARALLEL_CELLS else 1
     matrices = problem.D.size + problem.omega_matrix.size + results.d_D.size > 0
-    plan = make_plan(N, M, C, band, B, results.value.itemsize, any(wants), matrices, threads)
+    plan = make_plan(N, M, C, band, B, results.value.itemsize, any(wants), bool(wants[3]), matrices, threads)
     dtype = results.value.dtype
     if threads == 1:
         sweep(problem, results, plan, memory.work_for(plan, dtype), 0, 1)
