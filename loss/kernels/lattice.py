@@ -424,7 +424,13 @@ Wants = Sequence[int]  # 0 or 1, for x, y, D and gamma; torch.jit.trace records 
 
 
 def allocate(
-    x: Tensor | None, y: Tensor | None, D: Tensor | None, gamma: Tensor, terms: int, wants: Wants
+    x: Tensor | None,
+    y: Tensor | None,
+    D: Tensor | None,
+    gamma: Tensor,
+    terms: int,
+    wants: Wants,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, ...]:
     """The results of a sweep, not yet written; the arguments are those of the operators.
 
@@ -435,6 +441,7 @@ def allocate(
         gamma: the smoothing.
         terms: 1 for the shape term alone, 2 with the temporal term.
         wants: whether to differentiate by x, by y, by D and by gamma.
+        dtype: of the values, and so of the weights; None for that of the inputs.
 
     Returns:
         Values (B,) of the terms, the second one empty for one term, and the derivatives (terms, ...) of all terms by
@@ -443,9 +450,9 @@ def allocate(
     """
     like = x if D is None else D
     B = like.shape[0]
-    values = like.new_empty(B), like.new_empty(B if terms == 2 else 0)
+    values = (like.new_empty(k, dtype=dtype) for k in (B, B if terms == 2 else 0))
     by_series = (
-        s.new_empty(terms, *s.shape) if wanted else like.new_empty(terms, 0, 0, 0)
+        s.new_empty(terms, *s.shape) if wanted else like.new_empty((terms, 0, 0, 0), dtype=dtype)
         for s, wanted in zip((x, y), wants[:2], strict=True)
     )
     of_D = (1, B, x.shape[1], y.shape[1]) if D is None else (terms, *D.shape)
@@ -517,15 +524,16 @@ def run(
     omega_scale: Tensor | None,
     band: int,
     wants: Wants,
+    dtype: torch.dtype | None = None,
     make_plan: Callable = make_plan,
     memory: WorkMemory = MEMORY,
 ) -> tuple[Tensor, ...]:
     """Run a compiled sweep over a batch, cut up by ``make_plan``, on torch's number of threads, in ``memory``.
 
-    The other arguments and the results are those of the operators.
+    ``dtype`` is for :func:`allocate`. The other arguments and the results are those of the operators.
     """
     check_arguments(x, y, D, gamma, n, m, omega, omega_scale, band)
-    outputs = allocate(x, y, D, gamma, 1 if omega is None else 2, wants)
+    outputs = allocate(x, y, D, gamma, 1 if omega is None else 2, wants, dtype)
     B, N, M, C = (*D.shape, 0) if x is None else (*x.shape[:2], *y.shape[1:])
     results, has_lengths = Results(*(output.numpy() for output in outputs)), n is not None or m is not None
     none, no_lags, no_matrix = _NONE[results.value.dtype.type], _NO_LAGS, _NONE[np.float64]
@@ -550,9 +558,9 @@ def run(
     threads = min(torch.get_num_threads(), B) if B * N * M >= _PARALLEL_CELLS else 1
     matrices = problem.D.size + problem.omega_matrix.size + results.d_D.size > 0
     plan = make_plan(N, M, C, band, B, results.value.itemsize, any(wants), bool(wants[3]), matrices, threads)
-    dtype = results.value.dtype
+    kind = results.value.dtype
     if threads == 1:
-        sweep(problem, results, plan, memory.work_for(plan, dtype), 0, 1)
+        sweep(problem, results, plan, memory.work_for(plan, kind), 0, 1)
     else:
-        on_threads(threads, lambda share: sweep(problem, results, plan, memory.work_for(plan, dtype), share, threads))
+        on_threads(threads, lambda share: sweep(problem, results, plan, memory.work_for(plan, kind), share, threads))
     return outputs

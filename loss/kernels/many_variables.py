@@ -75,7 +75,8 @@ def run(
         on_threads(threads, lambda share, arrays=arrays, threads=threads: square_distances(*arrays, share, threads))
         Omega = omega if omega is None or omega.dim() == 1 or omega.shape[0] == 1 else omega[part]
         by_costs = (False, False, want_x or want_y or want_D, want_gamma)
-        found = lattice.run(sweep, None, None, costs, gamma, n_, m_, Omega, scale, band, by_costs, **how)
+        # costs in float64, weights in the precision of the series
+        found = lattice.run(sweep, None, None, costs, gamma, n_, m_, Omega, scale, band, by_costs, x.dtype, **how)
         value, value_dot, _, _, all_E, d_gamma = found
         for term, values in enumerate((value, value_dot)[: 1 if omega is None else 2]):
             outputs[term][part] = values
