@@ -14,7 +14,7 @@ from . import lattice
 from .jit import jit
 from .workers import on_threads
 
-MANY = 96  # variables from which this is faster: at 64 it takes 0.84 to 1.14 of the time, at 96 mostly 0.85
+MANY = 64  # variables from which this is faster: at 48 it takes 0.74 to 1.03 of the time, at 64 0.66 to 0.89
 GROUP_BYTES = 12 << 20  # of pairs that are worked on together, so that what they need stays near
 
 

@@ -62,7 +62,7 @@ def test_gamma_is_learned():
 
 
 def test_a_batch_of_several_groups_gives_what_its_pairs_give_alone():
-    x, y = series(60, 96, 96, MANY, torch.float32)  # 18 MB of float64 series and costs
+    x, y = series(60, 96, 96, MANY, torch.float32)  # 15 MB of float64 series and costs
     criterion = DilateLoss(0.5, 1.0, "none")
     values, by_x, by_y = derivatives(criterion, x, y)
     for pair in (0, 30, 59):
