@@ -1294,7 +1294,7 @@ def test_a_csv_run_reports_errors_in_the_units_of_the_file_beside_those_of_naive
 
 
 def test_a_csv_run_keeps_the_weights_that_are_best_on_the_validation_part(small, table, capsys):
-    run(*small, "--losses", "mse", "--epochs", 30, "--learning-rate", 1, "--output", "run")
+    run(*small, "--losses", "mse", "--epochs", 30, "--learning-rate", 10, "--seed", 2, "--output", "run")
     losses = [record["valid_loss"] for record in records("run")]
     best = int(np.argmin(losses))
     assert len(losses) == 16
