@@ -130,14 +130,9 @@ def backward(tile, problem, results, origin, end):
             add_row_to_series(tile, results, d, p, n)
         fill((work.E_normalised, work.E_dot_normalised), (at_V(tile, d, tile.plan.hi[d] + 1),), (0.0,), tile.size)
         if results.d_D.size > 0:
-            is_last = d % BLOCK == 0
-            lattice.put_into_block(work.E, tile, d, work.E_rows)
-            if is_last:
-                lattice.scatter_rows(work.E_rows, tile, problem, d, end, results.d_D[0])
+            lattice.store_row(work.E, work.E_rows, tile, problem, d, end, results.d_D[0])
             if results.d_D.shape[0] > 1:
-                lattice.put_into_block(work.E_dot, tile, d, work.E_dot_rows)
-                if is_last:
-                    lattice.scatter_rows(work.E_dot_rows, tile, problem, d, end, results.d_D[1])
+                lattice.store_row(work.E_dot, work.E_dot_rows, tile, problem, d, end, results.d_D[1])
         if results.d_gamma.size > 0:
             path_soft_dtw.add_entropies(tile, origin, d)
 

@@ -290,9 +290,7 @@ def backward(tile, problem, results, origin, end):
             add_row_to_series(tile, results, d, p, n)
         fill((work.E_normalised,), (at_V(tile, d, tile.plan.hi[d] + 1),), (0.0,), tile.size)
         if results.d_D.size > 0:
-            lattice.put_into_block(work.E, tile, d, work.E_rows)
-            if d % BLOCK == 0:
-                lattice.scatter_rows(work.E_rows, tile, problem, d, end, results.d_D[0])
+            lattice.store_row(work.E, work.E_rows, tile, problem, d, end, results.d_D[0])
         if results.d_gamma.size > 0:
             add_entropies(tile, origin, d)
 

@@ -250,13 +250,6 @@ def copy_cells(rows, at, numbers):
     out.store(at[1], source.load(at[0]))
 
 
-@inlined
-def put_into_block(row, tile, d, block):
-    """(input) row d, (output) its place in a block."""
-    lo, cells = cells_of(tile, d)
-    copy_cells((row, block), (0, at_block(tile, d, lo)), (), cells)
-
-
 @jit
 def scatter_rows(rows, tile, problem, first, end, out):
     """(input) the block of rows of E from the first one on, (output) matrices (B, N, M)."""
@@ -269,6 +262,15 @@ def scatter_rows(rows, tile, problem, first, end, out):
             row, at = pointer(out, (b * plan.N + i) * plan.M + first - i), (i - lo) * tile.size + k
             for t in range(begin, stop):
                 row[t] = rows[at + t * plan.block_stride]
+
+
+@inlined
+def store_row(row, block, tile, problem, d, end, out):
+    """(input) row d of E, (output) its block; with the first row of a block, which comes last, matrices (B, N, M)."""
+    lo, cells = cells_of(tile, d)
+    copy_cells((row, block), (0, at_block(tile, d, lo)), (), cells)
+    if d % BLOCK == 0:
+        scatter_rows(block, tile, problem, d, end, out)
 
 
 @jit
