@@ -43,7 +43,6 @@ from .omega import Omega, Penalty, check_omega, crop, omega_matrix, penalty
 from .pairs import Lattice, Lengths, Pairs, check_pairs, reachable, without_padding
 from .path_soft_dtw import SoftPath
 from .soft_dtw import check_costs, soft_dtw_of, soft_dtw_sweep
-from .soft_dtw import crop as crop_costs
 
 
 class DilateTerms(NamedTuple):
@@ -213,119 +212,132 @@ class Settings(NamedTuple):
     band: int
     want_x: bool
     want_y: bool
+    want_D: bool
     want_gamma: bool
-    want_omega: bool
 
 
 class Dilate(Sweep):
-    """Eq. 1, Eq. 2 and Eq. 4 of each pair of series, with the derivatives of the terms made in the forward pass.
+    """Eq. 1, Eq. 2 and Eq. 4 of each pair, with the derivatives of the terms made in the forward pass.
 
     Eq. 1 is added up here, where autograd does not look: a node of its graph takes longer than a small sweep. Without
     Omega there is Eq. 2 alone, which the loss then is.
     """
 
     @staticmethod
-    def forward(x, y, gamma, omega, omega_scale, n, m, settings):
+    def forward(x, y, D, gamma, omega, omega_scale, n, m, settings):
         """Run the sweep; no ``*arguments``, for torch.compile counts the parameters.
 
         The arguments are those of :func:`dilate_sweep`, and alpha.
 
         Returns:
-            Loss, shape term and temporal term, each (B,), without Omega the last two empty; the derivatives of shape
-            and temporal term by x (1 or 2, B, N, C), by y (1 or 2, B, M, C), and by gamma (1 or 2, B); and A*_gamma
-            (1, B, N, M) for the derivative by Omega.
+            Loss, shape term and temporal term, each (B,), without Omega the last two empty; and the derivatives of
+            shape and temporal term that :func:`dilate_sweep` returns.
         """
-        alpha, band, want_x, want_y, want_gamma, want_omega = settings
-        wants = want_x, want_y, want_omega, want_gamma
+        alpha, band, *wants = settings
         with below_autograd():
             if omega is None:
-                shape, none, d_x, d_y, path, d_gamma = soft_dtw_sweep(x, y, None, gamma, n, m, band, wants)
-                return shape, none, none.clone(), d_x, d_y, d_gamma, path
-            results = dilate_sweep(x, y, None, gamma, n, m, omega, omega_scale, band, wants)
-            shape, temporal, d_x, d_y, path, d_gamma = results
-            return torch.lerp(temporal, shape, alpha), shape, temporal, d_x, d_y, d_gamma, path  # Eq. 1
+                shape, none, *derivatives = soft_dtw_sweep(x, y, D, gamma, n, m, band, wants)
+                return shape, none, none.clone(), *derivatives
+            results = dilate_sweep(x, y, D, gamma, n, m, omega, omega_scale, band, wants)
+            shape, temporal, *derivatives = results
+            return torch.lerp(temporal, shape, alpha), shape, temporal, *derivatives  # Eq. 1
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         """Keep the derivatives, and what is needed to make them again."""
-        ctx.settings = inputs[7]
-        ctx.save_for_backward(*inputs[:7], *output[3:])
+        ctx.settings = inputs[8]
+        ctx.save_for_backward(*inputs[:8], *output[3:])
         ctx.mark_non_differentiable(*output[3:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, g, g_shape, g_temporal, *_):
         """Scale the derivatives; with ``create_graph=True`` make them again as a function with a derivative."""
-        gradients, settings = (g, g_shape, g_temporal), ctx.settings
+        gradients, settings, again = (g, g_shape, g_temporal), ctx.settings, _has_a_graph()
         saved = ctx.saved_tensors  # once, for torch.utils.checkpoint
-        inputs, (*derivatives, path) = saved[:7], saved[7:]
+        inputs, derivatives = saved[:8], saved[8:]
+        x, y, D, gamma, omega, scale, n, m = inputs
         if all(gradient is None for gradient in gradients):
-            return (None,) * 8
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            terms, derivatives = derivatives[0].shape[0], DilateDerivatives.apply(*inputs, settings)
-            derivatives = [derivatives[k : k + terms] for k in range(0, len(derivatives), terms)]
-        d_x, d_y, d_gamma = (
-            _combine(gradients, d, settings.alpha, inputs[0]) if wanted else None
-            for wanted, d in zip(ctx.needs_input_grad[:3], derivatives, strict=True)
+            return (None,) * 9
+        path = derivatives[2]
+        if again:
+            terms, of_terms = 1 if omega is None else 2, DilateDerivatives.apply(*inputs, settings)
+            derivatives = [of_terms[k : k + terms] for k in range(0, len(of_terms), terms)]
+        d_x, d_y, d_D, d_gamma = (
+            _combine(gradients, d, settings.alpha, x if D is None else D) if wanted else None
+            for wanted, d in zip(ctx.needs_input_grad[:4], derivatives, strict=True)
         )
         d_gamma, d_omega = None if d_gamma is None else d_gamma.sum(), None
-        if ctx.needs_input_grad[3]:
-            x, y, gamma, omega, scale, n, m = inputs
-            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                D = _costs(x.double(), y.double(), n, m)[0]
-                path = SoftPath.apply(D, gamma, n, m, settings.band).unsqueeze(0)
-            d_omega = _derivative_by_omega(gradients, settings.alpha, made(path[0], x), scale, omega)
+        if ctx.needs_input_grad[4]:
+            if again:
+                costs = _costs(x.double(), y.double(), n, m)[0] if D is None else D
+                path = SoftPath.apply(costs, gamma, n, m, settings.band).unsqueeze(0)
+            d_omega = _derivative_by_omega(gradients, settings.alpha, made(path, omega)[0], scale, omega)
         if is_recorded():
-            d_x, d_y, d_omega = (
+            d_x, d_y, d_D, d_omega = (
                 d if d is None else once_differentiable(d, by)
-                for d, by in zip((d_x, d_y, d_omega), (*inputs[:2], inputs[3]), strict=True)
+                for d, by in zip((d_x, d_y, d_D, d_omega), (x, y, D, omega), strict=True)
             )
-        return d_x, d_y, d_gamma, d_omega, None, None, None, None
+        return d_x, d_y, d_D, d_gamma, d_omega, None, None, None, None
+
+
+def _has_a_graph() -> bool:
+    """Whether this backward pass is differentiated again; torch.compile makes its graph anew and asks no Function."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class DilateDerivatives(Sweep):
     """The derivatives that :class:`Dilate` makes, as a function with a derivative of its own.
 
-    They come by x, y and gamma, each of the shape term first. The second derivative of the shape term is right; that
-    of the temporal term, which would be a third one of soft-DTW, is refused.
+    They come by x, y, D and gamma, each of the shape term first. The second derivative of the shape term is right;
+    that of the temporal term, which would be a third one of soft-DTW, is refused.
     """
 
     @staticmethod
-    def forward(x, y, gamma, omega, omega_scale, n, m, settings):
+    def forward(x, y, D, gamma, omega, omega_scale, n, m, settings):
         """Run the sweep."""
-        derivatives = Dilate.forward(x, y, gamma, omega, omega_scale, n, m, settings)[3:6]
-        return tuple(term.clone() for d in derivatives for term in d)
+        derivatives = Dilate.forward(x, y, D, gamma, omega, omega_scale, n, m, settings)[3:]
+        terms = 1 if omega is None else 2
+        return tuple(term.clone() for d in derivatives for term in d.expand(terms, *d.shape[1:]))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         """Keep the inputs."""
-        ctx.settings = inputs[7]
-        ctx.save_for_backward(*inputs[:7])
+        ctx.settings = inputs[8]
+        ctx.save_for_backward(*inputs[:8])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, *z):
-        """The Hessian of Eq. 2 along the incoming gradients z: gradient of ``<z_x, dV / dx> + <z_y, dV / dy>``."""
-        x, y, gamma, omega, _, n, m = ctx.saved_tensors
+        """The Hessian of Eq. 2 along the incoming gradients z: gradient of ``<z_x, dV / dx> + <z_y, dV / dy>``.
+
+        Of given costs: of ``<z_D, dV / dD>``.
+        """
+        x, y, D, gamma, omega, _, n, m = ctx.saved_tensors
         terms = 1 if omega is None else 2
-        z_x, z_y = z[0], z[terms]
-        if ctx.needs_input_grad[3]:
+        z_x, z_y, z_D = z[0], z[terms], z[2 * terms]
+        if ctx.needs_input_grad[4]:
             raise NotImplementedError("A loss with an Omega that is learned can be differentiated once only.")
-        if any(of is not None for k, of in enumerate(z) if k not in (0, terms)):
+        if any(of is not None for k, of in enumerate(z) if k % terms or k >= 3 * terms):
             raise NotImplementedError(
-                "In reverse mode only the shape term can be differentiated twice, and only by the series: "
+                "In reverse mode only the shape term can be differentiated twice, and only by series or costs: "
                 "torch.func.hessian and loss.kernels.reference differentiate the other one, too."
             )
-        if z_x is None and z_y is None:
-            return (None,) * 8
-        D, difference = _costs(x.double(), y.double(), n, m)
-        direction = _add(None if z_x is None else z_x.unsqueeze(2), None if z_y is None else -z_y.unsqueeze(1))
-        Z = (2 * (difference * direction).sum(-1)).double()
-        wants = (False, False, True, ctx.needs_input_grad[2])
-        E, d_gamma = SweepInBackward.apply(dilate_sweep, D, gamma, n, m, Z, ctx.settings.band, wants)
-        by_difference = 2 * (E[1].unsqueeze(-1) * difference + E[0].unsqueeze(-1) * direction)
-        by_x, by_y = by_difference.sum(2).to(x.dtype), -by_difference.sum(1).to(x.dtype)
-        return by_x, by_y, d_gamma[1].sum() if wants[3] else None, *(None,) * 5
+        if z_x is None and z_y is None and z_D is None:
+            return (None,) * 9
+        wants, band = (False, False, True, ctx.needs_input_grad[3]), ctx.settings.band
+        by_x = by_y = by_D = None
+        if D is not None:
+            E, d_gamma = SweepInBackward.apply(dilate_sweep, D, gamma, n, m, z_D.double(), band, wants)
+            by_D = E[1]
+        else:
+            costs, difference = _costs(x.double(), y.double(), n, m)
+            direction = _add(None if z_x is None else z_x.unsqueeze(2), None if z_y is None else -z_y.unsqueeze(1))
+            Z = (2 * (difference * direction).sum(-1)).double()
+            E, d_gamma = SweepInBackward.apply(dilate_sweep, costs, gamma, n, m, Z, band, wants)
+            by_difference = 2 * (E[1].unsqueeze(-1) * difference + E[0].unsqueeze(-1) * direction)
+            by_x, by_y = by_difference.sum(2).to(x.dtype), -by_difference.sum(1).to(x.dtype)
+        return by_x, by_y, by_D, d_gamma[1].sum() if wants[3] else None, *(None,) * 5
 
 
 def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -367,7 +379,9 @@ def _derivative_by_omega(
     return torch.einsum("b,bij->ij", weight.to(path.dtype), path).unsqueeze(0).to(omega.dtype)
 
 
-def dilate_terms(pairs: Pairs, gamma: Tensor, omega: Penalty | None, alpha: float) -> DilateTerms:
+def dilate_terms(
+    pairs: Pairs, gamma: Tensor, omega: Penalty | None, alpha: float, D: Tensor | None = None
+) -> DilateTerms:
     """Eq. 1, Eq. 2 and Eq. 4 of each pair.
 
     Args:
@@ -375,6 +389,7 @@ def dilate_terms(pairs: Pairs, gamma: Tensor, omega: Penalty | None, alpha: floa
         gamma: 0-d float64 tensor, the smoothing.
         omega: Omega; None for Eq. 2 alone, which the loss then is.
         alpha: weight of the shape term.
+        D: (B, N, M) costs of these pairs; None for the squared distances of the series.
 
     Returns:
         Loss, shape and temporal term, each (B,); without Omega the last two are of no use.
@@ -382,21 +397,24 @@ def dilate_terms(pairs: Pairs, gamma: Tensor, omega: Penalty | None, alpha: floa
     (x, y, (n, m, band)), (values, scale) = pairs, (None, None) if omega is None else omega
     if band >= 0:
         N, M = new = reachable(*(old := (x.shape[1], y.shape[1])), band)
-        x, y, values = x[:, :N], y[:, :M], None if values is None else crop(values, old, new)
-    learned = values is not None and is_differentiated(values)
+        x, y, D = x[:, :N], y[:, :M], None if D is None else D[:, :N, :M]
+        values = None if values is None else crop(values, old, new)
+    learned, compiled = values is not None and is_differentiated(values), torch.compiler.is_compiling()
     if not kernels.has_kernels(x.device) or (learned and is_exported()):
-        D, _ = _costs(reference.widened(x), reference.widened(y), n, m)
-        return DilateTerms(*(t.to(x.dtype) for t in _terms_in_torch(D, gamma, values, scale, alpha, pairs.lattice)))
-    if torch.compiler.is_compiling():  # it takes no tensor twice: a series beside itself comes as a view
+        costs = _costs(reference.widened(x), reference.widened(y), n, m)[0] if D is None else D
+        found = _terms_in_torch(costs, gamma, values, scale, alpha, pairs.lattice)
+        return found if D is not None else DilateTerms(*(term.to(x.dtype) for term in found))
+    if D is not None:
+        x = y = None
+    elif compiled:  # it takes no tensor twice: a series beside itself comes as a view
         y, m = y.view_as(y), None if m is None else m.view_as(m)
-    wants = [is_differentiated(t) for t in (x, y, gamma)]
-    recorded = is_recorded()
-    if recorded and not torch.compiler.is_compiling():  # it may be called with series that require grad
-        wants[:2] = True, True
-    arguments = (x, y, gamma, values, scale, n, m, Settings(alpha, band, *wants, learned))
+    recorded = is_recorded()  # and, but for torch.compile, may be called with series that require grad
+    wants = [t is not None and ((recorded and not compiled) or is_differentiated(t)) for t in (x, y, D)]
+    wants[2] |= learned
+    arguments = (x, y, D, gamma, values, scale, n, m, Settings(alpha, band, *wants, is_differentiated(gamma)))
     if recorded and not learned:  # the operator itself, whose gradient goes with it
         return DilateTerms(*Dilate.forward(*arguments)[:3])
-    run = Dilate.apply if learned or any(wants) else Dilate.forward
+    run = Dilate.apply if any(arguments[-1][2:]) else Dilate.forward
     return DilateTerms(*run(*arguments)[:3])
 
 
@@ -408,86 +426,6 @@ def _terms_in_torch(
     Omega = torch.zeros_like(D) if omega is None else omega_matrix(Penalty(omega, omega_scale), *D.shape[1:])
     shape, temporal = reference.dilate(D, Omega, gamma, band, n, m)
     return DilateTerms(shape if omega is None else alpha * shape + (1 - alpha) * temporal, shape, temporal)  # Eq. 1
-
-
-# ----------------------------------------------------------------------- costs of one's own
-
-
-class DilateOfCosts(Sweep):
-    """Eq. 1, Eq. 2 and Eq. 4 of given costs, with the derivatives of the terms made in the forward pass."""
-
-    @staticmethod
-    def forward(D, gamma, omega, omega_scale, n, m, alpha, band, want_D, want_gamma):
-        """Loss and terms, each (B,), and their derivatives by D (2, B, N, M) and gamma (2, B)."""
-        wants = False, False, want_D, want_gamma
-        with below_autograd():
-            results = dilate_sweep(None, None, D, gamma, n, m, omega, omega_scale, band, wants)
-        shape, temporal, _, _, d_D, d_gamma = results
-        return torch.lerp(temporal, shape, alpha), shape, temporal, d_D, d_gamma  # Eq. 1
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        """Keep the derivatives, and what is needed to make A*_gamma again."""
-        ctx.alpha, ctx.band = inputs[6:8]
-        ctx.save_for_backward(*inputs[:6], *output[3:])
-        ctx.mark_non_differentiable(*output[3:])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx, g, g_shape, g_temporal, *_):
-        """Scale the derivatives."""
-        gradients, (D, gamma, omega, scale, n, m, *derivatives) = (g, g_shape, g_temporal), ctx.saved_tensors
-        if all(gradient is None for gradient in gradients):
-            return (None,) * 10
-        path, d_omega = derivatives[0][0], None
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            derivatives = DerivativesOfCosts.apply(D, gamma, omega, *derivatives)
-            path = SoftPath.apply(D, gamma, n, m, ctx.band) if ctx.needs_input_grad[2] else None
-        d_D, d_gamma = (
-            _combine(gradients, d, ctx.alpha, D) if wanted else None
-            for wanted, d in zip(ctx.needs_input_grad[:2], derivatives, strict=True)
-        )
-        if ctx.needs_input_grad[2]:
-            d_omega = _derivative_by_omega(gradients, ctx.alpha, made(path, D), scale, omega)
-        if is_recorded():
-            d_D, d_omega = (d if d is None else once_differentiable(d, by) for d, by in ((d_D, D), (d_omega, omega)))
-        return d_D, None if d_gamma is None else d_gamma.sum(), d_omega, *(None,) * 7
-
-
-class DerivativesOfCosts(Sweep):
-    """The derivatives that :class:`DilateOfCosts` makes, as a function of its inputs that refuses to have its own."""
-
-    @staticmethod
-    def forward(D, gamma, omega, d_D, d_gamma):
-        """The derivatives."""
-        return d_D.clone(), d_gamma.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        """Nothing is kept."""
-
-    @staticmethod
-    def backward(ctx, *z):
-        """Refuse."""
-        raise NotImplementedError(
-            "DILATE of costs of one's own can be differentiated once only: soft-DTW of them, twice, and "
-            "loss.kernels.reference any number of times."
-        )
-
-
-def _terms_of_costs(D: Tensor, gamma: Tensor, omega: Penalty, alpha: float, lattice: Lattice) -> DilateTerms:
-    """Eq. 1, Eq. 2 and Eq. 4 of given costs."""
-    (n, m, band), (values, scale) = lattice, omega
-    old, D = D.shape[1:], crop_costs(D, band)
-    values, learned, recorded = crop(values, old, D.shape[1:]), is_differentiated(values), is_recorded()
-    if not kernels.has_kernels(D.device) or (learned and is_exported()):
-        return _terms_in_torch(D, gamma, values, scale, alpha, lattice)
-    # outside of torch.compile what is recorded may be called with costs that require grad
-    may_require_grad = recorded and not torch.compiler.is_compiling() and torch.is_grad_enabled()
-    want_D, want_gamma = (is_differentiated(t) or may_require_grad for t in (D, gamma))
-    without_gradient = recorded or not (want_D or want_gamma)  # what is recorded is the operator, which has one
-    run = DilateOfCosts.forward if without_gradient and not learned else DilateOfCosts.apply
-    return DilateTerms(*run(D, gamma, values, scale, n, m, alpha, band, want_D or learned, want_gamma)[:3])
 
 
 # ----------------------------------------------------------------------- the losses
@@ -505,8 +443,7 @@ def dilate_of_costs(
 ) -> DilateTerms:
     """DILATE (Eq. 1) and its two terms for costs of one's own, in one sweep.
 
-    The terms can be differentiated once, by the costs, by gamma and by Omega; :func:`.soft_dtw` of the same costs
-    can be differentiated twice.
+    The terms can be differentiated by the costs, by gamma and by Omega, and the shape term twice by the costs.
 
     Args:
         D: (B, N, M) costs, entry (h, j) for step h of the prediction and step j of the target; float32 or float64
@@ -527,7 +464,7 @@ def dilate_of_costs(
     D, lattice = check_costs(D, prediction_lengths, target_lengths, band)
     sizes = Pairs(D, D.transpose(1, 2), lattice)  # Omega depends on no more of the series than these
     omega = penalty(check_omega(omega, divergence=False), sizes)
-    return _terms_of_costs(D, check_gamma(gamma, D), omega, check_alpha(alpha), lattice)
+    return dilate_terms(sizes, check_gamma(gamma, D), omega, check_alpha(alpha), D)
 
 
 def dilate_loss(
@@ -582,8 +519,8 @@ class DilateLoss(AlignmentLoss):
         cost: Delta: "squared", the squared Euclidean distance (the paper); "absolute", the sum of ``|x - y|``;
             "cosine", one minus the cosine of the angle; or a function or module ``(prediction, target) -> (B, N, M)``
             that autograd can differentiate, whose parameters are then those of the loss. All but "squared" make the
-            matrix of costs, which takes more time and memory, and can be differentiated once. A function sees the
-            last true step again in place of padding, and with ``per_channel`` (B * d, N, 1).
+            matrix of costs, which takes more time and memory. A function sees the last true step again in place of
+            padding, and with ``per_channel`` (B * d, N, 1).
         divergence: make the loss zero where prediction equals target, and nowhere negative. With
             ``D[f] = f(x, y) - (f(x, x) + f(y, y)) / 2`` the shape term is ``max(0, D[Eq. 2])``, the soft-DTW
             divergence (why it needs the maximum is said in :class:`.criterion.AlignmentLoss`), and the temporal term
@@ -618,10 +555,9 @@ class DilateLoss(AlignmentLoss):
 
     def _terms(self, pairs: Pairs) -> DilateTerms:
         gamma, omega = check_gamma(self.gamma, pairs.x), penalty(self.omega, pairs)
-        if self.cost == "squared":
-            return dilate_terms(pairs, gamma, omega, self.alpha)
-        terms = _terms_of_costs(costs_of(self.cost, pairs), gamma, omega, self.alpha, pairs.lattice)
-        return DilateTerms(*(term.to(pairs.x.dtype) for term in terms))
+        D = None if self.cost == "squared" else costs_of(self.cost, pairs)
+        terms = dilate_terms(pairs, gamma, omega, self.alpha, D)
+        return terms if D is None else DilateTerms(*(term.to(pairs.x.dtype) for term in terms))
 
     def _debiased(self, pairs: Pairs) -> DilateTerms:
         _, shape, temporal = super()._debiased(pairs)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from loss import DilateLoss, SoftDTWLoss, TangledDilateLoss, dilate_of_costs, soft_dtw
 from tests.helpers import assert_one_sentence, costs, series
@@ -209,10 +209,15 @@ def test_what_is_no_cost_is_refused_in_one_sentence():
         assert_one_sentence(ValueError, match, lambda criterion=criterion: criterion(x, y))
 
 
-def test_a_second_derivative_of_both_terms_is_refused():
+@pytest.mark.parametrize("lengths", [None, ([4, 2], [3, 2])])
+def test_the_shape_term_can_be_differentiated_twice_and_the_temporal_term_once(lengths):
     x, y = (s.requires_grad_() for s in series(2, 4, 3, d=2))
-    (g,) = torch.autograd.grad(SoftDTWLoss(0.3, cost="cosine")(x, y), x, create_graph=True)
-    assert torch.autograd.grad(g.square().sum(), x)[0].isfinite().all()
-    (g,) = torch.autograd.grad(DilateLoss(0.3, cost="absolute")(x, y), x, create_graph=True)
-    with pytest.raises(NotImplementedError, match="can be differentiated once only"):
-        torch.autograd.grad(g.square().sum(), x)
+    criterion = DilateLoss(0.3, cost="cosine")
+    names = dict(zip(("prediction_lengths", "target_lengths"), lengths or (None, None), strict=True))
+    assert gradgradcheck(lambda x, y: criterion.components(x, y, **names).shape, (x, y))
+    D = costs(2, 4, 3).requires_grad_()
+    assert gradgradcheck(lambda D: dilate_of_costs(D, "squared", 0.3, 0.5, **names).shape, (D,))
+    for term in (0, 2):
+        (g,) = torch.autograd.grad(criterion.components(x, y, **names)[term], x, create_graph=True)
+        with pytest.raises(NotImplementedError, match="only the shape term can be differentiated twice"):
+            torch.autograd.grad(g.square().sum(), x)
