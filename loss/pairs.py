@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_alike, check_lengths, check_tensor, raise_unless
+from .kernels.operators import is_recorded
 
 Lengths = Tensor | Sequence[int] | None
 
@@ -112,17 +113,14 @@ def with_paths(pairs: Pairs, band: int) -> tuple[Pairs, Tensor | None]:
     x, y, (n, m, _) = pairs
     if n is m is None and abs(x.shape[1] - y.shape[1]) <= band:
         return Pairs(x, y, Lattice(None, None, band)), None
+    if n is m is None and is_recorded() and not torch.compiler.is_compiling():
+        raise NotImplementedError(
+            f"The band of {band} leaves no pair of these {x.shape[1]} and {y.shape[1]} steps a path, so that a graph "
+            "of it would hold a constant, whatever its inputs are: record the loss with series that have a path."
+        )
     n, m = (torch.full((s.shape[0],), s.shape[1], device=s.device) if k is None else k for s, k in ((x, n), (y, m)))
     pathless = (n - m).abs() > band
     n, m = (torch.where(pathless, 1, k) for k in (n, m))
     # Different numbers, of which every cost has a derivative.
     x, y = (torch.where(pathless.reshape(-1, 1, 1), number, s) for s, number in ((x, 1.0), (y, 2.0)))
     return Pairs(x, y, Lattice(n, m, band)), pathless
-
-
-def without_padding(series: Tensor, lengths: Tensor | None) -> Tensor:
-    """(B, N, d) with zeros beyond the true lengths, and no gradient there."""
-    if lengths is None:
-        return series
-    inside = torch.arange(series.shape[1], device=series.device) < lengths.unsqueeze(1)
-    return torch.where(inside.unsqueeze(-1), series, 0.0)

@@ -385,6 +385,16 @@ def test_a_graph_of_fixed_sizes_refuses_others(sizes):
         traced(*pair(*sizes))
 
 
+@pytest.mark.parametrize("tracing_mode", ["real", "symbolic"])
+@pytest.mark.parametrize("criterion", [SoftDTWLoss(0.7), DilateLoss(0.5, 0.7, divergence=True)])
+def test_a_graph_that_would_hold_the_constant_of_pairs_without_a_path_is_refused(criterion, tracing_mode):
+    criterion.band, criterion.infeasible = 1, "zero"
+    with pytest.raises(NotImplementedError, match="record the loss with series that have a path"):
+        make_fx(criterion, tracing_mode=tracing_mode)(*pair(7, 3))
+    recorded = make_fx(criterion, tracing_mode="symbolic")(*pair(7, 6))
+    torch.testing.assert_close(recorded(*pair(4, 3)), criterion(*pair(4, 3)))
+
+
 def test_vmap_maps_over_lengths_and_checks_them():
     x, y = pair(batch=4)
     n, m = torch.tensor([5, 3, 4, 1]), torch.tensor([6, 2, 6, 3])
