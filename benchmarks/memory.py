@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contenders import KINDS, contenders, run
-from loss.kernels import lattice
+from loss.kernels import cpu
 
 ROOT = Path(__file__).parent.parent
 RESET = Path("/proc/self/clear_refs")  # "5" sets the peak to the memory resident now
@@ -76,7 +76,7 @@ def main() -> None:
     loss = contenders(args.kind, args.original)[args.contender]
     x, y = torch.randn(2, args.batch, args.horizon, 1)
     run(args.kind, loss, x, y)
-    lattice.MEMORY.forget()  # ours would find the arrays that it keeps from call to call
+    cpu.MEMORY.forget()  # ours would find the arrays that it keeps from call to call
     print(growth(lambda: run(args.kind, loss, x, y)))
 
 

@@ -92,7 +92,9 @@ class AlignmentLoss(nn.Module):
         target: Tensor,
         prediction_lengths: Lengths = None,
         target_lengths: Lengths = None,
-    ) -> Tensor:
+        *,
+        all_terms: bool = False,
+    ) -> Tensor | tuple[Tensor, ...]:
         """Return the reduced loss.
 
         Args:
@@ -101,14 +103,8 @@ class AlignmentLoss(nn.Module):
             prediction_lengths: (B,) true lengths, a sequence or a tensor; the padding beyond has no influence, and
                 a named Omega is divided by the true lengths. Lengths on a GPU make the host wait: keep them off it.
             target_lengths: the same for the target.
+            all_terms: return the terms that the loss is made of, too.
         """
-        terms = self._per_pair(prediction, target, prediction_lengths, target_lengths)
-        return REDUCE[self.reduction](terms[0])
-
-    def _per_pair(
-        self, prediction: Tensor, target: Tensor, prediction_lengths: Lengths, target_lengths: Lengths
-    ) -> tuple[Tensor, ...]:
-        """The loss of each pair and its terms, with ``per_channel``, ``divergence`` and ``infeasible`` observed."""
         lenient = self.infeasible != "raise" and self.band is not None
         pairs = check_pairs(prediction, target, prediction_lengths, target_lengths, None if lenient else self.band)
         pairs, pathless = with_paths(pairs, self.band) if lenient else (pairs, None)
@@ -121,7 +117,8 @@ class AlignmentLoss(nn.Module):
         if pathless is not None:
             value = math.inf if self.infeasible == "inf" else 0.0
             terms = tuple(torch.where(pathless, value, term) for term in terms)
-        return terms
+        reduce = REDUCE[self.reduction]
+        return tuple(map(reduce, terms)) if all_terms else reduce(terms[0])
 
     def _debiased(self, pairs: Pairs) -> tuple[Tensor, ...]:
         """The soft-DTW divergence (Blondel, Mensch & Vert, AISTATS 2021) of each term.

@@ -21,10 +21,10 @@ from torch import Tensor
 from . import kernels, path_soft_dtw, soft_dtw
 from .checks import check_alpha, check_gamma
 from .costs import Cost, costs_of
-from .criterion import REDUCE, AlignmentLoss
-from .kernels import lattice, many_variables, reference
+from .criterion import AlignmentLoss
+from .kernels import cpu, lattice, reference
 from .kernels.jit import inlined, jit
-from .kernels.lattice import BLOCK, CHUNK, MaybeTensor, Wants, allocate, at_V, cells_of, fill
+from .kernels.lattice import BLOCK, CHUNK, MaybeTensor, Wants, allocate, at_V, cells_of, fill, without_padding
 from .kernels.operators import (
     Sweep,
     SweepInBackward,
@@ -40,7 +40,7 @@ from .kernels.operators import (
 )
 from .kernels.simd import SLACK, flush_denormals, restore_denormals
 from .omega import Omega, Penalty, check_omega, crop, omega_matrix, penalty
-from .pairs import Lattice, Lengths, Pairs, check_pairs, reachable, without_padding
+from .pairs import Lattice, Lengths, Pairs, check_pairs, reachable
 from .path_soft_dtw import SoftPath
 from .soft_dtw import check_costs, soft_dtw_of, soft_dtw_sweep
 
@@ -172,7 +172,7 @@ def sweep(problem, results, plan, work, share, shares):
 # ----------------------------------------------------------------------- the operator, and Eq. 1
 
 
-sweep_on_cpu = partial(many_variables.run, sweep)
+sweep_on_cpu = partial(cpu.run, sweep)
 
 
 @operator(cpu=sweep_on_cpu, cuda=sweep_on_cuda)
@@ -572,8 +572,7 @@ class DilateLoss(AlignmentLoss):
         target_lengths: Lengths = None,
     ) -> DilateTerms:
         """Return the loss with its shape and its temporal term, all reduced; the arguments are those of a call."""
-        terms = self._per_pair(prediction, target, prediction_lengths, target_lengths)
-        return DilateTerms(*map(REDUCE[self.reduction], terms))
+        return DilateTerms(*self.forward(prediction, target, prediction_lengths, target_lengths, all_terms=True))
 
 
 class SoftDTWLoss(AlignmentLoss):

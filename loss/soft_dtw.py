@@ -21,13 +21,12 @@ from torch import Tensor, nn
 
 from . import kernels
 from .checks import check_alike, check_band, check_gamma, check_tensor
-from .kernels import lattice, many_variables, reference, simd
-from .kernels.cells import OneCell, formulas
+from .kernels import cpu, lattice, reference, simd
+from .kernels.cells import LN2, OneCell, formulas
 from .kernels.jit import inlined, jit
 from .kernels.lattice import (
     BLOCK,
     CHUNK,
-    LN2,
     UNREACHABLE,
     MaybeTensor,
     Wants,
@@ -330,8 +329,8 @@ def sweep(problem, results, plan, work, share, shares):
 
 
 def sweep_on_cpu(x, y, D, gamma, n, m, band, wants, **how):
-    """The operator on the CPU; ``how`` is for :func:`.lattice.run`."""
-    return many_variables.run(sweep, x, y, D, gamma, n, m, None, None, band, wants, **how)
+    """The operator on the CPU; ``how`` is for :func:`.kernels.cpu.run`."""
+    return cpu.run(sweep, x, y, D, gamma, n, m, None, None, band, wants, **how)
 
 
 def _sweep_on_cuda(x, y, D, gamma, n, m, band, wants):

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.common import TURN, Row, in_turns, machine
 from benchmarks.memory import RESET, growth
 from data import ForecastData, WindowDataset, batches
-from loss.kernels import lattice
+from loss.kernels import cpu
 
 from .protocol import MODELS, Criterion, Protocol, criterion
 
@@ -132,5 +132,5 @@ def _peak_here(protocol: Protocol, model: str, horizon: int, loss: str, original
     objective(forecast, torch.randn_like(forecast)).backward()
     del forecast
     step.batches = whole
-    lattice.MEMORY.forget()  # ours would find the arrays that it keeps from call to call
+    cpu.MEMORY.forget()  # ours would find the arrays that it keeps from call to call
     return growth(lambda: torch.tensor(sum(step().values())))

@@ -31,8 +31,8 @@ from numba.cuda.extending import intrinsic
 from torch import Tensor
 
 from . import cuda_launch
-from .cells import formulas
-from .lattice import LN2, UNREACHABLE, MaybeTensor, Wants, allocate, check_arguments
+from .cells import LN2, formulas
+from .lattice import UNREACHABLE, MaybeTensor, Wants, allocate, check_arguments
 
 WARP = 32
 EVERY_LANE = 0xFFFFFFFF

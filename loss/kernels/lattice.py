@@ -13,7 +13,6 @@ before it, those behind it after it, and all memory that is read holds finite nu
 """
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple, Optional, Sequence  # noqa: UP035 -- torch 2.5 and 2.6 read no other kind in a schema
 
@@ -21,16 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cells import LN2
 from .jit import inlined, jit
 from .simd import SLACK, pointer, pointers, row_loop
-from .workers import Memory, on_threads
 
 UNREACHABLE = 1e300  # V of cells outside of the lattice: far above any cost, yet finite, so that it makes no NaN
 CHUNK = 512  # cells of a row that go through one formula after the other while they are in the fastest cache
 BLOCK = 16  # rows that are copied from matrices, or to them, at a time: a matrix lies across the rows
 _ROW_CELLS = 1536  # cells in a row of a tile: so many that the work on them outweighs that on a row
-_PARALLEL_CELLS = 1 << 14  # below this a second thread costs more than it brings
 
 
 # ----------------------------------------------------------------------- what a compiled sweep is given
@@ -379,47 +375,7 @@ def make_plan(
     return Plan(lo, hi, start, N, M, C, tile, rows, longest, stride, block_stride, band, backward, by_gamma, matrices)
 
 
-def _sizes(plan: Plan) -> dict[str, int]:
-    """How many numbers each part of the memory holds, without the room that row loops need behind it."""
-    _, _, start, N, M, C, tile, rows, longest, stride, block_stride, _, backward, by_gamma, matrices = plan
-    begins = np.arange(0, N + M - 1, rows)
-    table = (int((start[np.minimum(begins + rows + 2, N + M)] - start[begins]).max()) + longest + 3) * tile
-    row, by_lag = longest * tile + SLACK, 2 * ((N + M - 1) // 2 + 1) * tile
-    sizes = {"x": C * N * tile, "y": C * M * tile, "omega": by_lag}
-    sizes |= dict.fromkeys(("q_left", "q_diagonal", "q_up", "q_dot_left", "q_dot_up"), table)
-    sizes |= dict.fromkeys(("zeros", "Delta", "E", "E_dot"), row)
-    sizes |= dict.fromkeys(("by_gamma", "by_gamma_dot"), row * by_gamma)
-    sizes |= dict.fromkeys(("V", "V_dot", "E_normalised", "E_dot_normalised"), 3 * stride)
-    sizes |= dict.fromkeys(("Delta_rows", "omega_rows", "E_rows", "E_dot_rows"), BLOCK * block_stride * matrices)
-    sizes |= {name: sizes[name[3]] for name in ("by_x", "by_x_dot", "by_y", "by_y_dot")}
-    sizes["saved"] = len(begins) * 6 * stride if backward and len(begins) > 1 else 0
-    return sizes
-
-
-class WorkMemory(Memory):
-    """The memory of each thread, cut up as a plan says."""
-
-    def work_for(self, plan: Plan, dtype: np.dtype) -> Work:
-        """A thread's memory for a plan; the last one is kept, for to cut it up takes as long as a small sweep."""
-        last = getattr(self.of_thread, "last", None)
-        if last is not None and last[0] is plan and last[1] == dtype:
-            return last[2]
-        sizes = _sizes(plan)
-        kinds = {name: dtype if name in "xy" or name[0] == "q" else np.dtype(np.float64) for name in sizes}
-        spans = {name: -(-(size + SLACK) * kinds[name].itemsize // 64) * 64 for name, size in sizes.items()}
-        ends = dict(zip(spans, np.cumsum(list(spans.values())).tolist(), strict=True))
-        memory = self.take(sum(spans.values()))
-        parts = {name: memory[end - spans[name] : end].view(kinds[name]) for name, end in ends.items()}
-        work = Work(**parts)
-        if memory.base is getattr(self.of_thread, "bytes", None):
-            self.of_thread.last = plan, dtype, work
-        return work
-
-
-MEMORY = WorkMemory()
-
-
-# ----------------------------------------------------------------------- running a compiled sweep
+# ----------------------------------------------------------------------- arguments and results of the operators
 
 MaybeTensor = Optional[Tensor]  # noqa: UP045
 Wants = Sequence[int]  # 0 or 1, for x, y, D and gamma; torch.jit.trace records no list of bools
@@ -500,69 +456,9 @@ def check_arguments(
             torch._assert_async(inside, f"{name} must lie between 1 and {longest}.")
 
 
-_NONE = {dtype: np.empty((0, 0, 0), dtype) for dtype in (np.float32, np.float64)}
-_NO_LAGS = np.empty(0)
-
-
-@lru_cache(maxsize=128, typed=True)  # typed: 1 for a length is not 1.0 for a factor
-def _same_for_all(batch: int, number: float) -> np.ndarray:
-    return np.full(batch, number)
-
-
-@lru_cache(maxsize=128)
-def _as_they_come(batch: int) -> np.ndarray:
-    return np.arange(batch)
-
-
-def run(
-    sweep: Callable,
-    x: Tensor | None,
-    y: Tensor | None,
-    D: Tensor | None,
-    gamma: Tensor,
-    n: Tensor | None,
-    m: Tensor | None,
-    omega: Tensor | None,
-    omega_scale: Tensor | None,
-    band: int,
-    wants: Wants,
-    dtype: torch.dtype | None = None,
-    make_plan: Callable = make_plan,
-    memory: WorkMemory = MEMORY,
-) -> tuple[Tensor, ...]:
-    """Run a compiled sweep over a batch, cut up by ``make_plan``, on torch's number of threads, in ``memory``.
-
-    ``dtype`` is for :func:`allocate`. The other arguments and the results are those of the operators.
-    """
-    check_arguments(x, y, D, gamma, n, m, omega, omega_scale, band)
-    outputs = allocate(x, y, D, gamma, 1 if omega is None else 2, wants, dtype)
-    B, N, M, C = (*D.shape, 0) if x is None else (*x.shape[:2], *y.shape[1:])
-    results, has_lengths = Results(*(output.numpy() for output in outputs)), n is not None or m is not None
-    none, no_lags, no_matrix = _NONE[results.value.dtype.type], _NO_LAGS, _NONE[np.float64]
-    x, y, D, omega, omega_scale, n, m = [
-        None if array is None else array.detach().contiguous().numpy()
-        for array in (x, y, D, omega, omega_scale, n, m)
-    ]
-    n, m = (_same_for_all(B, k) if given is None else given for given, k in ((n, N), (m, M)))
-    problem = Problem(
-        none if x is None else x,
-        none if y is None else y,
-        none if D is None else D,
-        _same_for_all(B, 1.0 / (gamma.item() * LN2)),
-        no_lags if omega is None or omega.ndim > 1 else omega,
-        no_matrix if omega is None or omega.ndim == 1 else omega,
-        _same_for_all(B, 1.0) if omega_scale is None else omega_scale,
-        n,
-        m,
-        np.argsort(n + m, kind="stable") if has_lengths else _as_they_come(B),
-        gamma.item(),
-    )
-    threads = min(torch.get_num_threads(), B) if B * N * M >= _PARALLEL_CELLS else 1
-    matrices = problem.D.size + problem.omega_matrix.size + results.d_D.size > 0
-    plan = make_plan(N, M, C, band, B, results.value.itemsize, any(wants), bool(wants[3]), matrices, threads)
-    kind = results.value.dtype
-    if threads == 1:
-        sweep(problem, results, plan, memory.work_for(plan, kind), 0, 1)
-    else:
-        on_threads(threads, lambda share: sweep(problem, results, plan, memory.work_for(plan, kind), share, threads))
-    return outputs
+def without_padding(series: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B, N, d) with zeros beyond the true lengths, and no gradient there."""
+    if lengths is None:
+        return series
+    inside = torch.arange(series.shape[1], device=series.device) < lengths.unsqueeze(1)
+    return torch.where(inside.unsqueeze(-1), series, 0.0)

@@ -11,7 +11,7 @@ from benchmarks import loss as benchmark
 from benchmarks import memory
 from benchmarks.common import alternate, loss_and_gradient
 from benchmarks.contenders import KINDS, contenders, plain_loss, released_loss, run
-from loss.kernels import lattice
+from loss.kernels import cpu
 
 measures_memory = pytest.mark.skipif(not memory.RESET.exists(), reason="this system does not tell peaks of memory")
 
@@ -95,8 +95,8 @@ def test_contenders_take_turns_and_a_quick_one_is_repeated(monkeypatch):
 @measures_memory
 def test_measured_memory_is_that_of_the_arrays_the_kernels_work_in(monkeypatch, threads):
     threads(1)
-    asked, take = [], lattice.MEMORY.take
-    monkeypatch.setattr(lattice.MEMORY, "take", lambda size: asked.append(size) or take(size))
+    asked, take = [], cpu.MEMORY.take
+    monkeypatch.setattr(cpu.MEMORY, "take", lambda size: asked.append(size) or take(size))
     run("dilate", contenders("dilate")["ours"], *torch.randn(2, 8, 400, 1))
     measured = memory.bytes_of_call("dilate", "ours", 8, 400, threads=1)
     assert math.isclose(measured, sum(asked), rel_tol=0.2)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loss import SoftDTWLoss, ctc_loss
-from loss.kernels import ctc, lattice
+from loss.kernels import cpu, ctc, lattice
 from tests.helpers import series
 
 # The package has functions of the names of these modules.
@@ -19,7 +19,7 @@ soft_dtw, dilate_loss = (importlib.import_module(f"loss.{name}") for name in ("s
 GUARD, MARGIN = 77, 256
 
 
-class Guarded(lattice.WorkMemory):
+class Guarded(cpu.WorkMemory):
     """Memory full of NaN, with guards before and behind it, that is never used twice."""
 
     def __init__(self):
@@ -45,7 +45,7 @@ class Guarded(lattice.WorkMemory):
 def guarded(monkeypatch, threads):
     """One thread, whose memory is guarded."""
     memory = Guarded()
-    for default in (lattice.MEMORY, ctc.MEMORY):
+    for default in (cpu.MEMORY, ctc.MEMORY):
         monkeypatch.setattr(default, "take", memory.take)
         default.forget()
     threads(1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from loss import DilateLoss, SoftDTWLoss
-from loss.kernels import lattice
+from loss.kernels import cpu
 from tests.helpers import log_delannoy
 
 SIZES = [(100, 20), (100, 56), (32, 128), (128, 96), (8, 512), (1, 1024), (4, 4096)]
@@ -49,7 +49,7 @@ def taken(threads):
     def count(call, criterion, batch, horizon):
         x, y = pair(batch, horizon)
         call(criterion, x, y)  # compiles
-        lattice.MEMORY.forget()  # what earlier calls have left
+        cpu.MEMORY.forget()  # what earlier calls have left
         return of_python_and_numpy(lambda: call(criterion, x, y)) + of_torch(lambda: call(criterion, x, y))
 
     return count

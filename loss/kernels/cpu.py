@@ -1,0 +1,207 @@
+"""A compiled sweep over a batch on the CPU: what it is given, the memory and the threads that it gets.
+
+For few variables the sweeps make Delta row by row and chain E through it cell by cell, without a matrix. That takes
+time in proportion to cells and variables. For many, all costs are made in registers before the sweep, and its
+derivative by them is chained to the series by a matrix product.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .cells import LN2
+from .jit import jit
+from .lattice import BLOCK, Plan, Problem, Results, Wants, Work, allocate, check_arguments, make_plan, without_padding
+from .simd import SLACK
+from .workers import Memory, on_threads
+
+_PARALLEL_CELLS = 1 << 14  # below this a second thread costs more than it brings
+MANY = 64  # variables from which this is faster: at 48 it takes 0.74 to 1.03 of the time, at 64 0.66 to 0.89
+GROUP_BYTES = 12 << 20  # of pairs that are worked on together, so that what they need stays near
+
+
+# ----------------------------------------------------------------------- memory
+
+
+def _sizes(plan: Plan) -> dict[str, int]:
+    """How many numbers each part of the memory holds, without the room that row loops need behind it."""
+    _, _, start, N, M, C, tile, rows, longest, stride, block_stride, _, backward, by_gamma, matrices = plan
+    begins = np.arange(0, N + M - 1, rows)
+    table = (int((start[np.minimum(begins + rows + 2, N + M)] - start[begins]).max()) + longest + 3) * tile
+    row, by_lag = longest * tile + SLACK, 2 * ((N + M - 1) // 2 + 1) * tile
+    sizes = {"x": C * N * tile, "y": C * M * tile, "omega": by_lag}
+    sizes |= dict.fromkeys(("q_left", "q_diagonal", "q_up", "q_dot_left", "q_dot_up"), table)
+    sizes |= dict.fromkeys(("zeros", "Delta", "E", "E_dot"), row)
+    sizes |= dict.fromkeys(("by_gamma", "by_gamma_dot"), row * by_gamma)
+    sizes |= dict.fromkeys(("V", "V_dot", "E_normalised", "E_dot_normalised"), 3 * stride)
+    sizes |= dict.fromkeys(("Delta_rows", "omega_rows", "E_rows", "E_dot_rows"), BLOCK * block_stride * matrices)
+    sizes |= {name: sizes[name[3]] for name in ("by_x", "by_x_dot", "by_y", "by_y_dot")}
+    sizes["saved"] = len(begins) * 6 * stride if backward and len(begins) > 1 else 0
+    return sizes
+
+
+class WorkMemory(Memory):
+    """The memory of each thread, cut up as a plan says."""
+
+    def work_for(self, plan: Plan, dtype: np.dtype) -> Work:
+        """A thread's memory for a plan; the last one is kept, for to cut it up takes as long as a small sweep."""
+        last = getattr(self.of_thread, "last", None)
+        if last is not None and last[0] is plan and last[1] == dtype:
+            return last[2]
+        sizes = _sizes(plan)
+        kinds = {name: dtype if name in "xy" or name[0] == "q" else np.dtype(np.float64) for name in sizes}
+        spans = {name: -(-(size + SLACK) * kinds[name].itemsize // 64) * 64 for name, size in sizes.items()}
+        ends = dict(zip(spans, np.cumsum(list(spans.values())).tolist(), strict=True))
+        memory = self.take(sum(spans.values()))
+        parts = {name: memory[end - spans[name] : end].view(kinds[name]) for name, end in ends.items()}
+        work = Work(**parts)
+        if memory.base is getattr(self.of_thread, "bytes", None):
+            self.of_thread.last = plan, dtype, work
+        return work
+
+
+MEMORY = WorkMemory()
+
+
+# ----------------------------------------------------------------------- running
+
+_NONE = {dtype: np.empty((0, 0, 0), dtype) for dtype in (np.float32, np.float64)}
+_NO_LAGS = np.empty(0)
+
+
+@lru_cache(maxsize=128, typed=True)  # typed: 1 for a length is not 1.0 for a factor
+def _same_for_all(batch: int, number: float) -> np.ndarray:
+    return np.full(batch, number)
+
+
+@lru_cache(maxsize=128)
+def _as_they_come(batch: int) -> np.ndarray:
+    return np.arange(batch)
+
+
+def run(
+    sweep: Callable,
+    x: Tensor | None,
+    y: Tensor | None,
+    D: Tensor | None,
+    gamma: Tensor,
+    n: Tensor | None,
+    m: Tensor | None,
+    omega: Tensor | None,
+    omega_scale: Tensor | None,
+    band: int,
+    wants: Wants,
+    dtype: torch.dtype | None = None,
+    make_plan: Callable = make_plan,
+    memory: WorkMemory = MEMORY,
+) -> tuple[Tensor, ...]:
+    """Run a compiled sweep over a batch, cut up by ``make_plan``, on torch's number of threads, in ``memory``.
+
+    ``dtype`` is for :func:`.lattice.allocate`. The other arguments and the results are those of the operators.
+    """
+    check_arguments(x, y, D, gamma, n, m, omega, omega_scale, band)
+    outputs = allocate(x, y, D, gamma, 1 if omega is None else 2, wants, dtype)
+    if D is None and x.shape[2] >= MANY:
+        how = {"make_plan": make_plan, "memory": memory}
+        _run_on_costs(outputs, sweep, x, y, gamma, n, m, omega, omega_scale, band, wants, how)
+        return outputs
+    B, N, M, C = (*D.shape, 0) if x is None else (*x.shape[:2], *y.shape[1:])
+    results, has_lengths = Results(*(output.numpy() for output in outputs)), n is not None or m is not None
+    none, no_lags, no_matrix = _NONE[results.value.dtype.type], _NO_LAGS, _NONE[np.float64]
+    x, y, D, omega, omega_scale, n, m = [
+        None if array is None else array.detach().contiguous().numpy()
+        for array in (x, y, D, omega, omega_scale, n, m)
+    ]
+    n, m = (_same_for_all(B, k) if given is None else given for given, k in ((n, N), (m, M)))
+    problem = Problem(
+        none if x is None else x,
+        none if y is None else y,
+        none if D is None else D,
+        _same_for_all(B, 1.0 / (gamma.item() * LN2)),
+        no_lags if omega is None or omega.ndim > 1 else omega,
+        no_matrix if omega is None or omega.ndim == 1 else omega,
+        _same_for_all(B, 1.0) if omega_scale is None else omega_scale,
+        n,
+        m,
+        np.argsort(n + m, kind="stable") if has_lengths else _as_they_come(B),
+        gamma.item(),
+    )
+    threads = min(torch.get_num_threads(), B) if B * N * M >= _PARALLEL_CELLS else 1
+    matrices = problem.D.size + problem.omega_matrix.size + results.d_D.size > 0
+    plan = make_plan(N, M, C, band, B, results.value.itemsize, any(wants), bool(wants[3]), matrices, threads)
+    kind = results.value.dtype
+    if threads == 1:
+        sweep(problem, results, plan, memory.work_for(plan, kind), 0, 1)
+    else:
+        on_threads(threads, lambda share: sweep(problem, results, plan, memory.work_for(plan, kind), share, threads))
+    return outputs
+
+
+# ----------------------------------------------------------------------- many variables
+
+
+@partial(jit, fastmath={"contract", "reassoc"})  # in any order, so that variables are added in vectors
+def square_distances(x, y, D, share, shares):
+    """(output) Delta of every ``shares``-th pair of float64 series, in blocks of two steps by four."""
+    N, M, C = x.shape[1], y.shape[1], x.shape[2]
+    for b in range(share, x.shape[0], shares):
+        for i in range(0, N, 2):
+            for j in range(0, M, 4):
+                # A block that is not whole has its last step several times.
+                i_1, j_1, j_2, j_3 = min(i + 1, N - 1), min(j + 1, M - 1), min(j + 2, M - 1), min(j + 3, M - 1)
+                D_00 = D_01 = D_02 = D_03 = D_10 = D_11 = D_12 = D_13 = 0.0
+                for c in range(C):
+                    x_0, x_1 = x[b, i, c], x[b, i_1, c]
+                    y_0, y_1, y_2, y_3 = y[b, j, c], y[b, j_1, c], y[b, j_2, c], y[b, j_3, c]
+                    D_00 += (x_0 - y_0) * (x_0 - y_0)
+                    D_01 += (x_0 - y_1) * (x_0 - y_1)
+                    D_02 += (x_0 - y_2) * (x_0 - y_2)
+                    D_03 += (x_0 - y_3) * (x_0 - y_3)
+                    D_10 += (x_1 - y_0) * (x_1 - y_0)
+                    D_11 += (x_1 - y_1) * (x_1 - y_1)
+                    D_12 += (x_1 - y_2) * (x_1 - y_2)
+                    D_13 += (x_1 - y_3) * (x_1 - y_3)
+                D[b, i, j], D[b, i, j_1], D[b, i, j_2], D[b, i, j_3] = D_00, D_01, D_02, D_03
+                D[b, i_1, j], D[b, i_1, j_1], D[b, i_1, j_2], D[b, i_1, j_3] = D_10, D_11, D_12, D_13
+
+
+def _run_on_costs(outputs, sweep, x, y, gamma, n, m, omega, omega_scale, band, wants, how) -> None:
+    """(output) the results of series, group by group: all costs, their sweep, its derivative chained to x and y."""
+    (B, N, C), M = x.shape, y.shape[1]
+    want_x, want_y, want_D, want_gamma = wants
+    by_costs = (False, False, want_x or want_y or want_D, want_gamma)
+    group = max(torch.get_num_threads(), GROUP_BYTES // (8 * (N * C + M * C + 2 * N * M)))
+    for first in range(0, B, group):
+        part = slice(first, first + group)
+        n_, m_, scale = (None if each is None else each[part] for each in (n, m, omega_scale))
+        a, b = (without_padding(s[part].detach().double(), lengths) for s, lengths in ((x, n_), (y, m_)))
+        costs = a.new_empty(len(a), N, M)
+        arrays = [array.numpy() for array in (a, b, costs)]
+        threads = min(torch.get_num_threads(), len(a))
+        on_threads(threads, lambda share, arrays=arrays, threads=threads: square_distances(*arrays, share, threads))
+        Omega = omega if omega is None or omega.dim() == 1 or omega.shape[0] == 1 else omega[part]
+        # costs in float64, weights in the precision of the series
+        found = run(sweep, None, None, costs, gamma, n_, m_, Omega, scale, band, by_costs, x.dtype, **how)
+        value, value_dot, _, _, all_E, d_gamma = found
+        for term, values in enumerate((value, value_dot)[: 1 if omega is None else 2]):
+            outputs[term][part] = values
+            if want_x:  # d Delta / d x = 2 (x - y)
+                outputs[2][term, part] = _chained(all_E[term], a, b)
+            if want_y:
+                outputs[3][term, part] = _chained(all_E[term].transpose(1, 2), b, a)
+        if want_D:
+            outputs[4][0, part] = all_E[0]
+        if want_gamma:
+            outputs[5][:, part] = d_gamma
+
+
+def _chained(E: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``2 sum_j E (a - b_j)`` of each step of the first series.
+
+    Sum and product cancel where the series lie far from zero; float64 has 29 bits more than two float32 numbers there
+    can share.
+    """
+    return torch.baddbmm(E.sum(2, keepdim=True) * a, E, b, beta=2, alpha=-2)
