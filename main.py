@@ -143,7 +143,7 @@ def train_all(experiment: Experiment, folder: RunFolder, jobs: int) -> dict[str,
     Returns:
         Training loss -> its records.
     """
-    args, histories = experiment.args, {}
+    args = experiment.args
     if jobs > 1 or data_parallel.world_size() > 1:
         compile_kernels(experiment)
     if jobs > 1:
@@ -152,13 +152,20 @@ def train_all(experiment: Experiment, folder: RunFolder, jobs: int) -> dict[str,
         trained = train_side_by_side(train, args.losses, jobs, args.epochs)
     else:
         trained = _one_by_one(experiment, folder)
-    with closing(trained):
-        for loss in trained:
-            histories[loss] = load_checkpoint(folder.checkpoint(loss))["history"]
-            if data_parallel.rank() == 0:
-                done = {name: best_record(histories[name]) for name in args.losses if name in histories}
-                folder.write_results(done)
-    return {loss: histories[loss] for loss in args.losses}
+    try:
+        with closing(trained):
+            for _ in trained:
+                _write_results(folder, args.losses)
+    finally:  # an interrupted training has gone on from what was written before
+        _write_results(folder, args.losses)
+    return {loss: load_checkpoint(folder.checkpoint(loss))["history"] for loss in args.losses}
+
+
+def _write_results(folder: RunFolder, losses: Sequence[str]) -> None:
+    paths = {loss: folder.checkpoint(loss) for loss in losses}
+    kept = {loss: best_record(load_checkpoint(path)["history"]) for loss, path in paths.items() if path.exists()}
+    if kept and data_parallel.rank() == 0:
+        folder.write_results(kept)
 
 
 def _one_by_one(experiment: Experiment, folder: RunFolder) -> Iterator[str]:

@@ -26,8 +26,8 @@ from evaluation.paper import TABLE_1, paper_row
 from main import main
 from models import GRUS
 from tests.helpers import ROOT, records, results, untimed, weights, write_ecg5000, write_traffic, write_waves
+from training import best_record, load_checkpoint, load_forecaster
 from training import experiment as experiment_module
-from training import load_forecaster
 from training.experiment import at_a_time, prepare, resolve_device
 from training.interruption import LostProcessError
 from training.losses import LOSSES as CRITERIA
@@ -217,7 +217,7 @@ def test_a_run_interrupted_between_evaluations_resumes_to_the_numbers_of_a_whole
         run(*flags, "--output", "broken")
     assert stopped.value.code == 130
     assert capsys.readouterr().err.endswith(continued_by("broken"))
-    assert results("broken").keys() == {"mse"}
+    assert results("broken").keys() == {path.stem for path in Path("broken/checkpoints").glob("*.pt")}
 
     trained = []
     for name, make in criteria.items():
@@ -225,6 +225,19 @@ def test_a_run_interrupted_between_evaluations_resumes_to_the_numbers_of_a_whole
     run("--resume", "broken")
     assert_same_run("whole", "broken")
     assert set(trained) == {"soft_dtw", "dilate"}
+
+
+def test_a_resumed_run_that_is_interrupted_keeps_the_results_of_all_losses(small, monkeypatch):
+    run(*small, "--epochs", 5, "--output", "run")
+    make = CRITERIA["soft_dtw"]
+    monkeypatch.setitem(CRITERIA, "soft_dtw", lambda args: _stopping(make(args), 12))  # after an evaluation
+    with pytest.raises(SystemExit):
+        run("--resume", "run", "--epochs", 9)
+    histories = [load_checkpoint(f"run/checkpoints/{loss}.pt")["history"] for loss in LOSSES]
+    assert [history[-1]["epoch"] for history in histories] == [8, 6, 4]
+    assert list(results("run")) == LOSSES
+    for history, row in zip(histories, results("run").values(), strict=True):
+        assert int(row["epoch"]) == best_record(history)["epoch"]
 
 
 def _stopping(criterion, steps):
