@@ -128,7 +128,8 @@ def train_model(
 ) -> list[Record]:
     """Train a network with Adam, in place, and evaluate it on the way (the released code's protocol).
 
-    ``train_model(net, DilateLoss(), task.train, task.test, epochs=50)`` is enough in a notebook.
+    ``train_model(net, DilateLoss(), task.train, task.test, epochs=50)`` is enough in a notebook. All parts of the
+    network are put into training mode, as by ``net.train()``.
 
     Epochs count from 0, as in the released code: with 500 epochs and ``eval_every=50`` the network is
     evaluated after epochs 0, 50, ..., 450 and after the last one, 499. Every epoch shuffles the training set
@@ -351,7 +352,7 @@ def eval_model(
 @torch.no_grad()
 @_flushed_denormals()
 def predict(net: nn.Module, dataset: Dataset, batch_size: int = 100) -> tuple[Tensor, Tensor]:
-    """Forecast a whole dataset, in its order, without autograd.
+    """Forecast a whole dataset, in its order, in evaluation mode and without autograd.
 
     Args:
         net: Maps ``(B, N_input, input_size)`` to ``(B, N_output, output_size)``.
@@ -366,7 +367,7 @@ def predict(net: nn.Module, dataset: Dataset, batch_size: int = 100) -> tuple[Te
     """
     if not len(dataset):
         raise ValueError("dataset must hold at least one series to forecast, got 0.")
-    like, was_training = next(net.parameters()), net.training
+    like, modes = next(net.parameters()), [(module, module.training) for module in net.modules()]
     net.eval()
     try:
         predictions, targets = [], []
@@ -377,7 +378,8 @@ def predict(net: nn.Module, dataset: Dataset, batch_size: int = 100) -> tuple[Te
                 _check_shapes(predictions[-1], batch[1])
             targets.append(batch[1])
     finally:
-        net.train(was_training)
+        for module, mode in modes:  # one by one: a part that is frozen may be in evaluation mode for good
+            module.training = mode
     return torch.cat(data_parallel.gather_round_robin(predictions)), torch.cat(targets)
 
 

@@ -362,6 +362,16 @@ def test_seconds_do_not_contain_what_the_first_call_takes_alone(parts, tmp_path,
         assert history[-1]["seconds"] == 3 * epochs
 
 
+def test_evaluation_leaves_every_part_in_its_mode(parts):
+    net = normalised_net()
+    frozen = next(module for module in net.modules() if isinstance(module, nn.BatchNorm1d)).eval()
+    before = frozen.running_mean.clone()
+    predict(net, parts[1])
+    assert net.training
+    assert not frozen.training
+    assert torch.equal(frozen.running_mean, before)
+
+
 def normalised_net():
     net = fresh_net(0.3)
     return nn.Sequential(nn.BatchNorm1d(5), net)
