@@ -459,17 +459,31 @@ class _Lines:
         return []
 
 
-def _delimiter(lines: list[str], path: Path) -> str:
-    """Return what stands between the cells: what cuts all lines into equally many cells."""
+def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
+    """Return what stands between the cells: what cuts all lines into equally many cells.
+
+    A mark in numbers does not, unless some cells that hold it are in quotation marks.
+
+    Raises:
+        ValueError: The file is empty, or a mark may be either.
+    """
     if not lines:
         raise ValueError(f"{path} is empty")
-    for candidate in _DELIMITERS:
+    cut = {mark: list(csv.reader(lines, delimiter=mark, skipinitialspace=True)) for mark in _DELIMITERS}
+    in_numbers = {notation.decimal, notation.thousands} & {*_DELIMITERS}
+    in_numbers -= {mark for mark in in_numbers if any(mark in cell for row in cut[mark] for cell in row)}
+    candidates = [mark for mark in _DELIMITERS if mark not in in_numbers]
+    for candidate in candidates:
         # The last of the lines may end within a quoted cell.
-        rows = [row for row in csv.reader(lines, delimiter=candidate, skipinitialspace=True) if any(row)]
+        rows = [row for row in cut[candidate] if any(row)]
         widths = {len(row) for row in rows[: _SAMPLE_LINES // 2]}
         if len(widths) == 1 and widths != {1}:
             return candidate
-    return next((candidate for candidate in "\t;,|" if candidate in lines[0]), ",")
+    either = next((mark for mark in in_numbers if mark in lines[0]), None)
+    if either and math.isnan(notation.number(lines[0])):
+        which = f"give {giving('delimiter', either)} if it does not, another delimiter if it does"
+        raise ValueError(f"{path}: {either!r} stands in numbers, but in {lines[0].strip()!r} it may not; {which}")
+    return next((mark for mark in "\t;,|" if mark in candidates and mark in lines[0]), candidates[-1])
 
 
 # ------------------------------------------------------------------------------------------------- names
@@ -598,7 +612,8 @@ def read_table(
         said = re.fullmatch(r"sep=(.)\s*", opening[0], re.IGNORECASE) if opening else None
         if said:  # a spreadsheet's word on the delimiter
             delimiter, opening = delimiter or said[1], opening[1:]
-        delimiter = delimiter or _delimiter([line for line in opening if line.strip() and line[0] != "#"], path)
+        sample = [line for line in opening if line.strip() and line[0] != "#"]
+        delimiter = delimiter or _delimiter(sample, path, notation)
         lines = _Lines(chain(opening, text), number=1 if said else 0, delimiter=delimiter)
         rows = lines.rows(path, delimiter)
         head = list(islice(rows, 1))

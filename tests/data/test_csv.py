@@ -219,6 +219,32 @@ def test_the_delimiter_can_be_given(tmp_path, values):
         load("csv", path=tmp_path / "bars.csv", delimiter="::")
 
 
+@pytest.mark.parametrize("header", ["", "y\n"])
+@pytest.mark.parametrize(("options", "write"), [({"decimal": ","}, "{:.2f}"), ({"thousands": ","}, "{:,.0f}")])
+def test_a_comma_in_numbers_cuts_no_cells(tmp_path, values, header, options, write):
+    series = np.round(1000 * np.abs(values[:, 0]) + 1000, 2) if "thousands" in options else np.round(values[:, 0], 2)
+    numbers = [write.format(value) for value in series]
+    numbers = [number.replace(".", ",") for number in numbers] if "decimal" in options else numbers
+    (tmp_path / "commas.csv").write_text(header + "\n".join(numbers))
+    read = load("csv", path=tmp_path / "commas.csv", **options, **SMALL).series[0].values[:, 0]
+    np.testing.assert_allclose(read, series if "decimal" in options else np.round(series))
+    (tmp_path / "quoted.csv").write_text("a,b\n" + "\n".join(f'7,"{number}"' for number in numbers))
+    quoted = load("csv", path=tmp_path / "quoted.csv", columns="b", **options, **SMALL).series[0].values[:, 0]
+    np.testing.assert_array_equal(quoted, read)
+    with pytest.raises(ValueError, match=r"',' stands in numbers, but in 'a,b' it may not; give delimiter=',' if"):
+        load("csv", path=cut(tmp_path, "a,b\n" + "1,2\n" * 60), **options, **SMALL)
+    with pytest.raises(ValueError, match=r"',' stands in numbers, but in '2025-01-01,10,38' it may not"):
+        load("csv", path=cut(tmp_path, "2025-01-01,10,38\n" * 60), **options, **SMALL)
+    task = load("csv", path=cut(tmp_path, "a,b\n" + "1,2\n" * 60), delimiter=",", columns="all", **options, **SMALL)
+    assert task.columns == ("a", "b")
+
+
+def cut(folder, text):
+    """A file with that text."""
+    (folder / "cut.csv").write_text(text)
+    return folder / "cut.csv"
+
+
 # --- what is refused ------------------------------
 
 
