@@ -375,8 +375,8 @@ def _derivative_by_omega(
     weight = _add(None if g is None else (1 - alpha) * g, g_temporal)
     if weight is None:
         return None
-    weight = weight if omega_scale is None else weight * omega_scale
-    return torch.einsum("b,bij->ij", weight.to(path.dtype), path).unsqueeze(0).to(omega.dtype)
+    weight = (weight if omega_scale is None else weight * omega_scale).to(path.dtype)
+    return (weight.reshape(-1, 1, 1) * path).sum(0, keepdim=True).to(omega.dtype)  # autocast leaves no product alone
 
 
 def dilate_terms(

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from loss import DilateLoss, SoftDTWLoss
-from loss.kernels import lattice
+from loss.kernels import cpu
 
 
 @pytest.fixture
 def asked(monkeypatch):
     """The numbers of threads that were asked for, where these were more than one."""
-    numbers, on_threads = [], lattice.on_threads
-    monkeypatch.setattr(lattice, "on_threads", lambda count, work: numbers.append(count) or on_threads(count, work))
+    numbers, on_threads = [], cpu.on_threads
+    monkeypatch.setattr(cpu, "on_threads", lambda count, work: numbers.append(count) or on_threads(count, work))
     return numbers
 
 

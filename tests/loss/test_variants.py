@@ -655,6 +655,29 @@ def test_autocast_computes_in_float32(criterion):
     assert layer.weight.grad.isfinite().all()
 
 
+LEARNED = [
+    lambda: DilateLoss(0.3, nn.Parameter(torch.tensor(0.5)), "none", omega=nn.Parameter(torch.ones(6, 5))),
+    lambda: TangledDilateLoss(0.3, nn.Parameter(torch.tensor(0.5)), "none", omega=nn.Parameter(torch.ones(6, 5))),
+    lambda: DilateLoss(0.3, nn.Parameter(torch.tensor(0.5)), "none", cost="absolute", divergence=True),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("d", [2, 70])  # of 70 variables the costs are made ahead
+@pytest.mark.parametrize("criterion", [*(lambda loss=loss: loss for loss in EVERY_LOSS), *LEARNED])
+def test_no_gradient_loses_digits_where_the_backward_pass_runs_under_autocast_too(criterion, d, dtype):
+    x, y = (s.requires_grad_() for s in series(4, 6, 5, d=d, dtype=torch.float32))
+    criterion = criterion()
+    inputs = [x, y, *criterion.parameters()]
+
+    def gradients():
+        return torch.autograd.grad(criterion(x, y).sum() * 65536, inputs)  # GradScaler's first factor
+
+    expected = gradients()
+    with torch.autocast("cpu", dtype):
+        assert all(map(torch.equal, gradients(), expected))
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_per_channel_is_the_mean_of_the_losses_of_the_variables_with_a_divergence_too(reduction):
     x, y = series(4, 2, 2, d=3)
