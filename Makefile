@@ -1,6 +1,7 @@
 # make run          install what is needed into .venv and run the experiment (ARGS="--epochs 50" passes flags on)
-# make test         the same, plus the development tools, and run the tests (ARGS="-k path" passes flags on)
-# make test-all     the same, plus what other tests are skipped without: CUDA's compiler, Dask, the recipes' frameworks
+# make test         the same, plus the development tools, and run the quick tests (ARGS="-k path" passes flags on)
+# make test-all     the same, plus what other tests are skipped without: CUDA's compiler, Dask, the recipes' frameworks;
+#                   and run all tests
 # make test-lowest  install the loss anew, with the lowest versions that it allows, and run its tests
 # make lint         check style and formatting
 PYTHON ?= python3
@@ -18,7 +19,7 @@ run: $(VENV)/.run
 	$(BIN)/python main.py $(ARGS)
 
 test: $(VENV)/.test
-	$(RUN_TESTS) $(ARGS)
+	$(RUN_TESTS) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.all
 	$(RUN_TESTS) $(ARGS)

@@ -275,6 +275,7 @@ def test_sigterm_ends_a_run_like_ctrl_c_and_leaves_the_handler_as_it_was(small, 
     assert [record["epoch"] for record in records("my run")] == [0]
 
 
+@pytest.mark.slow
 def test_the_sentence_on_an_interrupted_run_continues_it_from_where_the_user_stands(small):
     run(*small, "--losses", "mse", "--epochs", 150, "--output", "whole")
     folder = "it's here"
@@ -549,6 +550,7 @@ def test_a_damaged_record_of_the_data_is_named(small, capsys, record):
     assert f"{path} is damaged: its record of the data" in refusal(capsys, "--evaluate", path)
 
 
+@pytest.mark.slow
 def test_every_gru_trains_to_the_same_numbers():
     flags = ["--epochs", 4, "--eval-every", 1, "--losses", "mse", "dilate", "--no-plots"]
     for gru in GRUS:
@@ -799,6 +801,7 @@ def test_kernels_are_compiled_before_several_processes_need_them(small, monkeypa
         run(*small, "--jobs", 3)
 
 
+@pytest.mark.slow
 def test_compilation_is_announced_where_it_happens(small, tmp_path):
     def printed(*flags):
         command = [sys.executable, ROOT / "main.py", *small, "--model", "mlp", "--losses", "mse", *flags]
@@ -820,6 +823,7 @@ def _processes_start(process):
     assert any("at a time, each in a process of its own" in line for line in process.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("until", "kept"), [(_all_train, LOSSES[1:]), (_processes_start, [])])
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_side_by_side_that_is_ended_leaves_no_process_and_no_draft(small, how, code, until, kept):
@@ -1018,6 +1022,7 @@ def full_disk(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "flags", "file"),
     [
@@ -1463,6 +1468,7 @@ def test_a_mistake_ends_the_process_with_exit_code_2_and_no_traceback():
     assert done.stderr == "main.py: error: --device must be auto, cpu, cuda, cuda:1, ... or mps, got 'gpu'.\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ascii_only", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
 )
@@ -1473,6 +1479,7 @@ def test_the_table_is_printed_where_stdout_is_ascii(ascii_only):
     assert b"0.0121 ? 0.0013" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_run_whose_output_nobody_reads_ends_with_how_to_continue_it(small, jobs):
     flags = [*small, "--losses", "mse", "dilate", "--epochs", "1000000", "--jobs", str(jobs), "--output", "run"]
@@ -1487,6 +1494,7 @@ def test_a_run_whose_output_nobody_reads_ends_with_how_to_continue_it(small, job
     assert err.count("\n") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("redirection", "code", "said"),
     [

@@ -125,6 +125,7 @@ def own_run(tmp_path_factory):
     return folder, finished.stdout
 
 
+@pytest.mark.slow
 def test_own_data_shows_what_its_run_prints(own_run):
     folder, printed = own_run
     printed = printed.replace(f"{folder}/", "")
@@ -142,6 +143,7 @@ def test_own_data_shows_what_its_run_prints(own_run):
     assert forecast.splitlines()[0] == begun[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", MAIN)
 def test_command_of_main(command, short_run, own_run, tmp_path):
     if "--output demand-run" in command:
@@ -207,6 +209,7 @@ def test_command(command):
         check_pip(command)
 
 
+@pytest.mark.slow
 def test_the_default_experiment_prints_the_readmes_table(short_run):
     folder, printed = short_run
     (header,) = [line for line in printed.splitlines() if line.startswith("loss  ") and "paper's TDI" in line]

@@ -22,6 +22,7 @@ def only_ours(monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
 
 
+@pytest.mark.slow
 def test_everybody_is_compared_with_a_clone_of_the_released_code(only_ours, clone, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "SIZES", ((3, 6), (2, 9)))
     monkeypatch.setattr(benchmark, "LONG", ((1, 300),))
@@ -102,6 +103,7 @@ def test_measured_memory_is_that_of_the_arrays_the_kernels_work_in(monkeypatch, 
     assert math.isclose(measured, sum(asked), rel_tol=0.2)
 
 
+@pytest.mark.slow
 @measures_memory
 def test_memory_of_plain_pytorch_and_of_a_clone(clone):
     cells = 4 * 64**2

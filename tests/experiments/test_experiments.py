@@ -140,6 +140,7 @@ def test_a_failed_job_is_reported_and_the_others_are_kept(store, capsys):
     assert "Unknown model 'none'" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["loky", "dask"])
 def test_jobs_on_two_workers_give_the_numbers_of_one(store, tmp_path, backend):
     if backend == "dask":
@@ -269,6 +270,7 @@ def test_clipping_is_judged_by_the_mean_validation_loss_of_all_seeds():
     assert choose.compare_clipping(worse) == {}
 
 
+@pytest.mark.slow
 def test_choosing_writes_what_the_tables_read(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(choose, "LEARNING_RATES", (1e-3, 1e-2))
     monkeypatch.setattr(choose, "TANGLED", {"tangled_band": [{"alpha": 1.0, "band": 1}, {"alpha": 1.0, "band": 3}]})

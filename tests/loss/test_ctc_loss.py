@@ -588,6 +588,7 @@ RECORDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < "2.6", reason="exported by torch 2.5, a loss refuses to be differentiated")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("recorder", RECORDERS)

@@ -430,11 +430,13 @@ def compiled_and_eager(name, of_series):
     return torch.compile(inside, backend="aot_eager", fullgraph=True)(x), transform(outside, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grad", "jvp", "vmap of grad"])
 def test_torch_func_inside_of_a_compiled_graph(name, fresh_process):
     torch.testing.assert_close(*fresh_process.submit(compiled_and_eager, name, True).result())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grad", "jvp"])
 def test_torch_func_of_soft_dtw_inside_of_a_compiled_graph(name, fresh_process):
     torch.testing.assert_close(*fresh_process.submit(compiled_and_eager, name, False).result())
@@ -474,6 +476,7 @@ def test_a_trace_of_ctc_has_a_gradient_and_checks_its_labels():
         traced(p, others[0] + 2)
 
 
+@pytest.mark.slow
 @criteria
 def test_linearize_equals_jvp(criterion):
     (x, y), v = pair(3, 4), randn(3, 3, 2, seed=7)

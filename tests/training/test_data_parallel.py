@@ -141,6 +141,7 @@ def test_the_first_process_alone_prints_and_writes(runs):
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_two_processes_is_one_of_one_and_the_other_way_round(runs, tmp_path):
     one, two, _ = runs
     for loss in LOSSES:
@@ -153,6 +154,7 @@ def test_a_checkpoint_of_two_processes_is_one_of_one_and_the_other_way_round(run
     assert_close(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_evaluation_in_two_processes_prints_the_table_of_one(runs, capsys):
     checkpoint = runs[0] / "checkpoints" / "dilate.pt"
     run("--evaluate", checkpoint)
@@ -162,6 +164,7 @@ def test_evaluation_in_two_processes_prints_the_table_of_one(runs, capsys):
     assert finished.stdout == capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_with_a_sentence_and_it_resumes_from_the_last_checkpoint(small, runs, tmp_path):
     script, folder = tmp_path / "killed.py", tmp_path / "run"
     script.write_text(KILLED)
@@ -182,6 +185,7 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_it_resumes_from_the_l
     assert all(torch.equal(value, weights(runs[1], "mse")[name]) for name, value in weights(folder, "mse").items())
 
 
+@pytest.mark.slow
 def test_a_process_does_not_end_before_the_threads_of_gloo(tmp_path):
     script = tmp_path / "busy.py"
     script.write_text(BUSY_AT_THE_END)
