@@ -9,7 +9,7 @@ import math
 import re
 import zlib
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class Notation:
     def _pattern(self) -> re.Pattern:
         mark = self.thousands or ""
         space = "[ \u00a0\u202f]" if mark.isspace() else re.escape(mark)
-        groups = rf"\d{{1,3}}(?:{space}\d{{3}})+|" if mark else ""
+        groups = rf"[1-9]\d{{0,2}}(?:{space}\d{{3}})+(?!.*[eE])|" if mark else ""
         return re.compile(rf"([-+]?)({groups}\d*)(?:{re.escape(self.decimal)}(\d*))?([eE][-+]?\d+)?")
 
     def number(self, cell: str) -> float:
@@ -410,6 +410,7 @@ class _Lines:
 
     Attributes:
         number: Of the last line given out, from 1.
+        pending: Rows that are read and not yet given out.
         comments: How many lines were left out.
         comment: The last of them.
     """
@@ -417,6 +418,7 @@ class _Lines:
     def __init__(self, lines: Iterator[str], number: int, delimiter: str):
         self._lines, self.number, self._delimiter = lines, number, delimiter
         self.comments, self.comment = 0, ""
+        self.pending: deque[Row] = deque()
 
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
@@ -429,6 +431,7 @@ class _Lines:
     def rows(self, path: Path, delimiter: str, width: int = 0) -> Iterator[Row]:
         """Yield the rows, all of one length; empty rows at the end, and blank lines between longer rows, are none."""
         begin, empty = self.number + 1, []
+        yield from self._taken()
         try:
             for cells in csv.reader(self, delimiter=delimiter, skipinitialspace=True, strict=True):
                 begin = self.number + 1
@@ -436,21 +439,26 @@ class _Lines:
                     empty.append((self.number, len(cells)))
                     continue
                 if width:
-                    yield from ((line, [""] * width) for line, count in empty if count > 1 or width == 1)
+                    self.pending.extend((line, [""] * width) for line, count in empty if count > 1 or width == 1)
                 empty.clear()
                 width = width or len(cells)
                 if len(cells) < width or any(cells[width:]):
                     place = f"{path}, line {self.number}"
                     raise ValueError(f"{place} has {len(cells)} cells, but the first row has {width}")
-                yield self.number, cells[:width]
+                self.pending.append((self.number, cells[:width]))
+                yield from self._taken()
         except csv.Error as problem:
             raise ValueError(f"{path}, line {begin} has a quotation mark too many or too few: {problem}") from None
+
+    def _taken(self) -> Iterator[Row]:
+        while self.pending:  # whoever stops in between finds the others here
+            yield self.pending.popleft()
 
     def plain_rows(self, delimiter: str, width: int) -> list[list[str]]:
         """Return the next rows, one for each line, in less time than `rows`; none where that takes more care."""
         block = list(islice(self._lines, _ROWS_AT_ONCE))
         text = "".join(block)
-        if '"' not in text and "#" not in text:
+        if '"' not in text and "#" not in text and not self.pending:
             rows = list(csv.reader(block, delimiter=delimiter, skipinitialspace=True))
             if set(map(len, rows)) == {width} and [""] * width not in rows:
                 self.number += len(block)
@@ -530,9 +538,10 @@ def _may_be_names(whole: list[tuple[float, list[float]]]) -> bool:
     first = [name for name, _ in whole]
     if len(set(first)) < len(first) or not first or any(_is_count([name, *below]) for name, below in whole):
         return False
-    if all(name == first[0] + place for place, name in enumerate(first)):
-        return first[0] == 0 or (len(first) > 1 and (first[0] == 1 or 1800 <= first[0] < 2200))
-    return len(first) > 1 and all(_is_far(name, below) for name, below in whole)
+    is_sequence = all(name == first[0] + place for place, name in enumerate(first))
+    if is_sequence and (first[0] == 0 or len(first) > 1):
+        return first[0] in (0, 1) or 1800 <= first[0] < 2200
+    return all(_is_far(name, below) for name, below in whole)
 
 
 def _is_count(numbers: list[float]) -> bool:

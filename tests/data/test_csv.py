@@ -219,6 +219,29 @@ def test_the_delimiter_can_be_given(tmp_path, values):
         load("csv", path=tmp_path / "bars.csv", delimiter="::")
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("length", [1, 2, 12, 45])
+@pytest.mark.parametrize("first", [1, *range(15, 24), 30])
+def test_empty_rows_are_missing_values_wherever_they_are(tmp_path, values, first, length, columns):
+    table = pd.DataFrame(values[:, :columns], columns=["a", "b"][:columns])
+    table.iloc[first : first + length] = np.nan
+    text = table.to_csv(index=False).replace('""', "")  # pandas writes a single empty cell in quotation marks
+    (tmp_path / "silent.csv").write_text(text)
+    read = load("csv", path=tmp_path / "silent.csv", columns="all", missing="interpolate", **SMALL).series[0].values
+    np.testing.assert_allclose(read, table.interpolate().to_numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", [2020, 4711])
+def test_a_whole_number_far_above_a_column_of_whole_numbers_is_asked_about(tmp_path, name):
+    below = np.random.default_rng(0).integers(100, 500, 60)
+    (tmp_path / "one.csv").write_text("\n".join(map(str, [name, *below])))
+    with pytest.raises(ValueError, match="may hold names or data"):
+        load("csv", path=tmp_path / "one.csv", **SMALL)
+    for header, rows in ((True, below), (False, [name, *below])):
+        read = load("csv", path=tmp_path / "one.csv", header=header, **SMALL).series[0].values[:, 0]
+        np.testing.assert_array_equal(read, rows)
+
+
 @pytest.mark.parametrize("header", ["", "y\n"])
 @pytest.mark.parametrize(("options", "write"), [({"decimal": ","}, "{:.2f}"), ({"thousands": ","}, "{:,.0f}")])
 def test_a_comma_in_numbers_cuts_no_cells(tmp_path, values, header, options, write):
@@ -403,6 +426,8 @@ ADVICE = [
     ("1'017.5", {}, 'give thousands="\'"$'),
     ("1.5", {"decimal": ","}, r"give decimal='\.'$"),
     ("12,34", {"thousands": ","}, "its groups of digits do not fit"),
+    ("0.123", {"decimal": ",", "thousands": "."}, "its groups of digits do not fit"),
+    ("1.234e-05", {"decimal": ",", "thousands": "."}, "its groups of digits do not fit"),
     ("abc", {}, "correct that cell, or choose other columns by columns"),
 ]
 
