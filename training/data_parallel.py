@@ -88,6 +88,12 @@ class ShardedDataset(Dataset):
         return self.dataset[own or indices[:1]], len(own), len(indices)
 
 
+def share_buffers(net: nn.Module) -> None:
+    """Give all processes the buffers of rank 0, such as the statistics of BatchNorm."""
+    for buffer in net.buffers() if _several() else ():
+        dist.broadcast(buffer, 0)
+
+
 def all_reduce_sum(values: Sequence[float]) -> list[float]:
     """Sums over the processes, entry by entry, in float64."""
     sums = torch.tensor(values, dtype=torch.float64)

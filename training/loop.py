@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain, islice
 from time import perf_counter
 from typing import NamedTuple
 
@@ -207,11 +206,11 @@ def train_model(
                 if settings.print_every:
                     write_lines([_patience_line(history, settings.patience)])
                 break
+            if epoch == start:
+                batch, *_ = next(iter(batches(data_parallel.ShardedDataset(train_set), batch_size)))
+                warm_up(net, criterion, batch)  # which may draw random numbers: they are seeded after it
             batch_order = _seed_epoch(settings.seed, epoch)
             loader = batches(data_parallel.ShardedDataset(train_set), batch_size, batch_order)
-            if epoch == start:
-                loader = _with_warm_up(net, criterion, loader)
-                _seed_epoch(settings.seed, epoch)  # dropout has drawn numbers
             begun = perf_counter()
             summary = _train_epoch(step, write_lines.watch(loader, epoch))
             seconds += perf_counter() - begun
@@ -452,16 +451,8 @@ def _train_epoch(step: _Step, loader: Iterable) -> _EpochSummary:
         loss_sum += loss * count
         seen += count
     loss_sum, seen = data_parallel.all_reduce_sum([float(loss_sum), seen])
+    data_parallel.share_buffers(step.net)  # of which each process has had its own since the last step
     return _EpochSummary(loss_sum / seen, float(loss), prediction, target, count)
-
-
-def _with_warm_up(net: nn.Module, criterion: Criterion, loader: Iterable) -> Iterable:
-    """The shares that a loader serves, after a warm-up with the first one."""
-    shares = iter(loader)
-    first = list(islice(shares, 1))
-    for batch, *_ in first:
-        warm_up(net, criterion, batch)
-    return chain(first, shares)
 
 
 def _mean_loss(net: nn.Module, criterion: Criterion, dataset: Dataset, batch_size: int) -> float:

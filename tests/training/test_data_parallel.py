@@ -67,6 +67,31 @@ with data_parallel.process_group():
 """
 
 
+# Each process has statistics of its own after a step; the last ones must be those of the network that is kept.
+WITH_STATISTICS = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import numpy as np
+import torch
+from torch import nn
+from data import WindowDataset
+from training import data_parallel, eval_model, load_checkpoint, train_model
+
+torch.manual_seed(1)
+net = nn.Sequential(nn.Flatten(1), nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 5))
+net.append(nn.Unflatten(1, (5, 1)))
+series = np.random.default_rng(0).normal(size=(200, 1)).cumsum(0)
+train, test = (WindowDataset.from_series(part, 8, 5) for part in (series[:150], series[150:]))
+with data_parallel.process_group():
+    settings = dict(epochs=2, batch_size=16, eval_every=1, print_every=0, checkpoint="statistics.pt")
+    history = train_model(net, nn.MSELoss(), train, test, **settings)
+if data_parallel.rank() == 0:
+    net.load_state_dict(load_checkpoint("statistics.pt")["net"])
+    kept = eval_model(net, test)
+    assert all(abs(history[-1][name] / kept[name] - 1) < 1e-5 for name in kept), (history[-1], kept)
+"""
+
+
 def torchrun(program, *flags):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -139,6 +164,14 @@ def test_the_first_process_alone_prints_and_writes(runs):
     assert printed.count("\nepoch  0  ") == len(LOSSES)
     files = [sorted(str(path.relative_to(run)) for path in run.rglob("*")) for run in (one, two)]
     assert files[0] == files[1]
+
+
+@pytest.mark.slow
+def test_the_scores_of_two_processes_with_batch_norm_are_those_of_the_network_that_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "program.py").write_text(WITH_STATISTICS)
+    finished = torchrun(tmp_path / "program.py")
+    assert finished.returncode == 0, finished.stderr
 
 
 @pytest.mark.slow

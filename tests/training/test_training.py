@@ -120,6 +120,7 @@ def test_every_epoch_sees_every_series_once_in_a_new_order(parts):
 
     spy = Spy(parts[0].inputs, parts[0].targets)
     train(fresh_net(), (spy, parts[1]), epochs=2, eval_every=0)
+    assert served.pop(0) == [*range(8)]  # of the warm-up
     sizes = [len(batch) for batch in served]
     first, second = [*chain(*served[:3])], [*chain(*served[3:])]
     assert sizes == [8, 8, 1, 8, 8, 1]
@@ -313,6 +314,21 @@ def test_a_resumed_training_is_bitwise_that_of_an_uninterrupted_one(parts, tmp_p
         train(broken, parts, StopsInEpoch3(), epochs=7, checkpoint=tmp_path / "c.pt")
     assert load_checkpoint(tmp_path / "c.pt")["epoch"] == 2
     continued = train(resumed, parts, TwoTerms(), epochs=7, checkpoint=tmp_path / "c.pt")
+    assert numbers(continued) == numbers(history)
+    assert_same_weights(resumed, whole)
+
+
+def test_a_dataset_that_draws_random_numbers_draws_the_same_ones_in_a_resumed_training(parts, tmp_path):
+    class Noisy(WindowDataset):
+        def __getitem__(self, index):
+            inputs, targets = super().__getitem__(index)
+            return inputs + 0.1 * torch.randn_like(inputs), targets
+
+    noisy = Noisy(parts[0].inputs, parts[0].targets), parts[1]
+    whole, resumed = fresh_net(), fresh_net()
+    history = train(whole, noisy, epochs=4, eval_every=1)
+    train(resumed, noisy, epochs=2, eval_every=1, checkpoint=tmp_path / "c.pt")
+    continued = train(resumed, noisy, epochs=4, eval_every=1, checkpoint=tmp_path / "c.pt")
     assert numbers(continued) == numbers(history)
     assert_same_weights(resumed, whole)
 
