@@ -153,7 +153,7 @@ def _read_part(file: Path, part: str) -> np.ndarray:
     with open_text(file) as text, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "no data": the shape says it
         try:
-            table = np.loadtxt((line.replace(",", " ") for line in text), ndmin=2)
+            table = np.loadtxt((line if "\t" in line else line.replace(",", " ") for line in text), ndmin=2)
         except UnicodeDecodeError:  # a ValueError too, which open_text turns into a sentence
             raise
         except ValueError as reason:
@@ -168,4 +168,10 @@ def _read_part(file: Path, part: str) -> np.ndarray:
     found = tuple(int((table[:, 0] == label).sum()) for label in range(1, 1 + len(counts)))
     if found != counts:
         raise ValueError(f"{problem}: classes 1 to 5 must have {counts} series, but have {found}")
-    return table[:, 1:]
+    series = table[:, 1:]
+    damaged = (abs(series.mean(1)) > 0.01) | (abs(series.std(1) - 1) > 0.01)
+    if damaged.any():
+        row = np.argmax(damaged)
+        moments = f"mean {series[row].mean():.3g} and deviation {series[row].std():.3g}"
+        raise ValueError(f"{problem}: its series have mean 0 and deviation 1, but row {row + 1} has {moments}")
+    return series

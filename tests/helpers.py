@@ -128,7 +128,9 @@ def write_ecg5000(folder, seed=0):
     rng = np.random.default_rng(seed)
     for part, counts in (("TRAIN", (292, 177, 10, 19, 2)), ("TEST", (2627, 1590, 86, 175, 22))):
         labels = np.repeat(np.arange(1, 6), counts)
-        np.savetxt(folder / f"ECG5000_{part}.txt", np.c_[labels, rng.normal(size=(len(labels), 140))], fmt="%.3f")
+        series = rng.normal(size=(len(labels), 140))
+        series = (series - series.mean(1, keepdims=True)) / series.std(1, keepdims=True)
+        np.savetxt(folder / f"ECG5000_{part}.txt", np.c_[labels, series], fmt="%.3f")
 
 
 def records(folder):

@@ -28,7 +28,9 @@ def tables() -> dict[str, np.ndarray]:
     made = {}
     for part, counts in COUNTS.items():
         labels = rng.permutation(np.repeat(np.arange(1, 6), counts))
-        made[part] = np.column_stack((labels, rng.standard_normal((len(labels), 140)).round(3)))
+        series = rng.standard_normal((len(labels), 140))
+        series = (series - series.mean(1, keepdims=True)) / series.std(1, keepdims=True)
+        made[part] = np.column_stack((labels, series.round(3)))
     return made
 
 
@@ -253,6 +255,12 @@ def relabelled(table: np.ndarray) -> np.ndarray:
     return table
 
 
+def with_thousandfold(table: np.ndarray) -> np.ndarray:
+    table = table.copy()
+    table[6, 9] = 1017.0
+    return table
+
+
 def with_nan(table: np.ndarray) -> np.ndarray:
     table = table.copy()
     table[6, 9] = np.nan
@@ -267,6 +275,8 @@ MALFORMED = {
         r"have \(292, 177, 10, 19, 2\) .* have \(291",
     ),
     "a missing value": (lambda t: written(with_nan(t)), "row 7, column 10 is not a finite number"),
+    "a lost decimal point": (lambda t: written(with_thousandfold(t)), "mean 0 and deviation 1, but row 7 has mean"),
+    "a comma beside tabs": (lambda t: written(t, "\t").replace(b"\t", b",", 1), "could not convert|columns changed"),
     "rows of two lengths": (lambda t: written(t) + b"1 2 3\n", "columns changed"),
     "words": (lambda t: b"label value\n", "could not convert"),
     "nothing": (lambda t: b"", r"holds \(0, 1\)"),
