@@ -210,7 +210,10 @@ def _change_points(series: NDArray, count: int, penalty: float | None) -> NDArra
             "The Hausdorff distance needs ruptures: pip install -r experiments/requirements.txt"
         ) from None
 
-    detector = KernelCPD(kernel="linear", min_size=2).fit(series)
+    detector = KernelCPD(kernel="linear", min_size=2)
+    detector.fit(
+        series - series.mean(axis=0)
+    )  # its differences of squares lose the digits of what lies far from zero
     return np.array(detector.predict(n_bkps=count)[:-1] if penalty is None else detector.predict(pen=penalty))
 
 

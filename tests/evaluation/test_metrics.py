@@ -166,6 +166,13 @@ def test_hausdorff_equals_that_of_ruptures(change_points):
     np.testing.assert_array_equal(hausdorff(prediction, target, change_points), expected)
 
 
+@pytest.mark.parametrize("offset", [1e5, 1e8])
+def test_the_hausdorff_distance_does_not_depend_on_an_offset(offset):
+    prediction, target = np.random.default_rng(0).standard_normal((2, 50, 24, 1)).cumsum(axis=2)
+    expected = hausdorff(prediction, target)
+    np.testing.assert_array_equal(hausdorff(prediction + offset, target + offset), expected)
+
+
 def test_without_ruptures_the_hausdorff_distance_names_the_file_that_has_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ruptures", None)
     with pytest.raises(ModuleNotFoundError, match=r"needs ruptures: pip install -r experiments/requirements\.txt"):
