@@ -456,7 +456,8 @@ class FusedGRU(nn.GRU):
     """``nn.GRU`` with the recurrence of this file where it has one (see `fuses`); ``nn.GRU`` does the rest.
 
     Inside of ``torch.func`` the written-out `GRU` does the rest, because ``nn.GRU`` has no ``vmap``. The output may
-    not be changed in place while autograd records (it refuses): a clone may.
+    not be changed in place while autograd records (it refuses): a clone may. Through ``.detach().numpy()``, which
+    autograd does not see, a change before ``backward`` gives wrong gradients.
     """
 
     def fuses(self, *tensors: Tensor) -> bool:

@@ -69,6 +69,7 @@ class Forecaster:
 
     def _window(self, history: object, series: str | None) -> np.ndarray:
         length, is_table = self.data.input_length, bool(self.data.columns) and hasattr(history, "columns")
+        history = self._with_index(history) if is_table else history
         values = _numbers(self._columns_of(history, series) if is_table else history)
         if values.ndim != 2 or values.shape[1] != self.data.input_size:
             raise ValueError(f"history must be shaped (steps, {self.data.input_size}), not {values.shape}.")
@@ -80,6 +81,12 @@ class Forecaster:
             step = self.data.known_steps.get(series)
             _check_times(_times_in(history, self.data.time_column, step), length, step)
         return values[-length:]
+
+    def _with_index(self, table: object) -> object:
+        """A table with those levels of its index as columns that have the names of the training's columns."""
+        known = {self.data.series_column, self.data.time_column} - {None, *table.columns}
+        levels = [name for name in getattr(getattr(table, "index", None), "names", ()) if name in known]
+        return table.reset_index(level=levels) if levels else table
 
     def _columns_of(self, table: object, series: str | None) -> object:
         columns, names = self.data.columns, list(table.columns)
@@ -122,7 +129,7 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
     index = getattr(table, "index", None)
     if column is not None and list(table.columns).count(column) == 1:
         times = table[column]
-    elif hasattr(index, "dtype") and (index.dtype.kind == "M" or index.name == column is not None):
+    elif hasattr(index, "dtype") and index.dtype.kind == "M":
         times = index
     else:
         return None

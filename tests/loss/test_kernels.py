@@ -166,7 +166,7 @@ def test_the_shape_term_alone_is_that_of_both_sweeps(N, M, band):
         assert torch.equal(a[0], b[0]) if a.numel() else not b.numel()
 
 
-@pytest.mark.parametrize(("N", "band"), [(6, 0), (31, 0), (200, 0), (40, 3), (200, 2)])
+@pytest.mark.parametrize(("N", "band"), [(6, 0), (31, 0), (80, 0), (40, 3), (80, 2)])
 @pytest.mark.parametrize("B", [1, 3, 40])
 def test_gradients_inside_of_a_narrow_band(B, N, band):
     x, y = series(B, N, N)

@@ -455,8 +455,9 @@ def test_each_series_of_a_file_is_forecast(in_folder):
     for name, _, _ in SHOPS:
         expected = load_forecaster(path).predict(shops[shops["shop"] == name], name)
         assert (table.loc[table["shop"] == name, "sold"].to_numpy() == expected[:, 0]).all()
-        with pytest.raises(ValueError, match=f"history must hold the series '{name}' only, but also holds"):
-            load_forecaster(path).predict(shops, name)
+        for table_of_all in (shops, shops.set_index("shop"), shops.assign(day=1).set_index(["shop", "day"])):
+            with pytest.raises(ValueError, match=f"history must hold the series '{name}' only, but also holds"):
+                load_forecaster(path).predict(table_of_all, name)
         (other,) = {shop for shop, _, _ in SHOPS} - {name}
         with pytest.raises(ValueError, match=f"history must hold the series '{name}' only, but holds '{other}'"):
             load_forecaster(path).predict(shops[shops["shop"] == other], name)
