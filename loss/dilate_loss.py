@@ -404,10 +404,10 @@ def dilate_terms(
         costs = _costs(reference.widened(x), reference.widened(y), n, m)[0] if D is None else D
         found = _terms_in_torch(costs, gamma, values, scale, alpha, pairs.lattice)
         return found if D is not None else DilateTerms(*(term.to(x.dtype) for term in found))
+    if compiled:  # it takes no tensor twice: a series beside itself comes as a view
+        y, m = y.view_as(y), None if m is None else m.view_as(m)
     if D is not None:
         x = y = None
-    elif compiled:  # it takes no tensor twice: a series beside itself comes as a view
-        y, m = y.view_as(y), None if m is None else m.view_as(m)
     recorded = is_recorded()  # and, but for torch.compile, may be called with series that require grad
     wants = [t is not None and ((recorded and not compiled) or is_differentiated(t)) for t in (x, y, D)]
     wants[2] |= learned

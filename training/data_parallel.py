@@ -1,6 +1,6 @@
 """Data-parallel training over the processes that torchrun starts; a single process is rank 0 of 1.
 
-Beside gradients, all that the processes exchange goes over the CPU (gloo), wherever the network is.
+Beside gradients and buffers, all that the processes exchange goes over the CPU (gloo), wherever the network is.
 """
 
 import gc
@@ -86,12 +86,6 @@ class ShardedDataset(Dataset):
     def __getitem__(self, indices: list[int]) -> tuple[tuple, int, int]:
         own = indices[rank() :: world_size()]
         return self.dataset[own or indices[:1]], len(own), len(indices)
-
-
-def share_buffers(net: nn.Module) -> None:
-    """Give all processes the buffers of rank 0, such as the statistics of BatchNorm."""
-    for buffer in net.buffers() if _several() else ():
-        dist.broadcast(buffer, 0)
 
 
 def all_reduce_sum(values: Sequence[float]) -> list[float]:

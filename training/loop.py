@@ -451,7 +451,8 @@ def _train_epoch(step: _Step, loader: Iterable) -> _EpochSummary:
         loss_sum += loss * count
         seen += count
     loss_sum, seen = data_parallel.all_reduce_sum([float(loss_sum), seen])
-    data_parallel.share_buffers(step.net)  # of which each process has had its own since the last step
+    for buffer in step.net.buffers() if data_parallel.world_size() > 1 else ():
+        torch.distributed.broadcast(buffer, 0)  # DDP does so before a step; evaluation needs those after the last one
     return _EpochSummary(loss_sum / seen, float(loss), prediction, target, count)
 
 
