@@ -207,8 +207,9 @@ def train_model(
                     write_lines([_patience_line(history, settings.patience)])
                 break
             if epoch == start:
+                _seed_epoch(settings.seed, epoch)
                 batch, *_ = next(iter(batches(data_parallel.ShardedDataset(train_set), batch_size)))
-                warm_up(net, criterion, batch)  # which may draw random numbers: they are seeded after it
+                warm_up(net, criterion, batch)  # which may draw random numbers, as training does: seeded again
             batch_order = _seed_epoch(settings.seed, epoch)
             loader = batches(data_parallel.ShardedDataset(train_set), batch_size, batch_order)
             begun = perf_counter()
