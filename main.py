@@ -156,7 +156,7 @@ def train_all(experiment: Experiment, folder: RunFolder, jobs: int) -> dict[str,
         with closing(trained):
             for _ in trained:
                 _write_results(folder, args.losses)
-    finally:  # an interrupted training has gone on from what was written before
+    finally:  # where the run is interrupted, a checkpoint may be newer than the last row written
         _write_results(folder, args.losses)
     return {loss: load_checkpoint(folder.checkpoint(loss))["history"] for loss in args.losses}
 

@@ -470,7 +470,7 @@ class _Lines:
 def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
     """Return what stands between the cells: what cuts all lines into equally many cells.
 
-    A mark in numbers does not, unless some cells that hold it are in quotation marks.
+    The decimal mark and that of thousands do not, unless some cells that hold them are in quotation marks.
 
     Raises:
         ValueError: The file is empty, or a mark may be either.
@@ -489,8 +489,10 @@ def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
             return candidate
     either = next((mark for mark in in_numbers if mark in lines[0]), None)
     if either and math.isnan(notation.number(lines[0])):
-        which = f"give {giving('delimiter', either)} if it does not, another delimiter if it does"
-        raise ValueError(f"{path}: {either!r} stands in numbers, but in {lines[0].strip()!r} it may not; {which}")
+        which = f"give {giving('delimiter', either)} if it does, another delimiter if not"
+        raise ValueError(
+            f"{path}: {either!r} is a mark in numbers, but may cut cells in {lines[0].strip()!r}; {which}"
+        )
     return next((mark for mark in "\t;,|" if mark in candidates and mark in lines[0]), candidates[-1])
 
 

@@ -210,10 +210,8 @@ def _change_points(series: NDArray, count: int, penalty: float | None) -> NDArra
             "The Hausdorff distance needs ruptures: pip install -r experiments/requirements.txt"
         ) from None
 
-    detector = KernelCPD(kernel="linear", min_size=2)
-    detector.fit(
-        series - series.mean(axis=0)
-    )  # its differences of squares lose the digits of what lies far from zero
+    # Centred, since the differences of squares within ruptures lose the digits of series that lie far from zero.
+    detector = KernelCPD(kernel="linear", min_size=2).fit(series - series.mean(axis=0))
     return np.array(detector.predict(n_bkps=count)[:-1] if penalty is None else detector.predict(pen=penalty))
 
 

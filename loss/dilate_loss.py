@@ -282,7 +282,7 @@ class Dilate(Sweep):
 
 
 def _has_a_graph() -> bool:
-    """Whether this backward pass is differentiated again; torch.compile makes its graph anew and asks no Function."""
+    """Whether autograd records this backward pass, to differentiate it; torch.compile refuses that by itself."""
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
@@ -376,7 +376,8 @@ def _derivative_by_omega(
     if weight is None:
         return None
     weight = (weight if omega_scale is None else weight * omega_scale).to(path.dtype)
-    return (weight.reshape(-1, 1, 1) * path).sum(0, keepdim=True).to(omega.dtype)  # autocast leaves no product alone
+    # No matrix product, which would be in half precision where the backward pass runs under autocast.
+    return (weight.reshape(-1, 1, 1) * path).sum(0, keepdim=True).to(omega.dtype)
 
 
 def dilate_terms(

@@ -254,9 +254,11 @@ def test_a_comma_in_numbers_cuts_no_cells(tmp_path, values, header, options, wri
     (tmp_path / "quoted.csv").write_text("a,b\n" + "\n".join(f'7,"{number}"' for number in numbers))
     quoted = load("csv", path=tmp_path / "quoted.csv", columns="b", **options, **SMALL).series[0].values[:, 0]
     np.testing.assert_array_equal(quoted, read)
-    with pytest.raises(ValueError, match=r"',' stands in numbers, but in 'a,b' it may not; give delimiter=',' if"):
+    with pytest.raises(
+        ValueError, match=r"',' is a mark in numbers, but may cut cells in 'a,b'; give delimiter=',' if"
+    ):
         load("csv", path=cut(tmp_path, "a,b\n" + "1,2\n" * 60), **options, **SMALL)
-    with pytest.raises(ValueError, match=r"',' stands in numbers, but in '2025-01-01,10,38' it may not"):
+    with pytest.raises(ValueError, match=r"',' is a mark in numbers, but may cut cells in '2025-01-01,10,38'"):
         load("csv", path=cut(tmp_path, "2025-01-01,10,38\n" * 60), **options, **SMALL)
     task = load("csv", path=cut(tmp_path, "a,b\n" + "1,2\n" * 60), delimiter=",", columns="all", **options, **SMALL)
     assert task.columns == ("a", "b")
