@@ -2,7 +2,7 @@
 
 For few variables the sweeps make Delta row by row and chain E through it cell by cell, without a matrix. That takes
 time in proportion to cells and variables. For many, all costs are made in registers before the sweep, and its
-derivative by them is chained to the series by a matrix product.
+derivative by them is chained to the series cell by cell, where a path passes.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,14 @@ from torch import Tensor
 
 from .cells import LN2
 from .jit import jit
-from .lattice import BLOCK, Plan, Problem, Results, Wants, Work, allocate, check_arguments, make_plan, without_padding
+from .lattice import BLOCK, Plan, Problem, Results, Wants, Work, allocate, check_arguments, make_plan
 from .simd import SLACK
 from .workers import Memory, on_threads
 
 _PARALLEL_CELLS = 1 << 14  # below this a second thread costs more than it brings
-MANY = 64  # variables from which this is faster: at 48 it takes 0.74 to 1.03 of the time, at 64 0.66 to 0.89
-GROUP_BYTES = 12 << 20  # of pairs that are worked on together, so that what they need stays near
+MANY = 48  # variables from which this is faster: at 32 it takes 0.77 to 1.2 of the time, at 48 0.52 to 0.99
+GROUP_BYTES = 6 << 20  # of costs and E of the pairs that are worked on together, so that they stay near
+NEGLIGIBLE = 2.0**-100  # an E of this part of the largest one at a step is below every rounding error
 
 
 # ----------------------------------------------------------------------- memory
@@ -145,17 +146,24 @@ def run(
 
 @partial(jit, fastmath={"contract", "reassoc"})  # in any order, so that variables are added in vectors
 def square_distances(x, y, D, share, shares):
-    """(output) Delta of every ``shares``-th pair of float64 series, in blocks of two steps by four."""
+    """(output) Delta of every ``shares``-th pair of series, in float64, in blocks of two steps by four."""
     N, M, C = x.shape[1], y.shape[1], x.shape[2]
-    for b in range(share, x.shape[0], shares):
+    a, b = np.empty((N, C)), np.empty((M, C))  # the pair in float64
+    for pair in range(share, x.shape[0], shares):
+        for i in range(N):
+            for c in range(C):
+                a[i, c] = x[pair, i, c]
+        for j in range(M):
+            for c in range(C):
+                b[j, c] = y[pair, j, c]
         for i in range(0, N, 2):
             for j in range(0, M, 4):
                 # A block that is not whole has its last step several times.
                 i_1, j_1, j_2, j_3 = min(i + 1, N - 1), min(j + 1, M - 1), min(j + 2, M - 1), min(j + 3, M - 1)
                 D_00 = D_01 = D_02 = D_03 = D_10 = D_11 = D_12 = D_13 = 0.0
                 for c in range(C):
-                    x_0, x_1 = x[b, i, c], x[b, i_1, c]
-                    y_0, y_1, y_2, y_3 = y[b, j, c], y[b, j_1, c], y[b, j_2, c], y[b, j_3, c]
+                    x_0, x_1 = a[i, c], a[i_1, c]
+                    y_0, y_1, y_2, y_3 = b[j, c], b[j_1, c], b[j_2, c], b[j_3, c]
                     D_00 += (x_0 - y_0) * (x_0 - y_0)
                     D_01 += (x_0 - y_1) * (x_0 - y_1)
                     D_02 += (x_0 - y_2) * (x_0 - y_2)
@@ -164,44 +172,70 @@ def square_distances(x, y, D, share, shares):
                     D_11 += (x_1 - y_1) * (x_1 - y_1)
                     D_12 += (x_1 - y_2) * (x_1 - y_2)
                     D_13 += (x_1 - y_3) * (x_1 - y_3)
-                D[b, i, j], D[b, i, j_1], D[b, i, j_2], D[b, i, j_3] = D_00, D_01, D_02, D_03
-                D[b, i_1, j], D[b, i_1, j_1], D[b, i_1, j_2], D[b, i_1, j_3] = D_10, D_11, D_12, D_13
+                D[pair, i, j], D[pair, i, j_1], D[pair, i, j_2], D[pair, i, j_3] = D_00, D_01, D_02, D_03
+                D[pair, i_1, j], D[pair, i_1, j_1], D[pair, i_1, j_2], D[pair, i_1, j_3] = D_10, D_11, D_12, D_13
+
+
+@partial(jit, fastmath={"contract"})
+def chain_to_series(E, x, y, by_x, share, shares):
+    """(output) ``2 sum_j E (x - y_j)`` at each step of every ``shares``-th pair, E by the distances of the series.
+
+    A product of matrices would take the many cells that no path passes, and lose the digits of series that lie far
+    from zero, ``rowsum(E) x - E y``.
+    """
+    (N, C), M = x.shape[1:], y.shape[1]
+    steps, weights, sums = np.zeros(M + 4, np.int64), np.empty(M + 4), np.empty(C)
+    for pair in range(share, x.shape[0], shares):
+        for i in range(N):
+            largest, n = 0.0, 0
+            for j in range(M):
+                largest = max(largest, abs(E[pair, i, j]))
+            for j in range(M):
+                if not abs(E[pair, i, j]) <= NEGLIGIBLE * largest:  # NaN counts
+                    steps[n], weights[n], n = j, 2.0 * E[pair, i, j], n + 1
+            weights[n : n + 4] = 0.0
+            steps[n : n + 4] = steps[0]
+            sums[:] = 0.0
+            for k in range(0, n, 4):
+                E_0, E_1, E_2, E_3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
+                j_0, j_1, j_2, j_3 = steps[k], steps[k + 1], steps[k + 2], steps[k + 3]
+                for c in range(C):
+                    x_i, y_0, y_1 = float(x[pair, i, c]), float(y[pair, j_0, c]), float(y[pair, j_1, c])
+                    y_2, y_3 = float(y[pair, j_2, c]), float(y[pair, j_3, c])
+                    sums[c] += E_0 * (x_i - y_0) + E_1 * (x_i - y_1) + E_2 * (x_i - y_2) + E_3 * (x_i - y_3)
+            for c in range(C):
+                by_x[pair, i, c] = sums[c]
 
 
 def _run_on_costs(outputs, sweep, x, y, gamma, n, m, omega, omega_scale, band, wants, how) -> None:
     """(output) the results of series, group by group: all costs, their sweep, its derivative chained to x and y."""
-    (B, N, C), M = x.shape, y.shape[1]
+    B, N, M = *x.shape[:2], y.shape[1]
     want_x, want_y, want_D, want_gamma = wants
     by_costs = (False, False, want_x or want_y or want_D, want_gamma)
-    group = max(torch.get_num_threads(), GROUP_BYTES // (8 * (N * C + M * C + 2 * N * M)))
+    group = max(torch.get_num_threads(), GROUP_BYTES // (8 * 2 * N * M))
     for first in range(0, B, group):
         part = slice(first, first + group)
         n_, m_, scale = (None if each is None else each[part] for each in (n, m, omega_scale))
-        a, b = (without_padding(s[part].detach().double(), lengths) for s, lengths in ((x, n_), (y, m_)))
-        costs = a.new_empty(len(a), N, M)
-        arrays = [array.numpy() for array in (a, b, costs)]
-        threads = min(torch.get_num_threads(), len(a))
-        on_threads(threads, lambda share, arrays=arrays, threads=threads: square_distances(*arrays, share, threads))
+        a, b = (s[part].detach().contiguous() for s in (x, y))
+        costs = a.new_empty(len(a), N, M, dtype=torch.float64)
+        _on_pairs(square_distances, a, b, costs)
         Omega = omega if omega is None or omega.dim() == 1 or omega.shape[0] == 1 else omega[part]
         # costs in float64, weights in the precision of the series
         found = run(sweep, None, None, costs, gamma, n_, m_, Omega, scale, band, by_costs, x.dtype, **how)
         value, value_dot, _, _, all_E, d_gamma = found
         for term, values in enumerate((value, value_dot)[: 1 if omega is None else 2]):
             outputs[term][part] = values
-            if want_x:  # d Delta / d x = 2 (x - y)
-                outputs[2][term, part] = _chained(all_E[term], a, b)
+            if want_x:
+                _on_pairs(chain_to_series, all_E[term], a, b, outputs[2][term, part])
             if want_y:
-                outputs[3][term, part] = _chained(all_E[term].transpose(1, 2), b, a)
+                _on_pairs(chain_to_series, all_E[term].mT.contiguous(), b, a, outputs[3][term, part])
         if want_D:
             outputs[4][0, part] = all_E[0]
         if want_gamma:
             outputs[5][:, part] = d_gamma
 
 
-def _chained(E: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """``2 sum_j E (a - b_j)`` of each step of the first series.
-
-    Sum and product cancel where the series lie far from zero; float64 has 29 bits more than two float32 numbers there
-    can share.
-    """
-    return torch.baddbmm(E.sum(2, keepdim=True) * a, E, b, beta=2, alpha=-2)
+def _on_pairs(kernel: Callable, *tensors: Tensor) -> None:
+    """Run a kernel over the pairs of a batch, on torch's number of threads."""
+    arrays, threads = [tensor.numpy() for tensor in tensors], min(torch.get_num_threads(), len(tensors[0]))
+    on_threads(threads, lambda share: kernel(*arrays, share, threads))
