@@ -145,11 +145,12 @@ def run(
 
 
 @partial(jit, fastmath={"contract", "reassoc"})  # in any order, so that variables are added in vectors
-def square_distances(x, y, D, share, shares):
-    """(output) Delta of every ``shares``-th pair of series, in float64, in blocks of two steps by four."""
-    N, M, C = x.shape[1], y.shape[1], x.shape[2]
-    a, b = np.empty((N, C)), np.empty((M, C))  # the pair in float64
+def square_distances(x, y, n, m, band, D, share, shares):
+    """(output) Delta of every ``shares``-th pair of series where a path may lead, in blocks of two steps by four."""
+    C = x.shape[2]
+    a, b = np.empty(x.shape[1:]), np.empty(y.shape[1:])  # the pair in float64
     for pair in range(share, x.shape[0], shares):
+        N, M = n[pair], m[pair]
         for i in range(N):
             for c in range(C):
                 a[i, c] = x[pair, i, c]
@@ -157,7 +158,7 @@ def square_distances(x, y, D, share, shares):
             for c in range(C):
                 b[j, c] = y[pair, j, c]
         for i in range(0, N, 2):
-            for j in range(0, M, 4):
+            for j in range(max(0, i - band), min(M, i + band + 2), 4):
                 # A block that is not whole has its last step several times.
                 i_1, j_1, j_2, j_3 = min(i + 1, N - 1), min(j + 1, M - 1), min(j + 2, M - 1), min(j + 3, M - 1)
                 D_00 = D_01 = D_02 = D_03 = D_10 = D_11 = D_12 = D_13 = 0.0
@@ -218,7 +219,8 @@ def _run_on_costs(outputs, sweep, x, y, gamma, n, m, omega, omega_scale, band, w
         n_, m_, scale = (None if each is None else each[part] for each in (n, m, omega_scale))
         a, b = (s[part].detach().contiguous() for s in (x, y))
         costs = a.new_empty(len(a), N, M, dtype=torch.float64)
-        _on_pairs(square_distances, a, b, costs)
+        lengths = (_same_for_all(len(a), K) if k is None else k.contiguous().numpy() for k, K in ((n_, N), (m_, M)))
+        _on_pairs(square_distances, a, b, *lengths, N + M if band < 0 else band, costs)
         Omega = omega if omega is None or omega.dim() == 1 or omega.shape[0] == 1 else omega[part]
         # costs in float64, weights in the precision of the series
         found = run(sweep, None, None, costs, gamma, n_, m_, Omega, scale, band, by_costs, x.dtype, **how)
@@ -235,7 +237,8 @@ def _run_on_costs(outputs, sweep, x, y, gamma, n, m, omega, omega_scale, band, w
             outputs[5][:, part] = d_gamma
 
 
-def _on_pairs(kernel: Callable, *tensors: Tensor) -> None:
+def _on_pairs(kernel: Callable, *arguments: Tensor | np.ndarray | int) -> None:
     """Run a kernel over the pairs of a batch, on torch's number of threads."""
-    arrays, threads = [tensor.numpy() for tensor in tensors], min(torch.get_num_threads(), len(tensors[0]))
-    on_threads(threads, lambda share: kernel(*arrays, share, threads))
+    threads = min(torch.get_num_threads(), len(arguments[0]))
+    arguments = [a.numpy() if isinstance(a, Tensor) else a for a in arguments]
+    on_threads(threads, lambda share: kernel(*arguments, share, threads))
