@@ -218,7 +218,8 @@ def launch_times(calls: int = 5_000) -> list[float]:
 
     def launch(kind: cuda.Kind, blocks: int, threads: int, problem: cuda.Problem, results: cuda.Results) -> None:
         kernel = cuda.load(kind, torch.device("cuda", 0))
-        split = problem[: cuda.TENSORS], problem[cuda.TENSORS :], results
+        tensors = cuda.tensors_of(cuda.Problem)
+        split = problem[:tensors], problem[tensors:], results
         kept.extend((kernel, blocks, threads, *split, problem))
 
     cuda.sweep(*arguments(20), cuda.Limits(PROCESSORS), launch)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from loss import AsymmetricOmega, DilateLoss, SoftDTWLoss, TangledDilateLoss
+from loss.kernels.lattice import MANY
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"  # real files, which are not ours to pass on
@@ -56,7 +57,7 @@ def arguments(x, y, gamma=0.1, band=-1, n=None, m=None, wants=(True, True, False
 def drawn_sweep(seed, dtype, of_costs, dual, wanted, by_gamma, longest=90):
     """Random arguments of the operators: sizes, lengths, band, any form of Omega, what is wanted, a NaN at times."""
     rnd, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    B, N, M, d = rnd.choice((1, 2, 5)), rnd.randint(1, longest), rnd.randint(1, longest), rnd.randint(1, 3)
+    B, N, M, d = rnd.choice((1, 2, 5)), rnd.randint(1, longest), rnd.randint(1, longest), rnd.choice((1, 2, 3, MANY))
     x, y = series(B, N, M, d, dtype, seed)
     if rnd.random() < 0.1:
         x[0, rnd.randrange(N)] = torch.nan

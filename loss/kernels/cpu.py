@@ -14,13 +14,24 @@ from torch import Tensor
 
 from .cells import LN2
 from .jit import jit
-from .lattice import BLOCK, Plan, Problem, Results, Wants, Work, allocate, check_arguments, make_plan
+from .lattice import (
+    BLOCK,
+    MANY,
+    Plan,
+    Problem,
+    Results,
+    Wants,
+    Work,
+    allocate,
+    check_arguments,
+    make_plan,
+    sweep_on_costs,
+)
 from .simd import SLACK
 from .workers import Memory, on_threads
 
 _PARALLEL_CELLS = 1 << 14  # below this a second thread costs more than it brings
-MANY = 48  # variables from which this is faster: at 32 it takes 0.77 to 1.2 of the time, at 48 0.52 to 0.99
-GROUP_BYTES = 6 << 20  # of costs and E of the pairs that are worked on together, so that they stay near
+GROUP_BYTES = 4 << 20  # of the costs of pairs that are worked on together, so that they stay near
 NEGLIGIBLE = 2.0**-100  # an E of this part of the largest one at a step is below every rounding error
 
 
@@ -106,8 +117,10 @@ def run(
     check_arguments(x, y, D, gamma, n, m, omega, omega_scale, band)
     outputs = allocate(x, y, D, gamma, 1 if omega is None else 2, wants, dtype)
     if D is None and x.shape[2] >= MANY:
-        how = {"make_plan": make_plan, "memory": memory}
-        _run_on_costs(outputs, sweep, x, y, gamma, n, m, omega, omega_scale, band, wants, how)
+        on_costs = partial(run, sweep, None, None, make_plan=make_plan, memory=memory)
+        group = max(torch.get_num_threads(), GROUP_BYTES // (8 * x.shape[1] * y.shape[1]))
+        how = on_costs, _square_distances, partial(_on_pairs, chain_to_series), group
+        sweep_on_costs(outputs, *how, x, y, gamma, n, m, omega, omega_scale, band, wants)
         return outputs
     B, N, M, C = (*D.shape, 0) if x is None else (*x.shape[:2], *y.shape[1:])
     results, has_lengths = Results(*(output.numpy() for output in outputs)), n is not None or m is not None
@@ -208,33 +221,11 @@ def chain_to_series(E, x, y, by_x, share, shares):
                 by_x[pair, i, c] = sums[c]
 
 
-def _run_on_costs(outputs, sweep, x, y, gamma, n, m, omega, omega_scale, band, wants, how) -> None:
-    """(output) the results of series, group by group: all costs, their sweep, its derivative chained to x and y."""
-    B, N, M = *x.shape[:2], y.shape[1]
-    want_x, want_y, want_D, want_gamma = wants
-    by_costs = (False, False, want_x or want_y or want_D, want_gamma)
-    group = max(torch.get_num_threads(), GROUP_BYTES // (8 * 2 * N * M))
-    for first in range(0, B, group):
-        part = slice(first, first + group)
-        n_, m_, scale = (None if each is None else each[part] for each in (n, m, omega_scale))
-        a, b = (s[part].detach().contiguous() for s in (x, y))
-        costs = a.new_empty(len(a), N, M, dtype=torch.float64)
-        lengths = (_same_for_all(len(a), K) if k is None else k.contiguous().numpy() for k, K in ((n_, N), (m_, M)))
-        _on_pairs(square_distances, a, b, *lengths, N + M if band < 0 else band, costs)
-        Omega = omega if omega is None or omega.dim() == 1 or omega.shape[0] == 1 else omega[part]
-        # costs in float64, weights in the precision of the series
-        found = run(sweep, None, None, costs, gamma, n_, m_, Omega, scale, band, by_costs, x.dtype, **how)
-        value, value_dot, _, _, all_E, d_gamma = found
-        for term, values in enumerate((value, value_dot)[: 1 if omega is None else 2]):
-            outputs[term][part] = values
-            if want_x:
-                _on_pairs(chain_to_series, all_E[term], a, b, outputs[2][term, part])
-            if want_y:
-                _on_pairs(chain_to_series, all_E[term].mT.contiguous(), b, a, outputs[3][term, part])
-        if want_D:
-            outputs[4][0, part] = all_E[0]
-        if want_gamma:
-            outputs[5][:, part] = d_gamma
+def _square_distances(x, y, n, m, band, D) -> None:
+    """(output) Delta of each pair where a path may lead."""
+    B, N, M = D.shape
+    n, m = (_same_for_all(B, K) if k is None else k.contiguous().numpy() for k, K in ((n, N), (m, M)))
+    _on_pairs(square_distances, x, y, n, m, N + M if band < 0 else band, D)
 
 
 def _on_pairs(kernel: Callable, *arguments: Tensor | np.ndarray | int) -> None:

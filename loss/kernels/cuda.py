@@ -13,6 +13,9 @@ The softmin weights q are kept for a *segment*, as many strips as there are warp
 swept forward a second time on the way back, from the border above them. No two threads write to the same number
 between two barriers, so nothing is atomic and the results are the same every time.
 
+For many variables the costs are made before the sweep and its E is chained to the series after it, by kernels of
+their own (:func:`.lattice.sweep_on_costs`).
+
 Kernels read gamma where it is, so that the host never waits, and run on torch's current stream.
 """
 
@@ -32,7 +35,7 @@ from torch import Tensor
 
 from . import cuda_launch
 from .cells import LN2, formulas
-from .lattice import UNREACHABLE, MaybeTensor, Wants, allocate, check_arguments
+from .lattice import MANY, UNREACHABLE, MaybeTensor, Wants, allocate, check_arguments, sweep_on_costs
 
 WARP = 32
 EVERY_LANE = 0xFFFFFFFF
@@ -41,6 +44,7 @@ LAG = (
     5  # chunks; the last lane of a strip is at a column WARP - 1 steps after the first one, and a chunk is not split
 )
 MOST_WARPS = 16  # of a block
+PAIR_THREADS, PAIR_BLOCKS = 256, 8  # of a block, and for each processor, where many variables are
 assert LAG * CHUNK >= WARP - 1 + CHUNK
 
 # ----------------------------------------------------------------------- what a kernel is told
@@ -55,6 +59,14 @@ class Kind(NamedTuple):
     backward: bool  # is there anything to differentiate by
     by_gamma: bool
     keeps_E: bool  # for the derivatives by the costs, by y, or by several variables
+    double_costs: bool = False  # are given costs float64 though the results are not?
+
+
+class PairKind(NamedTuple):
+    """What a kernel between series of many variables and costs is compiled for."""
+
+    precision: str  # of the series
+    chains: bool  # E to a series, or else two series to Delta?
 
 
 class Numbers:
@@ -63,6 +75,10 @@ class Numbers:
 
 class Doubles:
     """A pointer to float64."""
+
+
+class Costs:
+    """A pointer to numbers of the precision of given costs."""
 
 
 class Integers:
@@ -74,7 +90,7 @@ class Problem(NamedTuple):
 
     x: Numbers  # (B, C, N) predictions, time last, so that neighbouring lanes read neighbouring numbers
     y: Numbers  # (B, C, M) targets
-    D: Numbers  # (B, N, M) costs, if they are given instead
+    D: Costs  # (B, N, M), if they are given instead
     gamma: Doubles  # ()
     omega: Doubles  # Omega of pair b at (i, j) is at first + b * by_pair + i * by_row + j * by_column
     omega_scale: Doubles  # (B,) its factor for each pair, if it has one
@@ -98,9 +114,6 @@ class Problem(NamedTuple):
     steps: int  # that the weights of a strip have room for
 
 
-TENSORS = Problem._fields.index("batch")  # come first
-
-
 class Results(NamedTuple):
     """What a kernel writes: the results, as in :class:`.lattice.Results`, then the memory that all blocks work in."""
 
@@ -115,6 +128,30 @@ class Results(NamedTuple):
     by_x: Doubles  # (blocks, terms, C, N) sums for the derivatives by the series, if they are wanted
     by_y: Doubles  # (blocks, terms, C, M)
     sums: Doubles  # (blocks, 2, warps + 1) for the derivatives by gamma, and V of the last cell
+
+
+class Pairs(NamedTuple):
+    """What is read where many variables are; the kernel writes ``size`` numbers, each thread one after the other."""
+
+    E: Numbers  # (B, N, M); null for Delta
+    x: Numbers  # (B, N, C); for Delta (B, C, N)
+    y: Numbers  # (B, M, C); for Delta (B, C, M)
+    size: int
+    N: int
+    M: int
+    C: int
+
+
+class Delta(NamedTuple):
+    """What is written for a sweep."""
+
+    D: Doubles  # (B, N, M)
+
+
+class Chained(NamedTuple):
+    """What is written after it."""
+
+    by_x: Numbers  # (B, N, C)
 
 
 class Pair(NamedTuple):
@@ -174,11 +211,12 @@ class Flow(NamedTuple):
     by_gamma_dot: float
 
 
-def signature(kind: Kind) -> tuple:
+def signature(kind: Kind | PairKind) -> tuple:
     """The types of a kernel's arguments."""
-    number = float32 if kind.precision == "float32" else float64
+    number, sweeps = float32 if kind.precision == "float32" else float64, isinstance(kind, Kind)
     known = {
         Numbers: types.CPointer(number),
+        Costs: types.CPointer(float64 if sweeps and kind.double_costs else number),
         Doubles: types.CPointer(float64),
         Integers: types.CPointer(int64),
         int: int64,
@@ -186,7 +224,7 @@ def signature(kind: Kind) -> tuple:
     }
     return tuple(
         types.NamedTuple([known[annotation] for annotation in arguments.__annotations__.values()], arguments)
-        for arguments in (Problem, Results)
+        for arguments in ((Problem, Results) if sweeps else (Pairs, Chained if kind.chains else Delta))
     )
 
 
@@ -312,7 +350,7 @@ def make_kernel(kind: Kind) -> Callable:
     cell = _FORMULAS[kind.precision]
     softmin, tangent, correction_of = cell.softmin, cell.tangent, cell.correction
     surprisals, entropy_of = cell.surprisals, cell.entropy
-    of_costs, dual, backward, by_gamma, keeps_E = kind[1:]  # numba leaves out what they exclude
+    of_costs, dual, backward, by_gamma, keeps_E = kind[1:6]  # numba leaves out what they exclude
     parts, terms = (5, 2) if dual else (3, 1)
     step = parts * WARP  # of the weights
 
@@ -730,24 +768,70 @@ def make_kernel(kind: Kind) -> Callable:
     return sweep
 
 
-def compile_ptx(kind: Kind, capability: tuple[int, int] = (9, 0)) -> str:
+# ----------------------------------------------------------------------- many variables
+
+
+def distances_kernel(pairs, out):
+    """Delta in float64, whose differences keep the digits of series far from zero; neighbours have one step of x."""
+    at = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+    while at < pairs.size:
+        step, b = at // pairs.M, at // (pairs.M * pairs.N)
+        x, y = b * pairs.C * pairs.N + step - b * pairs.N, b * pairs.C * pairs.M + at - step * pairs.M
+        total = 0.0
+        for _ in range(pairs.C):
+            difference = float64(pairs.x[x]) - float64(pairs.y[y])
+            total += difference * difference
+            x, y = x + pairs.N, y + pairs.M
+        out.D[at] = total
+        at += int64(cuda.gridDim.x) * cuda.blockDim.x
+
+
+def chain_kernel(pairs, out):
+    """``2 sum_j E (x - y_j)``; neighbours have one step, so that all of them leave out the cells without a path."""
+    at = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+    while at < pairs.size:
+        step, b = at // pairs.C, at // (pairs.C * pairs.N)
+        E, y = step * pairs.M, b * pairs.M * pairs.C + at - step * pairs.C
+        x, total = float64(pairs.x[at]), 0.0
+        for _ in range(pairs.M):
+            weight = float64(pairs.E[E])
+            if weight != 0.0:
+                total += weight * (x - float64(pairs.y[y]))
+            E, y = E + 1, y + pairs.C
+        out.by_x[at] = 2.0 * total
+        at += int64(cuda.gridDim.x) * cuda.blockDim.x
+
+
+# ----------------------------------------------------------------------- compiling and launching
+
+
+def compile_ptx(kind: Kind | PairKind, capability: tuple[int, int] = (9, 0)) -> str:
     """The PTX of the kernel of a kind for a compute capability; needs no GPU."""
-    return cuda_launch.compile_ptx(make_kernel(kind), signature(kind), capability)
+    kernel = make_kernel(kind) if isinstance(kind, Kind) else chain_kernel if kind.chains else distances_kernel
+    return cuda_launch.compile_ptx(kernel, signature(kind), capability)
 
 
 @cache
-def load(kind: Kind, device: torch.device) -> object:
+def load(kind: Kind | PairKind, device: torch.device) -> object:
     """The kernel of a kind, ready to be launched on a device."""
     capability = torch.cuda.get_device_capability(device)
     make_ptx = partial(compile_ptx, kind, capability)
     return cuda_launch.load(cuda_launch.machine_code("-".join(map(str, kind)), make_ptx, capability))
 
 
-def launch(kind: Kind, blocks: int, threads: int, problem: Problem, results: Results) -> None:
+@cache
+def tensors_of(arguments: type[NamedTuple]) -> int:
+    """How many of a kernel's arguments are tensors, which come first."""
+    return sum(annotation not in (int, bool) for annotation in arguments.__annotations__.values())
+
+
+def launch(
+    kind: Kind | PairKind, blocks: int, threads: int, problem: Problem | Pairs, results: Results | Delta | Chained
+) -> None:
     """Run the kernel of a kind on torch's current stream of the tensors' device."""
-    device = results.value.device
+    device, tensors = results[0].device, tensors_of(type(problem))
     with torch.cuda.device(device):
-        cuda_launch.launch(load(kind, device), blocks, threads, problem[:TENSORS], problem[TENSORS:], results)
+        cuda_launch.launch(load(kind, device), blocks, threads, problem[:tensors], problem[tensors:], results)
 
 
 # ----------------------------------------------------------------------- how a batch is cut up
@@ -818,6 +902,26 @@ def _omega_steps(omega: Tensor | None, N: int, M: int) -> tuple[int, int, int, i
     return 0, N * M if omega.shape[0] > 1 else 0, M, 1
 
 
+def _precision(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _launch_on_pairs(limits, launch, E, x, y, results, N, M, C) -> None:
+    kind, (out,) = PairKind(_precision(x.dtype), E is not None), results
+    blocks = min(-(-out.numel() // PAIR_THREADS), PAIR_BLOCKS * limits.processors)
+    launch(kind, blocks, PAIR_THREADS, Pairs(E, x, y, out.numel(), N, M, C), results)
+
+
+def _square_distances(limits, launch, x, y, n, m, band, D) -> None:
+    """(output) Delta of all cells."""
+    _launch_on_pairs(limits, launch, None, x.mT.contiguous(), y.mT.contiguous(), Delta(D), *D.shape[1:], x.shape[2])
+
+
+def _chain_to_series(limits, launch, E, x, y, by_x) -> None:
+    """(output) ``2 sum_j E (x - y_j)``."""
+    _launch_on_pairs(limits, launch, E, x, y, Chained(by_x), *E.shape[1:], x.shape[2])
+
+
 def sweep(
     x: MaybeTensor,
     y: MaybeTensor,
@@ -831,23 +935,34 @@ def sweep(
     wants: Wants,
     limits: Limits | None = None,
     launch: Callable[[Kind, int, int, Problem, Results], None] = launch,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, ...]:
-    """Either operator: pack the arguments, allocate the results, launch; without Omega there is no temporal term."""
+    """Either operator: pack the arguments, allocate the results, launch; without Omega there is no temporal term.
+
+    ``dtype`` is for :func:`.lattice.allocate`.
+    """
     check_arguments(x, y, D, gamma, n, m, omega, omega_scale, band)
     of_series, dual = D is None, omega is not None
     B, N, M, C = (*x.shape[:2], *y.shape[1:]) if of_series else (*D.shape, 1)
     like, band = x if of_series else D, N + M if band < 0 else min(band, N + M)
     terms = 2 if dual else 1
-    outputs = allocate(x, y, D, gamma, terms, wants)
+    outputs = allocate(x, y, D, gamma, terms, wants, dtype)
     if B == 0:
+        return outputs
+    limits, dtype = limits or limits_of(like.device), dtype or like.dtype
+    if of_series and C >= MANY:
+        on_costs = partial(sweep, None, None, limits=limits, launch=launch)
+        kernels = (partial(kernel, limits, launch) for kernel in (_square_distances, _chain_to_series))
+        group = max(1, limits.scratch_bytes // (16 * N * M))  # whose costs and E take this much at most
+        sweep_on_costs(outputs, on_costs, *kernels, group, x, y, gamma, n, m, omega, omega_scale, band, wants)
         return outputs
     want_x, want_y, want_D, want_gamma = wants
     keeps_E = want_y or (want_D and not of_series) or (want_x and C > 1)
-    kind = Kind(str(like.dtype).removeprefix("torch."), not of_series, dual, any(wants), want_gamma, keeps_E)
+    kind = Kind(_precision(dtype), not of_series, dual, any(wants), want_gamma, keeps_E, like.dtype != dtype)
     for lengths, by_series in zip((n, m), outputs[2:4], strict=True):
         if lengths is not None:
             by_series.zero_()  # the kernel leaves padding alone
-    plan = make_plan((B, N, M, C), kind, *wants[:2], limits or limits_of(like.device))
+    plan = make_plan((B, N, M, C), kind, *wants[:2], limits)
 
     # copies must live until the kernel is launched; torch gives their memory to what comes after it on the stream
     series = (s.detach().transpose(1, 2).contiguous() for s in (x, y)) if of_series else (None, None)
@@ -856,7 +971,7 @@ def sweep(
         *arrays, B, N, M, C, band, *_omega_steps(omega, N, M), *wants[:2],
         *(t is not None for t in (omega_scale, n, m)), plan.segments, plan.steps,
     )  # fmt: skip
-    scratch = [like.new_empty(plan.blocks * plan.weights)]
+    scratch = [like.new_empty(plan.blocks * plan.weights, dtype=dtype)]
     scratch += (like.new_empty(plan.blocks * size, dtype=torch.float64) for size in plan[5:])
     results = Results(*(t if t.numel() else None for t in (*outputs, *scratch)))
     launch(kind, plan.blocks, plan.warps * WARP, problem, results)

@@ -13,6 +13,7 @@ before it, those behind it after it, and all memory that is read holds finite nu
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple, Optional, Sequence  # noqa: UP035 -- torch 2.5 and 2.6 read no other kind in a schema
 
@@ -23,6 +24,7 @@ from torch import Tensor
 from .jit import inlined, jit
 from .simd import SLACK, pointer, pointers, row_loop
 
+MANY = 48  # variables from which costs are made before the sweep, see sweep_on_costs
 UNREACHABLE = 1e300  # V of cells outside of the lattice: far above any cost, yet finite, so that it makes no NaN
 CHUNK = 512  # cells of a row that go through one formula after the other while they are in the fastest cache
 BLOCK = 16  # rows that are copied from matrices, or to them, at a time: a matrix lies across the rows
@@ -399,7 +401,7 @@ def allocate(
         gamma: the smoothing.
         terms: 1 for the shape term alone, 2 with the temporal term.
         wants: whether to differentiate by x, by y, by D and by gamma.
-        dtype: of the values, and so of the weights; None for that of the inputs.
+        dtype: of the results but the derivatives by gamma, and so of the weights; None for that of the inputs.
 
     Returns:
         Values (B,) of the terms, the second one empty for one term, and the derivatives (terms, ...) of all terms by
@@ -414,7 +416,7 @@ def allocate(
         for s, wanted in zip((x, y), wants[:2], strict=True)
     )
     of_D = (1, B, x.shape[1], y.shape[1]) if D is None else (terms, *D.shape)
-    by_D = like.new_zeros(of_D) if wants[2] else like.new_empty(terms, 0, 0, 0)
+    by_D = like.new_zeros(of_D, dtype=dtype) if wants[2] else like.new_empty((terms, 0, 0, 0), dtype=dtype)
     by_gamma = gamma.new_zeros(terms, B) if wants[3] else gamma.new_empty(terms, 0)
     return *values, *by_series, by_D, by_gamma
 
@@ -462,3 +464,68 @@ def without_padding(series: Tensor, lengths: Tensor | None) -> Tensor:
         return series
     inside = torch.arange(series.shape[1], device=series.device) < lengths.unsqueeze(1)
     return torch.where(inside.unsqueeze(-1), series, 0.0)
+
+
+# ----------------------------------------------------------------------- many variables
+
+
+def sweep_on_costs(
+    outputs: tuple[Tensor, ...],
+    sweep: Callable,
+    square_distances: Callable,
+    chain_to_series: Callable,
+    group: int,
+    x: Tensor,
+    y: Tensor,
+    gamma: Tensor,
+    n: Tensor | None,
+    m: Tensor | None,
+    omega: Tensor | None,
+    omega_scale: Tensor | None,
+    band: int,
+    wants: Wants,
+) -> None:
+    """(output) the results of series, group by group: all costs, their sweep, its derivative chained to x and y.
+
+    On the CPU it takes 0.77 to 1.2 times the time of a sweep that makes Delta row by row at 32 variables, and 0.52 to
+    0.99 times at 48.
+
+    Args:
+        outputs: what :func:`allocate` has made.
+        sweep: (D, gamma, n, m, omega, omega_scale, band, wants, dtype=) -> results, of float64 costs.
+        square_distances: (x, y, n, m, band, D), which writes D where a path may lead.
+        chain_to_series: (E, x, y, by_x), which writes ``2 sum_j E (x - y_j)``.
+        group: pairs.
+        x: predictions (B, N, C).
+        y: targets (B, M, C).
+        gamma: the smoothing.
+        n: lengths of the predictions.
+        m: lengths of the targets.
+        omega: Omega, by lag or as matrices; None without a temporal term.
+        omega_scale: its factors (B,).
+        band: -1 for none.
+        wants: whether to differentiate by x, by y, by D and by gamma.
+    """
+    B, N, M = *x.shape[:2], y.shape[1]
+    want_x, want_y, want_D, want_gamma = wants
+    by_costs = False, False, want_x or want_y or want_D, want_gamma
+    for first in range(0, B, group):
+        part = slice(first, first + group)
+        lengths = [None if k is None else k[part] for k in (n, m)]
+        a, b = (series[part].detach().contiguous() for series in (x, y))
+        D = a.new_empty(len(a), N, M, dtype=torch.float64)
+        square_distances(a, b, *lengths, band, D)
+        Omega = omega if omega is None or omega.dim() == 1 or omega.shape[0] == 1 else omega[part]
+        scale = None if omega_scale is None else omega_scale[part]
+        found = sweep(D, gamma, *lengths, Omega, scale, band, by_costs, dtype=x.dtype)
+        value, value_dot, _, _, all_E, d_gamma = found
+        for term, values in enumerate((value, value_dot)[: 1 if omega is None else 2]):
+            outputs[term][part] = values
+            if want_x:
+                chain_to_series(all_E[term], a, b, outputs[2][term, part])
+            if want_y:
+                chain_to_series(all_E[term].mT.contiguous(), b, a, outputs[3][term, part])
+        if want_D:
+            outputs[4][0, part] = all_E[0]
+        if want_gamma:
+            outputs[5][:, part] = d_gamma

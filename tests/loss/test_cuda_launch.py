@@ -34,6 +34,7 @@ IMPORTS = """
 import warnings
 import torch
 from loss.kernels import cuda, cuda_launch, has_kernels
+from loss.kernels.lattice import MANY
 from tests.helpers import arguments, series
 """
 
@@ -57,12 +58,11 @@ def cache(tmp_path_factory):
 
 
 SWEEP = """
-driver.parameters = len(cuda.Problem._fields + cuda.Results._fields)
-
 def bits(value):
     return 0 if value is None else value.data_ptr() if isinstance(value, torch.Tensor) else value % 2**64
 
 def launch(kind, blocks, threads, problem, results):
+    driver.parameters = len(problem) + len(results)
     cuda.launch(kind, blocks, threads, problem, results)
     assert len(driver.values) == driver.parameters
     for value, given in zip((*problem, *results), driver.values, strict=True):
@@ -70,8 +70,8 @@ def launch(kind, blocks, threads, problem, results):
     assert (list(driver.config.grid), list(driver.config.block)) == ([blocks, 1, 1], [threads, 1, 1])
     assert (driver.config.stream, driver.config.shared_bytes) == (driver.stream.cuda_stream, 0)
 
-def sweep(batch):
-    cuda.sweep(*arguments(*series(batch, 40, 33, 2, torch.float32)), cuda.Limits(132), launch)
+def sweep(batch, variables=2):
+    cuda.sweep(*arguments(*series(batch, 40, 33, variables, torch.float32)), cuda.Limits(132), launch)
 """
 
 
@@ -87,6 +87,8 @@ def test_the_driver_is_given_all_arguments_on_the_current_stream_and_a_second_pr
     driver.stream.cuda_stream = 0x3000
     sweep(batch=3)
     assert (driver.launches, len(linked)) == (2, 1)
+    sweep(batch=3, variables=MANY)  # the costs, their sweep, both terms by x and by y
+    assert (driver.launches, len(linked)) == (8, 4)
     """
     second = """
     cuda_launch.compile_ptx = cuda_launch.Program = None

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from loss import DilateLoss, SoftDTWLoss
-from loss.kernels.cpu import MANY
+from loss.kernels.lattice import MANY
 from tests.helpers import EVERY_LOSS, series
 from tests.oracles.longdouble import PRECISE, dilate, relative_error
 
