@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from .checks import INFEASIBLE, check_alpha, check_band, check_flag, check_new_gamma, check_reduction, check_word
-from .costs import Cost, check_cost
+from .costs import Cost, check_cost, costs_of
+from .kernels import has_kernels
+from .kernels.reference import widened
 from .pairs import Lengths, Pairs, check_pairs, with_paths
 
 _CHECKS = {
@@ -25,6 +27,11 @@ HIDDEN_IN_REPR = ("None", "False", "'squared'", "'raise'")  # settings that a pr
 
 
 REDUCE = {"mean": Tensor.mean, "sum": Tensor.sum, "none": lambda values: values}  # over the batch (B,)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In float64, where the device surely has it."""
+    return tensor.double() if has_kernels(tensor.device) else widened(tensor)
 
 
 class AlignmentLoss(nn.Module):
@@ -82,6 +89,11 @@ class AlignmentLoss(nn.Module):
         """Return Omega as a user gives it."""
         return omega
 
+    def _costs(self, pairs: Pairs) -> Tensor:
+        """Delta other than the squared distance, (B, N, M)."""
+        D = costs_of(self.cost, pairs)
+        return _wide(D) if self.divergence else D
+
     def _terms(self, pairs: Pairs) -> tuple[Tensor, ...]:
         """The loss of each pair, (B,), and what it is made of, if it has parts."""
         raise NotImplementedError
@@ -112,6 +124,7 @@ class AlignmentLoss(nn.Module):
         apart = self.per_channel and d > 1
         parts = pairs.by_variable() if apart else pairs
         terms = self._debiased(parts) if self.divergence else self._terms(parts)
+        terms = tuple(term.to(pairs.x.dtype) for term in terms)
         if apart:
             terms = tuple(term.reshape(-1, d).mean(1) for term in terms)
         if pathless is not None:
@@ -134,7 +147,11 @@ class AlignmentLoss(nn.Module):
         that kernel is not positive definite: series of a few steps that differ by less than ``sqrt(gamma)`` can have
         a D slightly below zero (-0.008 for the six steps in tests/loss/test_variants.py, at gamma 1). Where a loss
         must not be negative, take ``max(0, D)``, which is what DilateLoss does.
+
+        Near the target the three terms have the digits of a float32 in common, so they are float64.
         """
+        if self.cost == "squared":
+            pairs = Pairs(_wide(pairs.x), _wide(pairs.y), pairs.lattice)
         of_both, of_x, of_y = map(self._terms, (pairs, pairs.of_predictions(), pairs.of_targets()))
         return tuple(xy - (xx + yy) / 2 for xy, xx, yy in zip(of_both, of_x, of_y, strict=True))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import kernels, path_soft_dtw, soft_dtw
 from .checks import check_alpha, check_gamma
-from .costs import Cost, costs_of
+from .costs import Cost
 from .criterion import AlignmentLoss
 from .kernels import cpu, lattice, reference
 from .kernels.jit import inlined, jit
@@ -556,9 +556,7 @@ class DilateLoss(AlignmentLoss):
 
     def _terms(self, pairs: Pairs) -> DilateTerms:
         gamma, omega = check_gamma(self.gamma, pairs.x), penalty(self.omega, pairs)
-        D = None if self.cost == "squared" else costs_of(self.cost, pairs)
-        terms = dilate_terms(pairs, gamma, omega, self.alpha, D)
-        return terms if D is None else DilateTerms(*(term.to(pairs.x.dtype) for term in terms))
+        return dilate_terms(pairs, gamma, omega, self.alpha, None if self.cost == "squared" else self._costs(pairs))
 
     def _debiased(self, pairs: Pairs) -> DilateTerms:
         _, shape, temporal = super()._debiased(pairs)
@@ -592,7 +590,7 @@ class SoftDTWLoss(AlignmentLoss):
             are aligned together, by the squared Euclidean distance of their vectors.
         cost: as for :class:`DilateLoss`.
         divergence: the soft-DTW divergence: zero where prediction equals target, and negative at most slightly, near
-            there (:class:`.criterion.AlignmentLoss`). It costs three sweeps instead of one.
+            there (:class:`.criterion.AlignmentLoss`). It costs three sweeps in float64 instead of one.
         infeasible: as for :class:`DilateLoss`.
 
     Raises:
@@ -616,7 +614,7 @@ class SoftDTWLoss(AlignmentLoss):
         gamma = check_gamma(self.gamma, pairs.x)
         if self.cost == "squared":
             return dilate_terms(pairs, gamma, None, 1.0)[:1]  # Eq. 2
-        return (soft_dtw_of(costs_of(self.cost, pairs), gamma, pairs.lattice).to(pairs.x.dtype),)
+        return (soft_dtw_of(self._costs(pairs), gamma, pairs.lattice),)
 
 
 class TangledDilateLoss(AlignmentLoss):
@@ -677,8 +675,8 @@ class TangledDilateLoss(AlignmentLoss):
             x, y = (reference.widened(s) for s in pairs[:2])  # a float32 cost would cost the gradient its last digits
             D = self.alpha * _costs(x, y, n, m)[0]
         else:
-            D = self.alpha * costs_of(self.cost, pairs)
+            D = self.alpha * self._costs(pairs)
         if self.omega is not None:
             Omega = omega_matrix(penalty(self.omega, pairs), *D.shape[1:])
             D = D + (1 - self.alpha) * Omega.to(D.dtype)
-        return (soft_dtw_of(D, check_gamma(self.gamma, pairs.x), pairs.lattice).to(pairs.x.dtype),)  # Eq. 5
+        return (soft_dtw_of(D, check_gamma(self.gamma, pairs.x), pairs.lattice),)  # Eq. 5

@@ -470,6 +470,34 @@ def test_divergence_is_zero_with_zero_gradient_at_equality(criterion, dtype):
     assert torch.autograd.grad(value.sum(), x)[0].abs().max() <= 20 * tolerance
 
 
+class _Distance(nn.Module):
+    """A cost with weights, which are float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x, y):
+        return self.weight * (x - y.transpose(1, 2)).abs()
+
+
+@pytest.mark.parametrize("cost", ["squared", "absolute", _Distance()], ids=["squared", "absolute", "a module"])
+@pytest.mark.parametrize("loss", [SoftDTWLoss, DilateLoss, TangledDilateLoss])
+def test_the_divergence_near_the_target_has_the_digits_of_float64(loss, cost):
+    y = series(4, 200, 200, dtype=torch.float32)[1]
+    x = (y + 0.01 * series(4, 200, 200, dtype=torch.float32, seed=1)[0]).requires_grad_()
+    criterion = loss(gamma=10.0, reduction="none", divergence=True, cost=cost)
+    values = criterion(x, y)
+    (gradient,) = torch.autograd.grad(values.sum(), x)
+    wide = copy.deepcopy(criterion).double()
+    truth = wide(x.double(), y.double())
+    assert (values.dtype, gradient.dtype) == (torch.float32, torch.float32)
+    relative = 1e-5 if cost == "squared" else 1e-3  # what float32 costs leave open
+    torch.testing.assert_close(values.double(), truth, rtol=relative, atol=0)
+    (of_truth,) = torch.autograd.grad(truth.sum(), x)
+    torch.testing.assert_close(gradient, of_truth, rtol=0, atol=1e-3 * of_truth.abs().max().item())
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     N=st.integers(1, 12),
