@@ -135,7 +135,8 @@ class DecoderRNN(nn.Module):
         """
         if not _is_plain(self, DecoderRNN) or not _is_plain(self.gru, *GRUS.values()) or _drops_out(self.gru):
             return self._rollout_by_calls(value, hidden, steps)
-        if isinstance(self.gru, FusedGRU) and _is_plain_linear(self.fc) and _is_plain_linear(self.out):
+        own_head = type(self)._head is DecoderRNN._head and "_head" not in vars(self)
+        if isinstance(self.gru, FusedGRU) and own_head and _is_plain_linear(self.fc) and _is_plain_linear(self.out):
             weights = self.fc.weight, self.fc.bias, self.out.weight, self.out.bias
             if self.gru.fuses(value, hidden, *weights):
                 return rollout(self.gru, self.fc, self.out, value, hidden, steps)

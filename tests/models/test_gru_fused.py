@@ -664,6 +664,21 @@ def test_a_rollout_does_what_a_changed_head_does(change, layer):
         torch.testing.assert_close(ours, theirs)
 
 
+class _WithAHeadOfItsOwn(DecoderRNN):
+    def _head(self, states):
+        return torch.nn.functional.softplus(super()._head(states))
+
+
+@pytest.mark.parametrize("gru", ["fused", "torch", "written-out"])
+def test_a_rollout_has_the_head_of_a_subclass(gru):
+    decoder = _WithAHeadOfItsOwn(2, 5, 2, 4, 2, gru).double()
+    value, hidden = randn(3, 2), randn(2, 3, 5)
+    forecasts = decoder.rollout(value, hidden, 4)
+    for forecast in forecasts.unbind(1):
+        value, hidden = decoder(value.unsqueeze(1), hidden)
+        torch.testing.assert_close(forecast, value := value.squeeze(1))
+
+
 def test_a_signal_in_the_middle_of_a_training_is_never_lost():
     class Arrived(Exception):  # noqa: N818
         """The signal's handler has run."""
