@@ -129,7 +129,9 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
     index = getattr(table, "index", None)
     if column is not None and list(table.columns).count(column) == 1:
         times = table[column]
-    elif hasattr(index, "dtype") and index.dtype.kind == "M":
+    elif hasattr(index, "to_timestamp"):  # of periods
+        times = index.to_timestamp()
+    elif getattr(getattr(index, "dtype", None), "kind", "") == "M" or (step is not None and _are_dates(index)):
         times = index
     else:
         return None
@@ -145,6 +147,17 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
         return read_times(cells, known=step)[0]
     except RowError as problem:
         raise ValueError(f"history must hold times in its rows, but row {problem.row} {problem}.") from None
+
+
+def _are_dates(index: object) -> bool:
+    """Whether an index has no numbers but dates, as text or objects."""
+    if getattr(getattr(index, "dtype", None), "kind", "O") != "O":
+        return False
+    try:
+        read_times(np.array([str(cell).strip().encode() for cell in index], dtype=np.bytes_))
+    except RowError:
+        return False
+    return len(index) > 0
 
 
 def _check_times(times: np.ndarray | None, length: int, step: Step | None) -> None:

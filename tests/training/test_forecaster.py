@@ -202,8 +202,15 @@ def forecaster_of(**options):
 def timed(times, how):
     """A table of numbers with these times, in a column, as text, with an offset, or in the index."""
     y = np.sin(np.arange(len(times)))
-    if how in ("index", "named index"):
-        return pd.DataFrame({"y": y}, index=times if how == "index" else times.map(str).rename("when"))
+    indices = {
+        "index": lambda: times,
+        "named index": lambda: times.map(str).rename("when"),
+        "index of text": lambda: times.map(str),
+        "index of objects": lambda: times.astype(object),
+        "index of periods": lambda: times.to_period("min"),
+    }
+    if how in indices:
+        return pd.DataFrame({"y": y}, index=indices[how]())
     column = {
         "column": times,
         "text": times.map(str),
@@ -215,6 +222,7 @@ def timed(times, how):
 
 
 HOW = ["column", "text", "day first", "offset", "city", "index", "named index"]
+HOW += ["index of text", "index of objects", "index of periods"]
 
 
 @pytest.mark.parametrize("how", HOW)
