@@ -964,6 +964,15 @@ def test_a_folder_that_holds_a_run_is_refused_and_unchanged(small, capsys):
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
+def test_a_training_replaces_no_forecast(small, capsys):
+    Path("out").mkdir()
+    Path("out/forecast.csv").write_text("kept")
+    assert "--output out already holds forecast.csv: name another folder." in refusal(
+        capsys, *small, "--output", "out"
+    )
+    assert Path("out/forecast.csv").read_text() == "kept"
+
+
 def test_a_folder_in_which_another_process_trains_is_refused_until_that_is_gone(small, capsys):
     flags = [*small, "--losses", "mse", "--jobs", "1", "--epochs", "1000000", "--output", "run"]
     with subprocess.Popen([sys.executable, ROOT / "main.py", *flags], stdout=subprocess.DEVNULL) as process:

@@ -61,10 +61,10 @@ class RunFolder:
         return self.checkpoints / f"{loss}.pt"
 
     def create(self) -> None:
-        """Make the folder; one that already holds a run is refused.
+        """Make the folder; one that already holds a run, or what one writes, is refused.
 
         Raises:
-            FileExistsError: If it holds a run.
+            FileExistsError: If it holds that.
             OSError: If it cannot be made.
         """
         for part in (self.config, self.metrics, self.results, self.figures, self.checkpoints):
@@ -73,6 +73,8 @@ class RunFolder:
                     f"--output {self.path} already holds a run ({part.name}): name another folder, "
                     f"or continue with --resume {self.path}."
                 )
+        for part in self.outputs():
+            raise FileExistsError(f"--output {self.path} already holds {part.name}: name another folder.")
         self.path.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
