@@ -375,14 +375,19 @@ def open_text(path: Path, encoding: str | None = None) -> Iterator[TextIO]:
         encoding: Of the text; by default UTF-16 where the file begins with its mark, else UTF-8.
 
     Raises:
-        ValueError: The file is damaged or not text.
+        ValueError: The file is damaged or not text, or begins with the mark of another encoding.
     """
     try:
         with open(path, "rb") as raw:
             opener = gzip.open if raw.read(2) == b"\x1f\x8b" else open
         with opener(path, "rb") as raw:
-            is_utf16 = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        with opener(path, "rt", encoding=encoding or ("utf-16" if is_utf16 else "utf-8-sig"), newline="") as text:
+            begin = raw.read(3)
+        is_utf16 = begin[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        if begin == codecs.BOM_UTF8 and encoding not in (None, "utf-8-sig"):
+            raise ValueError(f"{path} begins with the mark of UTF-8, but {giving('encoding', encoding)} is given")
+        if encoding is None or (is_utf16 and encoding.startswith("utf-16")):  # the mark is no part of the first cell
+            encoding = "utf-16" if is_utf16 else "utf-8-sig"
+        with opener(path, "rt", encoding=encoding, newline="") as text:
             yield text
     except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile, csv.Error) as problem:
         raise ValueError(f"{path} is damaged or not a text file: {problem}") from problem
@@ -486,6 +491,9 @@ def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
         rows = [row for row in cut[candidate] if any(row)]
         widths = {len(row) for row in rows[: _SAMPLE_LINES // 2]}
         if len(widths) == 1 and widths != {1}:
+            if candidate == "," and notation.given is None and _may_be_fractions([row[-2:] for row in rows]):
+                either = f"give {giving('decimal', ',')} if it is the decimal mark, {giving('delimiter', ',')} if not"
+                raise ValueError(f"{path}: ',' may cut cells or be a mark in {lines[0].strip()!r}; {either}")
             return candidate
     either = next((mark for mark in in_numbers if mark in lines[0]), None)
     if either and math.isnan(notation.number(lines[0])):
@@ -496,13 +504,21 @@ def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
     return next((mark for mark in "\t;,|" if mark in candidates and mark in lines[0]), candidates[-1])
 
 
+def _may_be_fractions(ends: list[list[str]]) -> bool:
+    """Whether the last two cells of each row may be one number: as many digits in the last ones, some of them 00."""
+    fractions = [last for _, last in ends]
+    alike = len({len(last) for last in fractions}) == 1 and all(last.isdecimal() for last in fractions)
+    padded = any(len(last) > 1 and last[0] == "0" for last in fractions)
+    return len(ends) > 2 and alike and padded and all(re.fullmatch(r"[-+]?\d+", whole) for whole, _ in ends)
+
+
 # ------------------------------------------------------------------------------------------------- names
 
 
 def _has_header(first: list[str], below: list[list[str]], notation: Notation) -> bool | None:
     """Whether the first row holds names, judged by the rows below; None if that is not certain."""
-    labels = data = is_row = False
-    whole_above_decimals, whole = [], []
+    word_above_numbers = word_above_text = data = is_row = False
+    whole, decimals = [], []
     for position, cell in enumerate(first):
         cells = [row[position] for row in below]
         numbers = [other for other in cells if math.isfinite(notation.number(other))]
@@ -511,28 +527,42 @@ def _has_header(first: list[str], below: list[list[str]], notation: Notation) ->
         if is_missing(cell):
             # pandas writes no name above the numbers or dates of its rows.
             is_index = not is_numeric or cells == [str(row) for row in range(len(cells))]
-            labels |= position == 0 and not cell.strip() and is_index
+            word_above_numbers |= position == 0 and not cell.strip() and is_index
         elif is_numeric:
             if math.isnan(notation.number(cell)) and not _OTHER_NOTATION.fullmatch(cell) and "%" not in cell:
-                labels = True
+                word_above_numbers = True
             else:
                 data |= not is_whole
                 whole += [(notation.number(cell), [notation.number(other) for other in numbers])]
-                whole_above_decimals.append(is_whole and not any(re.fullmatch(r"\s*[-+]?\d+\s*", n) for n in numbers))
+                decimals.append([len(other.strip().partition(notation.decimal)[2]) for other in numbers])
         else:
-            # Above text such as dates: a name is told by having no digits where they do.
-            has_digits = any(map(_has_digit, cells))
-            labels |= has_digits and not _has_digit(cell)
-            is_row |= has_digits and _has_digit(cell)
-    if labels or data:
-        return None if labels and data else labels
-    is_default = first == [str(position) for position in range(len(first))]
-    # pandas calls unnamed columns 0, 1, 2, ..., which only the decimals below tell from data.
-    if is_default and not all(re.fullmatch(r"\s*[+-]?\d+\s*", cell) for row in below[:1] for cell in row):
-        return True
-    if any(whole_above_decimals):
-        return True if all(whole_above_decimals) and len(whole_above_decimals) > 1 and len(below) > 2 else None
-    return None if not is_row and _may_be_names(whole) else False
+            # Above text such as dates: a name is told by having no digits where they do, data by being formed alike.
+            word_above_text |= any(map(_has_digit, cells)) and not _has_digit(cell)
+            is_row |= _has_digit(cell) and _form(cell) in map(_form, cells)
+    if word_above_numbers or word_above_text:
+        may_be_data = data or is_row or (not word_above_numbers and whole and not _may_be_names(whole))
+        return None if may_be_data else True
+    if data or is_row:
+        return False
+    if any(map(all, decimals)):
+        return _are_names_above_decimals(whole, decimals)
+    return None if _may_be_names(whole) else False
+
+
+def _are_names_above_decimals(whole: list[tuple[float, list[float]]], decimals: list[list[int]]) -> bool | None:
+    """Whether whole numbers are names where no number below is whole; some programs write 0 for 0.0."""
+    first = [name for name, _ in whole]
+    if len(set(first)) < len(first) or any(_is_count([name, *below]) for name, below in whole):
+        return False
+    is_default = first == [*range(len(first))]  # pandas calls columns without names 0, 1, 2, ...
+    if all(map(all, decimals)) and min(map(len, decimals)) > 2:
+        # Who writes as many decimals of each number writes no whole one; nor does Python, whose numbers are long.
+        is_fixed = all(len(set(places)) == 1 for places in decimals)
+        is_long = is_default and all(max(places) > 12 for places in decimals)
+        far = len(first) > 1 and all(_is_far(name, below) for name, below in whole)
+        if is_long or far or (is_fixed and (len(first) > 1 or is_default)):
+            return True
+    return True if is_default and len(first) > 2 else None
 
 
 def _may_be_names(whole: list[tuple[float, list[float]]]) -> bool:
@@ -547,13 +577,17 @@ def _may_be_names(whole: list[tuple[float, list[float]]]) -> bool:
 
 
 def _is_count(numbers: list[float]) -> bool:
-    steps = set(np.diff(numbers))
-    return len(numbers) > 2 and len(steps) == 1 and steps != {0}
+    steps = np.diff(numbers)
+    return len(numbers) > 2 and steps[0] != 0 and bool(np.allclose(steps, steps[0], rtol=1e-6, atol=0))
 
 
 def _is_far(number: float, below: list[float]) -> bool:
     low, high = min(below), max(below)
     return len(below) > 2 and abs(2 * number - low - high) > 3 * (high - low)
+
+
+def _form(cell: str) -> str:
+    return re.sub(r"\d+", "0", re.sub(r"[^\W\d_]+", "a", cell.strip()))
 
 
 def _has_digit(cell: str) -> bool:

@@ -143,10 +143,13 @@ def test_every_number_of_any_table_is_read_back(
         ("1,7\n3,4\n", ["0", "1"], [[1, 7], [3, 4]]),
         ("0,1\n1,3\n2,2\n", ["0", "1"], [[0, 1], [1, 3], [2, 2]]),
         ("5\n-5\n3\n", ["0"], [[5], [-5], [3]]),
-        ("0,1\n0.5,2\n", ["0", "1"], [[0.5, 2]]),
+        ("0,1,2\n0.5,2,1\n", ["0", "1", "2"], [[0.5, 2, 1]]),
         (",0\n0,5\n1,7\n", ["", "0"], [[0, 5], [1, 7]]),
         ("Date,0\n2015-01-01,5\n2015-01-02,7\n", ["Date", "0"], [[5], [7]]),
         ("2015-01-01,5\n2015-01-02,7\n", ["0", "1"], [[5], [7]]),
+        ("2015-01-01,0\n2015-01-02,0.5\n2015-01-03,1.5\n", ["0", "1"], [[0], [0.5], [1.5]]),
+        ("S1,0,3\nS2,0.5,1.5\nS3,0.7,2.5\n", ["0", "1", "2"], [[0, 3], [0.5, 1.5], [0.7, 2.5]]),
+        ("5,5\n0.5,1.5\n0.7,2.5\n", ["0", "1"], [[5, 5], [0.5, 1.5], [0.7, 2.5]]),
         ("north,5\nsouth,7\n", ["0", "1"], [[5], [7]]),
         ('"sensor, left", x \n1,2\n', ["sensor, left", "x"], [[1, 2]]),
         ("x1,x2\n1,2\n\n\n", ["x1", "x2"], [[1, 2]]),
@@ -158,6 +161,63 @@ def test_a_header_is_told_from_data(tmp_path, content, names, numbers):
     read, found, _ = numbers_in(tmp_path / "table.csv")
     assert found == names
     np.testing.assert_array_equal(read, numbers)
+
+
+@pytest.mark.parametrize("comment", [False, True])
+@pytest.mark.parametrize(
+    "row", [lambda t: (t, np.sin(5 * t)), lambda t: (t, np.cos(t)), lambda t: (t, 100 * np.exp(-t), t**2)]
+)
+def test_a_first_row_of_whole_numbers_is_data_though_the_others_have_decimals(tmp_path, row, comment):
+    values = np.stack(row(0.01 * np.arange(300)), axis=1)
+    names = [f"of t {k}" for k in range(values.shape[1])]
+    header = {"header": ",".join(names)} if comment else {}
+    np.savetxt(tmp_path / "table.csv", values, fmt="%g", delimiter=",", **header)
+    read, found, _ = numbers_in(tmp_path / "table.csv")
+    np.testing.assert_allclose(read, values, rtol=1e-5)
+    assert found == (names if comment else [str(k) for k in range(values.shape[1])])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "2020-01-01,offline,5\n2020-01-02,2,3\n2020-01-03,4,1\n",  # a word in a row that is dated like the others
+        "2020-01-01,ok,5\n2020-01-02,err402,3\n2020-01-03,err7,4\n",
+        "Hall,21\nRoom2,3\nRoom7,35\n",
+        "21,60\n21.25,60.2\n21.1,59.85\n21.2,59.7\n",
+        "0,1\n0.3,0.95\n0.6,0.7\n0.8,0.5\n",
+        "1,2\n1.3,1.95\n0.6,0.7\n0.8,0.5\n",
+        "0\n0.3\n-0.65\n0.8\n",
+    ],
+)
+def test_a_first_row_that_seems_to_hold_names_and_data_is_asked_about(tmp_path, content):
+    (tmp_path / "table.csv").write_text(content)
+    with pytest.raises(ValueError, match=r"line 1 may hold names or data .* give header=True or header=False"):
+        numbers_in(tmp_path / "table.csv")
+    assert len(numbers_in(tmp_path / "table.csv", header=True)[0]) == content.count("\n") - 1
+
+
+def test_the_mark_of_an_encoding_is_no_part_of_the_first_cell(tmp_path):
+    text = "0.25\n1.75\n3.25\n" * 20
+    path = tmp_path / "marked.csv"
+    for encoding, named in (("utf-8-sig", None), ("utf-8-sig", "utf8"), ("utf-16", None), ("utf-16", "UTF-16-LE")):
+        path.write_bytes(text.encode(encoding))
+        assert len(load("csv", path=path, encoding=named, **SMALL).series[0].values) == 60
+    path.write_bytes(text.encode("utf-8-sig"))
+    with pytest.raises(ValueError, match="begins with the mark of UTF-8, but encoding='iso8859-1' is given"):
+        load("csv", path=path, encoding="latin-1", **SMALL)
+
+
+@pytest.mark.parametrize("start", ["", "2020-01-01 00:00,"])
+def test_numbers_that_may_have_a_decimal_comma_are_asked_about(tmp_path, start):
+    values = np.round(10 + np.arange(60) / 7, 2)
+    path = tmp_path / "commas.csv"
+    path.write_text("\n".join(start + f"{value:.2f}".replace(".", ",") for value in values))
+    with pytest.raises(ValueError, match=r"',' may cut cells or be a mark in '.*'; give decimal=',' if it is"):
+        load("csv", path=path, **SMALL)
+    if not start:
+        read = load("csv", path=path, decimal=",", **SMALL).series[0].values[:, 0]
+        np.testing.assert_array_equal(read, values)
+    assert load("csv", path=path, delimiter=",", columns=-1, time="none", **SMALL).input_size == 1
 
 
 def test_the_judgement_on_the_header_can_be_overruled(tmp_path):
