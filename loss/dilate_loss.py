@@ -527,7 +527,7 @@ class DilateLoss(AlignmentLoss):
             divergence (why it needs the maximum is said in :class:`.criterion.AlignmentLoss`), and the temporal term
             ``max(0, D[Eq. 4])``, time distortion beyond what smoothing alone does to either series. Proof: both
             maxima are at least 0, and D is 0 for ``x = y``. The reverse fails: within about ``sqrt(gamma)`` of its
-            target a prediction may have loss 0 too. It costs three sweeps instead of one.
+            target a prediction may have loss 0 too. It costs three sweeps in float64 instead of one.
         infeasible: what a pair is worth that the band leaves no path: "raise" refuses the batch, "inf" and "zero"
             are the value of that pair (:class:`.criterion.AlignmentLoss`).
 
