@@ -491,7 +491,7 @@ def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
         rows = [row for row in cut[candidate] if any(row)]
         widths = {len(row) for row in rows[: _SAMPLE_LINES // 2]}
         if len(widths) == 1 and widths != {1}:
-            if candidate == "," and notation.given is None and _may_be_fractions([row[-2:] for row in rows]):
+            if candidate == "," and notation.given is None and _may_be_fractions([row[-2:] for row in rows[1:]]):
                 either = f"give {giving('decimal', ',')} if it is the decimal mark, {giving('delimiter', ',')} if not"
                 raise ValueError(f"{path}: ',' may cut cells or be a mark in {lines[0].strip()!r}; {either}")
             return candidate
@@ -509,7 +509,7 @@ def _may_be_fractions(ends: list[list[str]]) -> bool:
     fractions = [last for _, last in ends]
     alike = len({len(last) for last in fractions}) == 1 and all(last.isdecimal() for last in fractions)
     padded = any(len(last) > 1 and last[0] == "0" for last in fractions)
-    return len(ends) > 2 and alike and padded and all(re.fullmatch(r"[-+]?\d+", whole) for whole, _ in ends)
+    return len(ends) > 2 and alike and padded and all(re.search(r"(^|\s)[-+]?\d+$", whole) for whole, _ in ends)
 
 
 # ------------------------------------------------------------------------------------------------- names
@@ -517,52 +517,50 @@ def _may_be_fractions(ends: list[list[str]]) -> bool:
 
 def _has_header(first: list[str], below: list[list[str]], notation: Notation) -> bool | None:
     """Whether the first row holds names, judged by the rows below; None if that is not certain."""
-    word_above_numbers = word_above_text = data = is_row = False
-    whole, decimals = [], []
+    words, data, is_row, unlike_below, whole, written = 0, False, False, False, [], []
     for position, cell in enumerate(first):
         cells = [row[position] for row in below]
         numbers = [other for other in cells if math.isfinite(notation.number(other))]
-        is_whole = re.fullmatch(r"\s*\d+\s*", cell) is not None
         is_numeric = 2 * len(numbers) > sum(not is_missing(other) for other in cells)
         if is_missing(cell):
             # pandas writes no name above the numbers or dates of its rows.
-            is_index = not is_numeric or cells == [str(row) for row in range(len(cells))]
-            word_above_numbers |= position == 0 and not cell.strip() and is_index
-        elif is_numeric:
-            if math.isnan(notation.number(cell)) and not _OTHER_NOTATION.fullmatch(cell) and "%" not in cell:
-                word_above_numbers = True
-            else:
-                data |= not is_whole
-                whole += [(notation.number(cell), [notation.number(other) for other in numbers])]
-                decimals.append([len(other.strip().partition(notation.decimal)[2]) for other in numbers])
-        else:
+            counted = cells == [str(row) for row in range(len(cells))]
+            is_index = counted or (not is_numeric and all(map(_has_digit, cells)))
+            words += position == 0 and not cell.strip() and is_index
+        elif not is_numeric:
             # Above text such as dates: a name is told by having no digits where they do, data by being formed alike.
-            word_above_text |= any(map(_has_digit, cells)) and not _has_digit(cell)
+            words += any(map(_has_digit, cells)) and not _has_digit(cell)
             is_row |= _has_digit(cell) and _form(cell) in map(_form, cells)
-    if word_above_numbers or word_above_text:
-        may_be_data = data or is_row or (not word_above_numbers and whole and not _may_be_names(whole))
-        return None if may_be_data else True
-    if data or is_row:
+        elif math.isnan(notation.number(cell)) and not _OTHER_NOTATION.fullmatch(cell) and "%" not in cell:
+            words += 1
+        elif re.fullmatch(r"\s*\d+\s*", cell):
+            whole += [(notation.number(cell), [notation.number(other) for other in numbers])]
+            written += [numbers]
+        elif re.match(r"\s*[-+]", cell) or not all(re.fullmatch(r"\s*[-+]?\d+\s*", number) for number in numbers):
+            data = True
+        else:
+            unlike_below = True
+    if words:
+        doubtful = len(whole) >= words and not _may_be_names(whole)
+        return None if data or is_row or unlike_below or doubtful else True
+    if is_row or data:
         return False
-    if any(map(all, decimals)):
-        return _are_names_above_decimals(whole, decimals)
-    return None if _may_be_names(whole) else False
+    above_decimals = [numbers for numbers in written if all(notation.decimal in number for number in numbers)]
+    if above_decimals:
+        if len({name for name, _ in whole}) < len(whole):
+            return False
+        names_only = len(above_decimals) == len(whole) and (len(whole) > 1 or whole[0][0] == 0) and not unlike_below
+        return True if names_only and _keep_zeros(above_decimals, notation) else None
+    unlike_below |= any(_is_far(name, numbers) for name, numbers in whole)
+    return None if unlike_below or _may_be_names(whole) else False
 
 
-def _are_names_above_decimals(whole: list[tuple[float, list[float]]], decimals: list[list[int]]) -> bool | None:
-    """Whether whole numbers are names where no number below is whole; some programs write 0 for 0.0."""
-    first = [name for name, _ in whole]
-    if len(set(first)) < len(first) or any(_is_count([name, *below]) for name, below in whole):
-        return False
-    is_default = first == [*range(len(first))]  # pandas calls columns without names 0, 1, 2, ...
-    if all(map(all, decimals)) and min(map(len, decimals)) > 2:
-        # Who writes as many decimals of each number writes no whole one; nor does Python, whose numbers are long.
-        is_fixed = all(len(set(places)) == 1 for places in decimals)
-        is_long = is_default and all(max(places) > 12 for places in decimals)
-        far = len(first) > 1 and all(_is_far(name, below) for name, below in whole)
-        if is_long or far or (is_fixed and (len(first) > 1 or is_default)):
-            return True
-    return True if is_default and len(first) > 2 else None
+def _keep_zeros(columns: list[list[str]], notation: Notation) -> bool:
+    """Whether these decimals have the zeros at their ends, so that 0, as some programs write 0.0, is none of them."""
+    ends = [[number.strip().partition(notation.decimal)[2] for number in numbers] for numbers in columns]
+    # Of forty numbers without a zero at the end, as many digits in each, hardly any were shortened.
+    alike = sum(map(len, ends)) >= 40 and all(len({len(end) for end in numbers}) == 1 for numbers in ends)
+    return alike or any(end.isdecimal() and end.endswith("0") for numbers in ends for end in numbers)
 
 
 def _may_be_names(whole: list[tuple[float, list[float]]]) -> bool:
@@ -577,8 +575,8 @@ def _may_be_names(whole: list[tuple[float, list[float]]]) -> bool:
 
 
 def _is_count(numbers: list[float]) -> bool:
-    steps = np.diff(numbers)
-    return len(numbers) > 2 and steps[0] != 0 and bool(np.allclose(steps, steps[0], rtol=1e-6, atol=0))
+    steps = set(np.diff(numbers))
+    return len(numbers) > 2 and len(steps) == 1 and steps != {0}
 
 
 def _is_far(number: float, below: list[float]) -> bool:

@@ -11,7 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.csv_time import RowError, Step, first_gap, read_numbered_times, read_times, shown_alike, steps_of, times_at
+from data.csv_time import (
+    RowError,
+    Step,
+    first_gap,
+    formats,
+    read_numbered_times,
+    read_times,
+    shown_alike,
+    steps_of,
+    times_at,
+)
 from data.windows import History, Scaling, WindowDataset
 
 from .checkpoint import CheckpointError, load_checkpoint
@@ -150,14 +160,9 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
 
 
 def _are_dates(index: object) -> bool:
-    """Whether an index has no numbers but dates, as text or objects."""
-    if getattr(getattr(index, "dtype", None), "kind", "O") != "O":
-        return False
-    try:
-        read_times(np.array([str(cell).strip().encode() for cell in index], dtype=np.bytes_))
-    except RowError:
-        return False
-    return len(index) > 0
+    """Whether labels of an index are dates, as text or objects."""
+    kind = getattr(getattr(index, "dtype", None), "kind", "")
+    return kind == "O" and any(formats(str(label).strip()) for label in index)
 
 
 def _check_times(times: np.ndarray | None, length: int, step: Step | None) -> None:

@@ -143,11 +143,15 @@ def test_every_number_of_any_table_is_read_back(
         ("1,7\n3,4\n", ["0", "1"], [[1, 7], [3, 4]]),
         ("0,1\n1,3\n2,2\n", ["0", "1"], [[0, 1], [1, 3], [2, 2]]),
         ("5\n-5\n3\n", ["0"], [[5], [-5], [3]]),
-        ("0,1,2\n0.5,2,1\n", ["0", "1", "2"], [[0.5, 2, 1]]),
+        ("0,1,2\n0.5,2.0,1.5\n", ["0", "1", "2"], [[0.5, 2, 1.5]]),
+        ("0,1\n0.1,5.25\n0.2,5.5\n1.0,5.75\n", ["0", "1"], [[0.1, 5.25], [0.2, 5.5], [1, 5.75]]),
+        ("time,1,load\n0.5,2,3\n0.7,1,2\n", ["time", "1", "load"], [[0.5, 2, 3], [0.7, 1, 2]]),
         (",0\n0,5\n1,7\n", ["", "0"], [[0, 5], [1, 7]]),
         ("Date,0\n2015-01-01,5\n2015-01-02,7\n", ["Date", "0"], [[5], [7]]),
         ("2015-01-01,5\n2015-01-02,7\n", ["0", "1"], [[5], [7]]),
         ("2015-01-01,0\n2015-01-02,0.5\n2015-01-03,1.5\n", ["0", "1"], [[0], [0.5], [1.5]]),
+        (",5,3\nA,6,2\nB,7,1\n", ["0", "1", "2"], [[5, 3], [6, 2], [7, 1]]),
+        (",5,3\n,6,2\n,7,1\n", ["0", "1", "2"], [[5, 3], [6, 2], [7, 1]]),
         ("S1,0,3\nS2,0.5,1.5\nS3,0.7,2.5\n", ["0", "1", "2"], [[0, 3], [0.5, 1.5], [0.7, 2.5]]),
         ("5,5\n0.5,1.5\n0.7,2.5\n", ["0", "1"], [[5, 5], [0.5, 1.5], [0.7, 2.5]]),
         ("north,5\nsouth,7\n", ["0", "1"], [[5], [7]]),
@@ -165,14 +169,22 @@ def test_a_header_is_told_from_data(tmp_path, content, names, numbers):
 
 @pytest.mark.parametrize("comment", [False, True])
 @pytest.mark.parametrize(
-    "row", [lambda t: (t, np.sin(5 * t)), lambda t: (t, np.cos(t)), lambda t: (t, 100 * np.exp(-t), t**2)]
+    ("row", "asks"),
+    [
+        (lambda t: (t, np.sin(5 * t)), False),
+        (lambda t: (t, np.cos(t)), True),
+        (lambda t: (t, 100 * np.exp(-t), t**2), False),
+    ],
 )
-def test_a_first_row_of_whole_numbers_is_data_though_the_others_have_decimals(tmp_path, row, comment):
+def test_a_first_row_of_whole_numbers_is_no_header_though_the_others_have_decimals(tmp_path, row, asks, comment):
     values = np.stack(row(0.01 * np.arange(300)), axis=1)
     names = [f"of t {k}" for k in range(values.shape[1])]
     header = {"header": ",".join(names)} if comment else {}
     np.savetxt(tmp_path / "table.csv", values, fmt="%g", delimiter=",", **header)
-    read, found, _ = numbers_in(tmp_path / "table.csv")
+    if asks and not comment:
+        with pytest.raises(ValueError, match="line 1 may hold names or data"):
+            numbers_in(tmp_path / "table.csv")
+    read, found, _ = numbers_in(tmp_path / "table.csv", header=False if asks and not comment else None)
     np.testing.assert_allclose(read, values, rtol=1e-5)
     assert found == (names if comment else [str(k) for k in range(values.shape[1])])
 
@@ -180,13 +192,19 @@ def test_a_first_row_of_whole_numbers_is_data_though_the_others_have_decimals(tm
 @pytest.mark.parametrize(
     "content",
     [
+        "1,OFF,40\n2,21,41\n3,22,42\n",
+        "OVL,301\n5,302\n6,303\n",
+        "0,1,2\n0.5,2,1\n",
+        "0\n0.49671415\n0.35844985\n-0.2891\n",
+        "0,100\n20.123,50.12\n21.4,51.7\n20.9,50.1\n",
+        "2024-01-01,0\n2024-01-01 01:00:00,-0.7546\n2024-01-01 02:00:00,-0.25\n",
+        "0.1,0.5,0.9\n5,6,8\n4,6,7\n",
         "2020-01-01,offline,5\n2020-01-02,2,3\n2020-01-03,4,1\n",  # a word in a row that is dated like the others
         "2020-01-01,ok,5\n2020-01-02,err402,3\n2020-01-03,err7,4\n",
         "Hall,21\nRoom2,3\nRoom7,35\n",
         "21,60\n21.25,60.2\n21.1,59.85\n21.2,59.7\n",
         "0,1\n0.3,0.95\n0.6,0.7\n0.8,0.5\n",
         "1,2\n1.3,1.95\n0.6,0.7\n0.8,0.5\n",
-        "0\n0.3\n-0.65\n0.8\n",
     ],
 )
 def test_a_first_row_that_seems_to_hold_names_and_data_is_asked_about(tmp_path, content):
@@ -207,17 +225,19 @@ def test_the_mark_of_an_encoding_is_no_part_of_the_first_cell(tmp_path):
         load("csv", path=path, encoding="latin-1", **SMALL)
 
 
-@pytest.mark.parametrize("start", ["", "2020-01-01 00:00,"])
+@pytest.mark.parametrize("start", ["", "2020-01-01 00:00,", "0 ", "Leistung, kW\n"])
 def test_numbers_that_may_have_a_decimal_comma_are_asked_about(tmp_path, start):
     values = np.round(10 + np.arange(60) / 7, 2)
     path = tmp_path / "commas.csv"
-    path.write_text("\n".join(start + f"{value:.2f}".replace(".", ",") for value in values))
+    rows = [f"{value:.2f}".replace(".", ",") for value in values]
+    path.write_text(start + "\n".join(rows) if "\n" in start else "\n".join(start + row for row in rows))
     with pytest.raises(ValueError, match=r"',' may cut cells or be a mark in '.*'; give decimal=',' if it is"):
         load("csv", path=path, **SMALL)
     if not start:
         read = load("csv", path=path, decimal=",", **SMALL).series[0].values[:, 0]
         np.testing.assert_array_equal(read, values)
-    assert load("csv", path=path, delimiter=",", columns=-1, time="none", **SMALL).input_size == 1
+    if start != "0 ":
+        assert load("csv", path=path, delimiter=",", columns=-1, time="none", **SMALL).input_size == 1
 
 
 def test_the_judgement_on_the_header_can_be_overruled(tmp_path):

@@ -15,7 +15,9 @@ HOURS = 1000
 @pytest.fixture(scope="module")
 def occupancy() -> np.ndarray:
     """Four decimals between 0 and 0.47, as in the real file."""
-    return np.random.default_rng(0).integers(0, 4700, HOURS) / 10_000
+    values = np.random.default_rng(0).integers(0, 4700, HOURS) / 10_000
+    values[3] = 0.0480
+    return values
 
 
 def one_column(values) -> str:

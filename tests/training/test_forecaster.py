@@ -255,6 +255,22 @@ def test_a_table_out_of_order_or_in_other_steps_is_refused(how, times, sentence)
     )
 
 
+@pytest.mark.parametrize("form", ["%d.%m.%Y %H:%M", "%m/%d/%Y %H:%M"])
+def test_dates_in_the_index_that_only_the_step_of_the_training_tells_apart_are_checked(form):
+    table = timed(HOURS, "index").set_index(pd.date_range("2024-04-01 20:00", periods=20, freq="h").strftime(form))
+    forecaster = forecaster_of(**OF_HOURS)
+    assert np.isfinite(forecaster.predict(table)).all()
+    assert_one_sentence(ValueError, "history must be sorted by time", lambda: forecaster.predict(table[::-1]))
+    for label in (None, "Total"):
+        bad = table.set_index(pd.Index([*table.index[:18], label, table.index[19]], dtype=object))
+        assert_one_sentence(ValueError, "history must hold times", lambda bad=bad: forecaster.predict(bad))
+
+
+def test_labels_in_the_index_that_are_no_dates_are_left_alone():
+    table = timed(HOURS, "index").set_index(pd.Index([f"row {k}" for k in range(20)]))
+    assert np.isfinite(forecaster_of(**OF_HOURS).predict(table)).all()
+
+
 def test_a_table_without_rows_is_refused():
     for table in (timed(HOURS, "column")[:0], pd.DataFrame({"y": [], "when": []})):
         assert_one_sentence(
