@@ -375,7 +375,7 @@ def open_text(path: Path, encoding: str | None = None) -> Iterator[TextIO]:
         encoding: Of the text; by default UTF-16 where the file begins with its mark, else UTF-8.
 
     Raises:
-        ValueError: The file is damaged or not text, or begins with the mark of another encoding.
+        ValueError: The file is damaged or not text, or begins with the mark of UTF-8 though it is given as another.
     """
     try:
         with open(path, "rb") as raw:
@@ -383,9 +383,11 @@ def open_text(path: Path, encoding: str | None = None) -> Iterator[TextIO]:
         with opener(path, "rb") as raw:
             begin = raw.read(3)
         is_utf16 = begin[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        if begin == codecs.BOM_UTF8 and encoding not in (None, "utf-8-sig"):
+        is_utf8 = encoding is None or codecs.lookup(encoding).name.startswith("utf-8")
+        if begin == codecs.BOM_UTF8 and not is_utf8:
             raise ValueError(f"{path} begins with the mark of UTF-8, but {giving('encoding', encoding)} is given")
-        if encoding is None or (is_utf16 and encoding.startswith("utf-16")):  # the mark is no part of the first cell
+        # The mark is no part of the first cell.
+        if (is_utf8 and (encoding is None or not is_utf16)) or (is_utf16 and encoding.lower().startswith("utf-16")):
             encoding = "utf-16" if is_utf16 else "utf-8-sig"
         with opener(path, "rt", encoding=encoding, newline="") as text:
             yield text
@@ -489,9 +491,10 @@ def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
     for candidate in candidates:
         # The last of the lines may end within a quoted cell.
         rows = [row for row in cut[candidate] if any(row)]
-        widths = {len(row) for row in rows[: _SAMPLE_LINES // 2]}
+        rows = rows[: _SAMPLE_LINES // 2]
+        widths = {len(row) for row in rows}
         if len(widths) == 1 and widths != {1}:
-            if candidate == "," and notation.given is None and _may_be_fractions([row[-2:] for row in rows[1:]]):
+            if candidate == "," and notation.given is None and _may_be_fractions(rows):
                 either = f"give {giving('decimal', ',')} if it is the decimal mark, {giving('delimiter', ',')} if not"
                 raise ValueError(f"{path}: ',' may cut cells or be a mark in {lines[0].strip()!r}; {either}")
             return candidate
@@ -504,12 +507,16 @@ def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
     return next((mark for mark in "\t;,|" if mark in candidates and mark in lines[0]), candidates[-1])
 
 
-def _may_be_fractions(ends: list[list[str]]) -> bool:
-    """Whether the last two cells of each row may be one number: as many digits in the last ones, some of them 00."""
-    fractions = [last for _, last in ends]
-    alike = len({len(last) for last in fractions}) == 1 and all(last.isdecimal() for last in fractions)
-    padded = any(len(last) > 1 and last[0] == "0" for last in fractions)
-    return len(ends) > 2 and alike and padded and all(re.search(r"(^|\s)[-+]?\d+$", whole) for whole, _ in ends)
+def _may_be_fractions(rows: list[list[str]]) -> bool:
+    """Whether the last two cells may be one number: as many digits in the last ones, some of them 00.
+
+    Names would be one fewer then, unless a comma stands in the only one: "load, kW".
+    """
+    ends = [row[-2:] for row in rows[1:]]
+    alike = len({len(last) for _, last in ends}) == 1 and all(last.isdecimal() for _, last in ends)
+    padded = any(len(last) > 1 and last[0] == "0" for _, last in ends)
+    unnamed = len(rows[0]) == 2 or rows[0][-1].isdecimal()
+    return unnamed and alike and padded and all(re.search(r"(^|\s)[-+]?\d+$", whole) for whole, _ in ends)
 
 
 # ------------------------------------------------------------------------------------------------- names
@@ -517,7 +524,7 @@ def _may_be_fractions(ends: list[list[str]]) -> bool:
 
 def _has_header(first: list[str], below: list[list[str]], notation: Notation) -> bool | None:
     """Whether the first row holds names, judged by the rows below; None if that is not certain."""
-    words, data, is_row, unlike_below, whole, written = 0, False, False, False, [], []
+    words, data, is_row, unlike_below, whole, written = 0, False, False, 0, [], []
     for position, cell in enumerate(first):
         cells = [row[position] for row in below]
         numbers = [other for other in cells if math.isfinite(notation.number(other))]
@@ -539,7 +546,8 @@ def _has_header(first: list[str], below: list[list[str]], notation: Notation) ->
         elif re.match(r"\s*[-+]", cell) or not all(re.fullmatch(r"\s*[-+]?\d+\s*", number) for number in numbers):
             data = True
         else:
-            unlike_below = True
+            unlike_below += 1
+    data |= unlike_below == 1  # one value with a fraction, among many without
     if words:
         doubtful = len(whole) >= words and not _may_be_names(whole)
         return None if data or is_row or unlike_below or doubtful else True

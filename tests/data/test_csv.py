@@ -153,6 +153,7 @@ def test_every_number_of_any_table_is_read_back(
         (",5,3\nA,6,2\nB,7,1\n", ["0", "1", "2"], [[5, 3], [6, 2], [7, 1]]),
         (",5,3\n,6,2\n,7,1\n", ["0", "1", "2"], [[5, 3], [6, 2], [7, 1]]),
         ("S1,0,3\nS2,0.5,1.5\nS3,0.7,2.5\n", ["0", "1", "2"], [[0, 3], [0.5, 1.5], [0.7, 2.5]]),
+        ("0.2\n0\n0\n1\n", ["0"], [[0.2], [0], [0], [1]]),
         ("5,5\n0.5,1.5\n0.7,2.5\n", ["0", "1"], [[5, 5], [0.5, 1.5], [0.7, 2.5]]),
         ("north,5\nsouth,7\n", ["0", "1"], [[5], [7]]),
         ('"sensor, left", x \n1,2\n', ["sensor, left", "x"], [[1, 2]]),
@@ -223,6 +224,25 @@ def test_the_mark_of_an_encoding_is_no_part_of_the_first_cell(tmp_path):
     path.write_bytes(text.encode("utf-8-sig"))
     with pytest.raises(ValueError, match="begins with the mark of UTF-8, but encoding='iso8859-1' is given"):
         load("csv", path=path, encoding="latin-1", **SMALL)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["date,cases,fips\n" + "2020-01-01,5,01001\n" * 60, "value,year,month\n" + "3.5,2020,01\n" * 60],
+    ids=["codes", "months"],
+)
+def test_last_cells_with_zeros_in_front_are_read_under_their_names(tmp_path, content):
+    (tmp_path / "table.csv").write_text(content)
+    assert len(numbers_in(tmp_path / "table.csv")[0]) == 60
+
+
+def test_rows_that_end_early_or_within_a_quoted_cell_are_judged_as_before(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("day,x,y\n" + "2020-01-01,1,2\n" * 60 + "Source: office\n")
+    with pytest.raises(ValueError, match="line 62 has 1 cells, but the first row has 3"):
+        numbers_in(path)
+    path.write_text("x,y\n" + "1,2\n" * 98 + '"98\n",98\n' + "1,2\n" * 10)
+    assert len(numbers_in(path)[0]) == 109
 
 
 @pytest.mark.parametrize("start", ["", "2020-01-01 00:00,", "0 ", "Leistung, kW\n"])
