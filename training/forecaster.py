@@ -51,8 +51,9 @@ class Forecaster:
             history: The observed variables, (L, columns), in the file's units, at least `data.input_length` steps, of
                 which the last ones are used: an array, a tensor, or a table such as pandas' DataFrame, whose columns
                 are taken by the names in `data.columns`. Where the table has the column `data.time_column`, or
-                an index of dates, the steps that are used must be those of the training; in `data.series_column` only
-                the name of the series may stand.
+                an index of dates, of periods or of dates as text, the steps that are used must be those of the
+                training; numbers in an index are labels. In `data.series_column` only the name of the series may
+                stand.
             series: Name of the series, where the network was trained on several.
 
         Returns:
@@ -137,12 +138,13 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
         ValueError: If a cell holds no time.
     """
     index = getattr(table, "index", None)
+    kind = getattr(getattr(index, "dtype", None), "kind", "")
     if column is not None and list(table.columns).count(column) == 1:
         times = table[column]
     elif hasattr(index, "to_timestamp"):  # of periods
         times = index.to_timestamp()
-    elif getattr(getattr(index, "dtype", None), "kind", "") == "M" or (step is not None and _are_dates(index)):
-        times = index
+    elif kind == "M" or (kind == "O" and step is not None and any(formats(str(label).strip()) for label in index)):
+        times = index  # with a date among text or objects, all must be dates
     else:
         return None
     if getattr(times.dtype, "tz", None) is not None:
@@ -157,12 +159,6 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
         return read_times(cells, known=step)[0]
     except RowError as problem:
         raise ValueError(f"history must hold times in its rows, but row {problem.row} {problem}.") from None
-
-
-def _are_dates(index: object) -> bool:
-    """Whether labels of an index are dates, as text or objects."""
-    kind = getattr(getattr(index, "dtype", None), "kind", "")
-    return kind == "O" and any(formats(str(label).strip()) for label in index)
 
 
 def _check_times(times: np.ndarray | None, length: int, step: Step | None) -> None:

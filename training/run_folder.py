@@ -61,7 +61,7 @@ class RunFolder:
         return self.checkpoints / f"{loss}.pt"
 
     def create(self) -> None:
-        """Make the folder; one that already holds a run, or what one writes, is refused.
+        """Make the folder; one that already holds a run, or a file that a run writes, is refused.
 
         Raises:
             FileExistsError: If it holds that.
@@ -73,8 +73,8 @@ class RunFolder:
                     f"--output {self.path} already holds a run ({part.name}): name another folder, "
                     f"or continue with --resume {self.path}."
                 )
-        for part in self.outputs():
-            raise FileExistsError(f"--output {self.path} already holds {part.name}: name another folder.")
+        if written := [part.name for part in self.outputs()]:
+            raise FileExistsError(f"--output {self.path} already holds {written[0]}: name another folder.")
         self.path.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
