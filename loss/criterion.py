@@ -89,7 +89,7 @@ class AlignmentLoss(nn.Module):
         """Return Omega as a user gives it."""
         return omega
 
-    def _costs(self, pairs: Pairs) -> Tensor:
+    def _other_costs(self, pairs: Pairs) -> Tensor:
         """Delta other than the squared distance, (B, N, M)."""
         D = costs_of(self.cost, pairs)
         return _wide(D) if self.divergence else D
@@ -148,7 +148,8 @@ class AlignmentLoss(nn.Module):
         a D slightly below zero (-0.008 for the six steps in tests/loss/test_variants.py, at gamma 1). Where a loss
         must not be negative, take ``max(0, D)``, which is what DilateLoss does.
 
-        Near the target the three terms have the digits of a float32 in common, so they are float64.
+        Near the target the three terms have the digits of a float32 in common, so they are made in float64, where
+        the device has kernels; costs of a function are as it returns them.
         """
         if self.cost == "squared":
             pairs = Pairs(_wide(pairs.x), _wide(pairs.y), pairs.lattice)

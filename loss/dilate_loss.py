@@ -556,7 +556,9 @@ class DilateLoss(AlignmentLoss):
 
     def _terms(self, pairs: Pairs) -> DilateTerms:
         gamma, omega = check_gamma(self.gamma, pairs.x), penalty(self.omega, pairs)
-        return dilate_terms(pairs, gamma, omega, self.alpha, None if self.cost == "squared" else self._costs(pairs))
+        return dilate_terms(
+            pairs, gamma, omega, self.alpha, None if self.cost == "squared" else self._other_costs(pairs)
+        )
 
     def _debiased(self, pairs: Pairs) -> DilateTerms:
         _, shape, temporal = super()._debiased(pairs)
@@ -614,7 +616,7 @@ class SoftDTWLoss(AlignmentLoss):
         gamma = check_gamma(self.gamma, pairs.x)
         if self.cost == "squared":
             return dilate_terms(pairs, gamma, None, 1.0)[:1]  # Eq. 2
-        return (soft_dtw_of(self._costs(pairs), gamma, pairs.lattice),)
+        return (soft_dtw_of(self._other_costs(pairs), gamma, pairs.lattice),)
 
 
 class TangledDilateLoss(AlignmentLoss):
@@ -675,7 +677,7 @@ class TangledDilateLoss(AlignmentLoss):
             x, y = (reference.widened(s) for s in pairs[:2])  # a float32 cost would cost the gradient its last digits
             D = self.alpha * _costs(x, y, n, m)[0]
         else:
-            D = self.alpha * self._costs(pairs)
+            D = self.alpha * self._other_costs(pairs)
         if self.omega is not None:
             Omega = omega_matrix(penalty(self.omega, pairs), *D.shape[1:])
             D = D + (1 - self.alpha) * Omega.to(D.dtype)

@@ -32,7 +32,7 @@ from .workers import Memory, on_threads
 
 _PARALLEL_CELLS = 1 << 14  # below this a second thread costs more than it brings
 GROUP_BYTES = 4 << 20  # of the costs of pairs that are worked on together, so that they stay near
-NEGLIGIBLE = 2.0**-100  # an E of this part of the largest one at a step is below every rounding error
+NEGLIGIBLE = 2.0**-100  # an E of this part of the largest one at a step is left out
 
 
 # ----------------------------------------------------------------------- memory
@@ -118,7 +118,8 @@ def run(
     outputs = allocate(x, y, D, gamma, 1 if omega is None else 2, wants, dtype)
     if D is None and x.shape[2] >= MANY:
         on_costs = partial(run, sweep, None, None, make_plan=make_plan, memory=memory)
-        group = max(torch.get_num_threads(), GROUP_BYTES // (8 * x.shape[1] * y.shape[1]))
+        threads = torch.get_num_threads()
+        group = threads * max(1, GROUP_BYTES // (8 * threads * x.shape[1] * y.shape[1]))
         how = on_costs, _square_distances, partial(_on_pairs, chain_to_series), group
         sweep_on_costs(outputs, *how, x, y, gamma, n, m, omega, omega_scale, band, wants)
         return outputs

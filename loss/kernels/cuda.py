@@ -44,7 +44,8 @@ LAG = (
     5  # chunks; the last lane of a strip is at a column WARP - 1 steps after the first one, and a chunk is not split
 )
 MOST_WARPS = 16  # of a block
-PAIR_THREADS, PAIR_BLOCKS = 256, 8  # of a block, and for each processor, where many variables are
+PAIR_THREADS = 256  # of a block of the kernels for many variables
+PAIR_BLOCKS = 8  # of them for each processor
 assert LAG * CHUNK >= WARP - 1 + CHUNK
 
 # ----------------------------------------------------------------------- what a kernel is told
@@ -350,7 +351,7 @@ def make_kernel(kind: Kind) -> Callable:
     cell = _FORMULAS[kind.precision]
     softmin, tangent, correction_of = cell.softmin, cell.tangent, cell.correction
     surprisals, entropy_of = cell.surprisals, cell.entropy
-    of_costs, dual, backward, by_gamma, keeps_E = kind[1:6]  # numba leaves out what they exclude
+    _, of_costs, dual, backward, by_gamma, keeps_E, _ = kind  # numba leaves out what they exclude
     parts, terms = (5, 2) if dual else (3, 1)
     step = parts * WARP  # of the weights
 
@@ -947,16 +948,17 @@ def sweep(
     like, band = x if of_series else D, N + M if band < 0 else min(band, N + M)
     terms = 2 if dual else 1
     outputs = allocate(x, y, D, gamma, terms, wants, dtype)
+    want_x, want_y, want_D, want_gamma = wants
     if B == 0:
         return outputs
     limits, dtype = limits or limits_of(like.device), dtype or like.dtype
     if of_series and C >= MANY:
         on_costs = partial(sweep, None, None, limits=limits, launch=launch)
         kernels = (partial(kernel, limits, launch) for kernel in (_square_distances, _chain_to_series))
-        group = max(1, limits.scratch_bytes // (16 * N * M))  # whose costs and E take this much at most
+        bytes_of_cell = 8 + dtype.itemsize * (terms + want_y)  # costs, E, and one E transposed
+        group = max(1, limits.scratch_bytes // (bytes_of_cell * N * M))
         sweep_on_costs(outputs, on_costs, *kernels, group, x, y, gamma, n, m, omega, omega_scale, band, wants)
         return outputs
-    want_x, want_y, want_D, want_gamma = wants
     keeps_E = want_y or (want_D and not of_series) or (want_x and C > 1)
     kind = Kind(_precision(dtype), not of_series, dual, any(wants), want_gamma, keeps_E, like.dtype != dtype)
     for lengths, by_series in zip((n, m), outputs[2:4], strict=True):

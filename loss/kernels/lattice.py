@@ -401,7 +401,7 @@ def allocate(
         gamma: the smoothing.
         terms: 1 for the shape term alone, 2 with the temporal term.
         wants: whether to differentiate by x, by y, by D and by gamma.
-        dtype: of the results but the derivatives by gamma, and so of the weights; None for that of the inputs.
+        dtype: of the values and of the derivatives by D, and so of the weights; None for that of the inputs.
 
     Returns:
         Values (B,) of the terms, the second one empty for one term, and the derivatives (terms, ...) of all terms by
@@ -529,3 +529,4 @@ def sweep_on_costs(
             outputs[4][0, part] = all_E[0]
         if want_gamma:
             outputs[5][:, part] = d_gamma
+        del D, found, all_E  # before the next group's are made
