@@ -565,10 +565,12 @@ def _has_header(first: list[str], below: list[list[str]], notation: Notation) ->
 
 def _keep_zeros(columns: list[list[str]], notation: Notation) -> bool:
     """Whether these decimals have the zeros at their ends, so that 0, as some programs write 0.0, is none of them."""
-    ends = [[number.strip().partition(notation.decimal)[2] for number in numbers] for numbers in columns]
-    # Of forty numbers without a zero at the end, as many digits in each, hardly any were shortened.
-    alike = sum(map(len, ends)) >= 40 and all(len({len(end) for end in numbers}) == 1 for numbers in ends)
-    return alike or any(end.isdecimal() and end.endswith("0") for numbers in ends for end in numbers)
+    digits = re.compile(rf"{re.escape(notation.decimal)}(\d*)")
+    ends = [[digits.search(number)[1] for number in numbers] for numbers in columns]
+    alike = all(len({len(end) for end in numbers}) == 1 for numbers in ends)
+    # Of forty numbers with as many digits each, hardly any was shortened, nor one with more digits than it has.
+    fixed = alike and (sum(map(len, ends)) >= 40 or min(len(numbers[0]) for numbers in ends) > 17)
+    return fixed or any(end.endswith("0") for numbers in ends for end in numbers)
 
 
 def _may_be_names(whole: list[tuple[float, list[float]]]) -> bool:
