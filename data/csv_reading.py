@@ -508,9 +508,10 @@ def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
 
 
 def _may_be_fractions(rows: list[list[str]]) -> bool:
-    """Whether the last two cells may be one number: as many digits in the last ones, some of them 00.
+    """Whether the last two cells of the rows may be one number that a decimal comma cut in two.
 
-    Names would be one fewer then, unless a comma stands in the only one: "load, kW".
+    All last cells have equally many digits then, some begin with 0, and the row of names is one cell shorter, unless
+    a name holds a comma itself ("load, kW").
     """
     ends = [row[-2:] for row in rows[1:]]
     alike = len({len(last) for _, last in ends}) == 1 and all(last.isdecimal() for _, last in ends)
@@ -564,11 +565,11 @@ def _has_header(first: list[str], below: list[list[str]], notation: Notation) ->
 
 
 def _keep_zeros(columns: list[list[str]], notation: Notation) -> bool:
-    """Whether these decimals have the zeros at their ends, so that 0, as some programs write 0.0, is none of them."""
+    """Whether who wrote these decimals writes 2.50 and 0.0, and not, as some programs do, 2.5 and 0."""
     digits = re.compile(rf"{re.escape(notation.decimal)}(\d*)")
     ends = [[digits.search(number)[1] for number in numbers] for numbers in columns]
     alike = all(len({len(end) for end in numbers}) == 1 for numbers in ends)
-    # Of forty numbers with as many digits each, hardly any was shortened, nor one with more digits than it has.
+    # Equally many digits in forty numbers, or more digits than a float64 has, are those of a fixed format.
     fixed = alike and (sum(map(len, ends)) >= 40 or min(len(numbers[0]) for numbers in ends) > 17)
     return fixed or any(end.endswith("0") for numbers in ends for end in numbers)
 

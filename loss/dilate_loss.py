@@ -556,9 +556,8 @@ class DilateLoss(AlignmentLoss):
 
     def _terms(self, pairs: Pairs) -> DilateTerms:
         gamma, omega = check_gamma(self.gamma, pairs.x), penalty(self.omega, pairs)
-        return dilate_terms(
-            pairs, gamma, omega, self.alpha, None if self.cost == "squared" else self._other_costs(pairs)
-        )
+        D = None if self.cost == "squared" else self._other_costs(pairs)
+        return dilate_terms(pairs, gamma, omega, self.alpha, D)
 
     def _debiased(self, pairs: Pairs) -> DilateTerms:
         _, shape, temporal = super()._debiased(pairs)

@@ -132,7 +132,7 @@ class Results(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """What is read where many variables are; the kernel writes ``size`` numbers, each thread one after the other."""
+    """What a kernel between series and costs reads; its threads share the ``size`` numbers that it writes."""
 
     E: Numbers  # (B, N, M); null for Delta
     x: Numbers  # (B, N, C); for Delta (B, C, N)
@@ -144,13 +144,13 @@ class Pairs(NamedTuple):
 
 
 class Delta(NamedTuple):
-    """What is written for a sweep."""
+    """What such a kernel writes before a sweep."""
 
     D: Doubles  # (B, N, M)
 
 
 class Chained(NamedTuple):
-    """What is written after it."""
+    """What such a kernel writes after a sweep."""
 
     by_x: Numbers  # (B, N, C)
 
