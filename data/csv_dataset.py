@@ -98,8 +98,8 @@ def load_csv(
         stride: Rows from one window to the next.
         split: Shares of train, validation and test, which sum to 1; or whole numbers, their rows, counted from the
             first one, such as (8640, 2880, 2880). Validation may be 0.
-        header: Whether the first row holds names; by default that is judged from the rows below. Without
-            names the columns are called "0", "1", ...
+        header: Whether the first row holds names; by default it does, and is refused if one of its cells may be data.
+            Without names the columns are called "0", "1", ...
         delimiter: By default what cuts all lines alike, the first such of tab, semicolon, bar and comma.
         reach_back: Let the inputs of validation and test begin in the part before, so that all of its rows are
             forecast; by default no window reaches over a border.

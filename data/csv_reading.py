@@ -523,80 +523,15 @@ def _may_be_fractions(rows: list[list[str]]) -> bool:
 # ------------------------------------------------------------------------------------------------- names
 
 
-def _has_header(first: list[str], below: list[list[str]], notation: Notation) -> bool | None:
-    """Whether the first row holds names, judged by the rows below; None if that is not certain."""
-    words, data, is_row, unlike_below, whole, written = 0, False, False, 0, [], []
-    for position, cell in enumerate(first):
-        cells = [row[position] for row in below]
-        numbers = [other for other in cells if math.isfinite(notation.number(other))]
-        is_numeric = 2 * len(numbers) > sum(not is_missing(other) for other in cells)
-        if is_missing(cell):
-            # pandas writes no name above the numbers or dates of its rows.
-            counted = cells == [str(row) for row in range(len(cells))]
-            is_index = counted or (not is_numeric and all(map(_has_digit, cells)))
-            words += position == 0 and not cell.strip() and is_index
-        elif not is_numeric:
-            # Above text such as dates: a name is told by having no digits where they do, data by being formed alike.
-            words += any(map(_has_digit, cells)) and not _has_digit(cell)
-            is_row |= _has_digit(cell) and _form(cell) in map(_form, cells)
-        elif math.isnan(notation.number(cell)) and not _OTHER_NOTATION.fullmatch(cell) and "%" not in cell:
-            words += 1
-        elif re.fullmatch(r"\s*\d+\s*", cell):
-            whole += [(notation.number(cell), [notation.number(other) for other in numbers])]
-            written += [numbers]
-        elif re.match(r"\s*[-+]", cell) or not all(re.fullmatch(r"\s*[-+]?\d+\s*", number) for number in numbers):
-            data = True
-        else:
-            unlike_below += 1
-    data |= unlike_below == 1  # one value with a fraction, among many without
-    if words:
-        doubtful = len(whole) >= words and not _may_be_names(whole)
-        return None if data or is_row or unlike_below or doubtful else True
-    if is_row or data:
-        return False
-    above_decimals = [numbers for numbers in written if all(notation.decimal in number for number in numbers)]
-    if above_decimals:
-        if len({name for name, _ in whole}) < len(whole):
-            return False
-        names_only = len(above_decimals) == len(whole) and (len(whole) > 1 or whole[0][0] == 0) and not unlike_below
-        return True if names_only and _keep_zeros(above_decimals, notation) else None
-    unlike_below |= any(_is_far(name, numbers) for name, numbers in whole)
-    return None if unlike_below or _may_be_names(whole) else False
+def _may_be_data(first: list[str], below: list[list[str]]) -> bool:
+    """Whether a cell of the first row may be a number, a missing value, or a date or a code like those below it."""
+    return any(_may_be_datum(cell.strip(), [row[place] for row in below]) for place, cell in enumerate(first))
 
 
-def _keep_zeros(columns: list[list[str]], notation: Notation) -> bool:
-    """Whether who wrote these decimals writes 2.50 and 0.0, and not, as some programs do, 2.5 and 0."""
-    digits = re.compile(rf"{re.escape(notation.decimal)}(\d*)")
-    ends = [[digits.search(number)[1] for number in numbers] for numbers in columns]
-    alike = all(len({len(end) for end in numbers}) == 1 for numbers in ends)
-    # Equally many digits in forty numbers, or more digits than a float64 has, are those of a fixed format.
-    fixed = alike and (sum(map(len, ends)) >= 40 or min(len(numbers[0]) for numbers in ends) > 17)
-    return fixed or any(end.endswith("0") for numbers in ends for end in numbers)
-
-
-def _may_be_names(whole: list[tuple[float, list[float]]]) -> bool:
-    """Whether whole numbers above whole numbers may be names: 0, 1, 2, ..., years, or far from all numbers below."""
-    first = [name for name, _ in whole]
-    if len(set(first)) < len(first) or not first or any(_is_count([name, *below]) for name, below in whole):
-        return False
-    is_sequence = all(name == first[0] + place for place, name in enumerate(first))
-    if is_sequence and (first[0] == 0 or len(first) > 1):
-        return first[0] in (0, 1) or 1800 <= first[0] < 2200
-    return all(_is_far(name, below) for name, below in whole)
-
-
-def _is_count(numbers: list[float]) -> bool:
-    steps = set(np.diff(numbers))
-    return len(numbers) > 2 and len(steps) == 1 and steps != {0}
-
-
-def _is_far(number: float, below: list[float]) -> bool:
-    low, high = min(below), max(below)
-    return len(below) > 2 and abs(2 * number - low - high) > 3 * (high - low)
-
-
-def _form(cell: str) -> str:
-    return re.sub(r"\d+", "0", re.sub(r"[^\W\d_]+", "a", cell.strip()))
+def _may_be_datum(cell: str, below: list[str]) -> bool:
+    if not _has_digit(cell):
+        return bool(cell) and (is_missing(cell) or _float(cell) != 0.0)
+    return not cell[0].isalpha() or any(other.strip()[:1].isalpha() and _has_digit(other) for other in below)
 
 
 def _has_digit(cell: str) -> bool:
@@ -604,22 +539,18 @@ def _has_digit(cell: str) -> bool:
 
 
 def _named(
-    path: Path, head: list[Row], header: bool | None, notation: Notation, comment: list[str]
+    path: Path, head: list[Row], header: bool | None, comment: list[str]
 ) -> tuple[list[str] | None, list[Row]]:
     """Return the names, None if there are none, and those of the first rows that hold data."""
     line, first = head[0]
     below = [cells for _, cells in head[1:]]
-    has = _has_header(first, below, notation)
-    # numpy writes the names into a comment.
-    may_be_comment = header is not False and not has and len(comment) == len(first)
-    if may_be_comment and _has_header(comment, [first, *below], notation):
-        return comment, head
-    if header is None and has is None:
+    if header is None and _may_be_data(first, below):
+        # numpy writes the names into a comment.
+        if len(comment) == len(first) and not _may_be_data(comment, [first, *below]):
+            return comment, head
         either = f"give {giving('header', True)} or {giving('header', False)}"
         raise ValueError(f"{path}, line {line} may hold names or data ({listing(first)}); {either}")
-    if has if header is None else header:
-        return [cell.strip() for cell in first], head[1:]
-    return None, head
+    return (None, head) if header is False else ([cell.strip() for cell in first], head[1:])
 
 
 def listing(names: Sequence[str], most: int = 20) -> str:
@@ -647,13 +578,13 @@ def read_table(
         keep: Gets the names of all columns and the first rows, and returns the positions of the columns whose cells
             are kept as text too.
         skip: Likewise, of those that nobody reads, which takes less time.
-        header: Whether the first row holds names; None to judge from the rows below.
+        header: Whether the first row holds names; None if it does, unless one of its cells may be data.
         delimiter: One character; None for the one of tab, semicolon, bar and comma that cuts all lines alike.
         notation: How numbers are written; as in Python by default.
         encoding: Of the text; None for UTF-16 where the file begins with its mark, else UTF-8.
 
     Raises:
-        ValueError: The file is damaged or empty, its rows differ in length, or it may have a header or not.
+        ValueError: The file is damaged or empty, its rows differ in length, or the first one may be names or data.
     """
     if delimiter is not None and (not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n'):
         raise ValueError(f"{called('delimiter')} must be one character, given {delimiter!r}")
@@ -676,7 +607,7 @@ def read_table(
         head += islice(rows, _SAMPLE_ROWS)
         if not head:
             raise ValueError(f"{path} is empty")
-        names, body = _named(path, head, header, notation, comment)
+        names, body = _named(path, head, header, comment)
         if not body:
             raise ValueError(f"{path} holds a header but no rows")
         has_names = names is not None

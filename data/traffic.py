@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .csv_dataset import existing_file, read_histories
+from .csv_dataset import existing_file, open_text, read_histories
 from .csv_time import Step
 from .windows import CHRONOLOGICAL_SPLIT, ForecastData, Scaling, chronological_windows, fingerprint
 
@@ -47,7 +48,9 @@ def load_traffic(
     """
     file = _find(Path(__file__).parent if path is None else Path(path).expanduser())
     try:
-        occupancy = read_histories(file, steps={None: _HOUR}, first_only=True).series[0].values
+        occupancy = (
+            read_histories(file, header=_has_names(file), steps={None: _HOUR}, first_only=True).series[0].values
+        )
     except ValueError as problem:
         # What stands behind the semicolon advises options that this data set does not have.
         raise ValueError(str(problem).partition("; ")[0]) from None
@@ -59,6 +62,13 @@ def load_traffic(
     series = scaling.checked(occupancy).scale(torch.from_numpy(occupancy))
     parts = chronological_windows(series, input_length, horizon, stride, CHRONOLOGICAL_SPLIT)
     return ForecastData("traffic", *parts, scaling, scaling, fingerprint(occupancy))
+
+
+def _has_names(file: Path) -> bool | None:
+    """Whether the first row holds names: that of pandas is 0, and occupancies have a point. None if neither tells."""
+    with open_text(file) as text:
+        first = next((line for line in text if line.strip() and line[0] != "#"), "")
+    return True if re.fullmatch(r"[^\W\d]*,0\s*", first) else False if "." in first else None
 
 
 def _find(path: Path) -> Path:

@@ -148,7 +148,7 @@ def _add_csv_flags(add: Callable) -> None:
     series = "The column that names the series of each row, if a file holds several of them; default: none."
     missing = "Refuse missing values and rows, interpolate them, or repeat the last value; default: refuse."
     encoding = "The encoding of the text, such as latin-1; default: UTF-8, or UTF-16 if the file's mark says so."
-    header = "The first row holds names, or does not; default: judged from the rows below."
+    header = "The first row holds names, or does not; default: it does, and must hold no numbers or dates."
     add("--csv-delimiter", **mark, help=delimiter)
     add(
         "--csv-decimal",

@@ -36,7 +36,6 @@ def many_sensors(values) -> str:
 
 FORMS = {
     "one column": one_column,
-    "one column under pandas' 0": lambda values: "0\n" + one_column(values),
     "one column under a name": lambda values: "occupancy\n" + one_column(values),
     "dates under Date,0": lambda values: "Date,0\n" + with_dates(values),
     "dates under ,0": lambda values: ",0\n" + with_dates(values),
@@ -114,6 +113,7 @@ def test_a_folder_without_the_file_says_the_names_and_how_to_get_it(tmp_path):
         ("0.1\n\n0.3\n", "line 2 is blank"),
         ("0.1\n" * 500, "the validation part has 100 of the 500 time steps, but one window needs .* = 192"),
         ("", "is empty"),
+        ("0\n" + "0.1\n" * 500, r"line 1 may hold names or data \(0\)$"),
         ("Date\n2015-01-01\n", "no column of numbers"),
     ],
 )

@@ -308,8 +308,8 @@ def test_load_names_the_option_that_is_missing():
 @pytest.mark.parametrize("name", ["traffic", "csv"])
 def test_a_series_is_scaled_by_the_scaling_that_is_given(tmp_path, name):
     series = np.random.default_rng(0).integers(1, 4700, 1000) / 10_000
-    (tmp_path / "a.csv").write_text("".join(f"{value}\n" for value in series))
-    (tmp_path / "b.csv").write_text("".join(f"{value}\n" for value in series / 2 + 0.1))
+    (tmp_path / "a.csv").write_text("x\n" + "".join(f"{value}\n" for value in series))
+    (tmp_path / "b.csv").write_text("x\n" + "".join(f"{value}\n" for value in series / 2 + 0.1))
     own = load(name, path=tmp_path / "a.csv")
     assert torch.equal(load(name, path=tmp_path / "a.csv", scaling=own.input_scaling).test.inputs, own.test.inputs)
     other = load(name, path=tmp_path / "b.csv", scaling=own.input_scaling)

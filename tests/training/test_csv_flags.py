@@ -130,7 +130,7 @@ def test_delimiters_that_are_hard_to_type_have_names(name, mark):
         (lambda rows: european(), "--csv-decimal ,", "column 'Last' holds .* give --csv-thousands [.]$"),
         (
             lambda rows: [row.replace("height", "1") for row in rows],
-            "--csv-columns 7",
+            "--csv-header --csv-columns 7",
             "--csv-columns asks for column 7",
         ),
         (

@@ -515,7 +515,7 @@ def test_each_variable_of_each_series_has_a_panel_whatever_the_names(in_folder, 
 
     monkeypatch.setattr(plots, "_future_figure", figure)
     flags = [flag for flag in flags_of("several.csv", variables, variables) if flag != "--no-plots"]
-    main(parse_args([*flags, "--csv-series", "id", "--no-show", "--output", "run"]))
+    main(parse_args([*flags, "--csv-header", "--csv-series", "id", "--no-show", "--output", "run"]))
     drawn = [(title, round(float(past.mean()))) for title, (past, _, _) in panels]
     assert drawn == [(", ".join(pair), level) for pair, level in levels.items()]
 
