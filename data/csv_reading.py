@@ -494,7 +494,7 @@ def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
         rows = rows[: _SAMPLE_LINES // 2]
         widths = {len(row) for row in rows}
         if len(widths) == 1 and widths != {1}:
-            if candidate == "," and notation.given is None and _may_be_fractions(rows):
+            if candidate == "," and notation.given is None and _may_be_fractions(rows, lines):
                 either = f"give {giving('decimal', ',')} if it is the decimal mark, {giving('delimiter', ',')} if not"
                 raise ValueError(f"{path}: ',' may cut cells or be a mark in {lines[0].strip()!r}; {either}")
             return candidate
@@ -507,17 +507,20 @@ def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
     return next((mark for mark in "\t;,|" if mark in candidates and mark in lines[0]), candidates[-1])
 
 
-def _may_be_fractions(rows: list[list[str]]) -> bool:
+def _may_be_fractions(rows: list[list[str]], lines: list[str]) -> bool:
     """Whether the last two cells of the rows may be one number that a decimal comma cut in two.
 
-    All last cells have equally many digits then, some begin with 0, and the row of names is one cell shorter, unless
-    a name holds a comma itself ("load, kW").
+    All last cells have equally many digits then. A row of names is one cell shorter, unless a name holds a comma
+    itself, seen by the only space behind one ("time,load, kW"). Otherwise some last cells begin with 0.
     """
     ends = [row[-2:] for row in rows[1:]]
     alike = len({len(last) for _, last in ends}) == 1 and all(last.isdecimal() for _, last in ends)
     padded = any(len(last) > 1 and last[0] == "0" for _, last in ends)
     unnamed = len(rows[0]) == 2 or rows[0][-1].isdecimal()
-    return unnamed and alike and padded and all(re.search(r"(^|\s)[-+]?\d+$", whole) for whole, _ in ends)
+    only_space = re.fullmatch(r'([^",]*,(?!\s))*[^",]*,\s[^",]*', lines[0].rstrip()) is not None
+    spaced = only_space and not any(", " in line for line in lines[1:])
+    may_be = spaced or (padded and unnamed)
+    return may_be and alike and all(re.search(r"(^|\s)[-+]?\d+$", whole) for whole, _ in ends)
 
 
 # ------------------------------------------------------------------------------------------------- names

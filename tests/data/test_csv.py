@@ -230,11 +230,14 @@ def test_rows_that_end_early_or_within_a_quoted_cell_are_judged_as_before(tmp_pa
     assert len(numbers_in(path)[0]) == 109
 
 
-@pytest.mark.parametrize("start", ["", "2020-01-01 00:00,", "0 ", "Leistung, kW\n"])
-def test_numbers_that_may_have_a_decimal_comma_are_asked_about(tmp_path, start):
-    values = np.round(10 + np.arange(60) / 7, 2)
+@pytest.mark.parametrize(
+    ("start", "digits"),
+    [("", 2), ("2020-01-01 00:00,", 2), ("0 ", 2), ("Leistung, kW\n", 2), ("Leistung, kW\n", 1)],
+)
+def test_numbers_that_may_have_a_decimal_comma_are_asked_about(tmp_path, start, digits):
+    values = np.round(10 + np.arange(60) / 7, digits)
     path = tmp_path / "commas.csv"
-    rows = [f"{value:.2f}".replace(".", ",") for value in values]
+    rows = [f"{value:.{digits}f}".replace(".", ",") for value in values]
     path.write_text(start + "\n".join(rows) if "\n" in start else "\n".join(start + row for row in rows))
     with pytest.raises(ValueError, match=r"',' may cut cells or be a mark in '.*'; give decimal=',' if it is"):
         load("csv", path=path, **SMALL)
