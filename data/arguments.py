@@ -35,11 +35,6 @@ def is_fixed(argument: str) -> bool:
     return argument in _fixed.get()
 
 
-def by_flags() -> bool:
-    """Return whether the arguments are given by flags, by a program that prints what was read."""
-    return bool(_flags.get())
-
-
 def called(argument: str) -> str:
     """Return what the user calls an argument."""
     return _flags.get().get(argument, argument)

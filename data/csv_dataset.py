@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .arguments import by_flags, called, giving, is_fixed
+from .arguments import called, giving, is_fixed
 from .csv_reading import (
     FILL_FIRST,
     Notation,
@@ -31,7 +30,6 @@ from .csv_time import (
     Step,
     are_stamps,
     first_gap,
-    may_be_stamps,
     most_frequent,
     read_numbered_times,
     read_times,
@@ -58,6 +56,7 @@ __all__ = ["existing_file", "load_csv", "open_text", "read_histories"]
 Column = str | int
 
 _FILLS = ("refuse", "interpolate", "last")
+_NAMES_OF_TIMES = {"date", "datetime", "time", "timestamp", "ds", "datum", "zeit"}
 _FLOAT32 = np.finfo(np.float32)
 
 
@@ -243,8 +242,8 @@ def read_histories(
     mend = f"{FILL_FIRST}, or {fills} fills them"
     chosen_by = "targets" if columns is None and targets is not None else "columns"
     values = table.numbers(chosen, missing != "refuse", mend, chosen_by)
-    if not is_fixed("time"):
-        _check_texts(table, roles)
+    if not (is_fixed("time") or first_only):
+        _check_doubtful(table, roles, _observed(columns, targets, table.names) or ())
     count_missing = int(np.isnan(values).sum())
     groups = _rows_of_series(table, roles.series)
     steps = steps or {}
@@ -259,7 +258,8 @@ def read_histories(
         except RowError as problem:
             column = roles.time if problem.column is None else chosen[problem.column]
             row = np.arange(len(values))[rows][problem.row]
-            raise ValueError(f"{table.place(row, table.columns[column])} {problem}") from None
+            zone = "; these times are in UTC, since their offsets may change" if offset == "+00:00" else ""
+            raise ValueError(f"{table.place(row, table.columns[column])} {problem}{zone}") from None
         histories.append(History(name, full, own_times, step, time_column, offset, series_column, filled))
     missing_rows = sum(len(history.values) for history in histories) - len(values)
     filled = (missing_rows, count_missing, missing)
@@ -272,8 +272,8 @@ def read_histories(
 class _Roles:
     """Which columns hold the time stamps and the names of the series; None where there is none.
 
-    Where no time stamps are found, `texts` are the other columns of text, and `unread` is the first of these that may
-    hold time stamps of a form that is not read.
+    Where no time stamps are found, `doubtful` are the columns that may hold some, or names of series: those of text,
+    and those of a name such as "date".
     """
 
     def __init__(self, time: Column | None, series: Column | None, usual_time: str | None, notation: Notation):
@@ -281,8 +281,7 @@ class _Roles:
         self._notation = notation
         self.time: int | None = None
         self.series: int | None = None
-        self.texts: list[int] = []
-        self.unread: int | None = None
+        self.doubtful: list[int] = []
 
     def find(self, names: list[str], sample: list[list[str]]) -> list[int]:
         """Look for both, and return where they are."""
@@ -294,8 +293,8 @@ class _Roles:
             cells = {p: of_one for p, of_one in enumerate(zip(*sample, strict=True)) if p != self.series}
             self.time = next((p for p in cells if are_stamps(cells[p])), None)
             if self.time is None:
-                self.texts = [p for p in cells if holds_text(cells[p], self._notation)]
-                self.unread = next((p for p in self.texts if may_be_stamps(cells[p])), None)
+                named = [p for p in cells if names[p].lower() in _NAMES_OF_TIMES]
+                self.doubtful = [p for p in cells if p in named or holds_text(cells[p], self._notation)]
         elif self._asked_time != "none" or "none" in names:
             self.time = _position("time", self._asked_time, names)
         if self.time is not None and self.time == self.series:
@@ -313,18 +312,14 @@ class _Roles:
         return [position for position in (self.time, self.series) if position is not None]
 
 
-def _check_texts(table: Table, roles: _Roles) -> None:
-    """Refuse time stamps of a form that is not read, and warn where columns of text are none."""
-    as_steps = f"{giving('time', 'none')} takes the rows as equal steps"
-    if roles.unread is not None:
-        place, cell = table.place(0, table.columns[roles.unread]), table.first[roles.unread]
-        form = "which may be a time stamp of a form that is not read"
-        raise ValueError(f"{place} holds {cell!r}, {form}; write it as 2016-07-01 12:00; {as_steps}")
-    if roles.texts and not by_flags():
-        texts = listing([repr(table.names[position]) for position in roles.texts])
-        found = f"no time stamps were found in {table.path}, also not in its columns of text ({texts})"
-        mend = f"so its rows are taken as equal steps; give {giving('time', 'none')} if they are"
-        warnings.warn(f"{found}, {mend}", stacklevel=5)
+def _check_doubtful(table: Table, roles: _Roles, observed: Sequence[int]) -> None:
+    """Refuse a file without time stamps, if columns that nobody asked for may hold them, or the names of series."""
+    doubtful = [position for position in roles.doubtful if position not in observed]
+    if doubtful:
+        place, cell = table.place(0, table.columns[doubtful[0]]), table.first[doubtful[0]]
+        may = "no column holds time stamps such as 2016-07-01 12:00, but this one may name times or series"
+        ways = f"give {called('time')} or {called('series')}; {giving('time', 'none')} takes the rows as equal steps"
+        raise ValueError(f"{place} holds {cell!r}; {may}: {ways}")
 
 
 def _observed(
@@ -536,6 +531,7 @@ def _about_file(read: Histories, scales: Iterable[str]) -> Iterator[str]:
     marks = "" if table.notation.is_plain else f", decimal mark {table.notation.decimal!r}"
     marks += f", thousands mark {table.notation.thousands!r}" if table.notation.thousands else ""
     comments = f", comment lines: {table.comments}" if table.comments else ""
+    comments += f", empty rows left out: {table.empty_rows}" if table.empty_rows else ""
     form = f"delimiter {table.delimiter!r}{marks}, {head}, {table.encoding}{comments}"
     yield f"file: {table.path}, {len(table.lines):,} rows, {form}"
     names = [name or "(no name)" for name in table.names]
@@ -550,9 +546,7 @@ def _about_rows(read: Histories) -> Iterator[str]:
     names, histories = read.table.names, read.series
     if read.roles.series is not None:
         all_names = listing([str(history.name) for history in histories], most=5)
-        yield (
-            f"series: {len(histories)} in column {names[read.roles.series]!r} ({all_names}), each scaled by itself"
-        )
+        yield (f"series: {len(histories)} in column {names[read.roles.series]!r} ({all_names})")
     if read.roles.time is None:
         yield "time: no column of time stamps, so rows are taken as equal steps"
     else:

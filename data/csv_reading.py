@@ -28,7 +28,7 @@ Choice = Callable[[list[str], list[list[str]]], Iterable[int]]  # names, first r
 FILL_FIRST = "fill or remove missing values before loading"
 _MISSING = {
     *("", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "nat", "null", "none", "nil", "missing", "?", "-", "--"),
-    *("---", ".", "..", "*", "\\n", "#value!", "#div/0!", "#ref!", "#num!", "#null!", "#name?"),
+    *("---", ".", "..", "*", "\\n", "#value!", "#div/0!", "#ref!", "#num!", "#null!", "#name?", "n.a.", "–", "—"),
 }
 _SAMPLE_LINES, _SAMPLE_ROWS, _ROWS_AT_ONCE = 100, 20, 500
 _DELIMITERS = "\t;|,"
@@ -37,6 +37,9 @@ _DELIMITERS = "\t;|,"
 _GROUPS = r"\d{1,3}(?P<mark>[,.'\s])\d{3}(?:(?P=mark)\d{3})*(?:[.,]\d+)?"
 _OTHER_NOTATION = re.compile(rf"\s*[-+−]?(?:\d*[.,]\d+|\d+[.,]?|{_GROUPS})(?:[eE][-+]?\d+)?\s*")
 _NO_GROUPS = re.compile(r"\d{4}|\.\d{0,2}(?!\d)|(?<!\d)0\d*\.|(?<!\d)\.|[eE]")  # not of groups of three digits
+_DECIMAL_COMMA = re.compile(r"\s*[-+−]?(?:\d*,(?!\d{3}\s*$)\d+|\d{1,3}(?:\.\d{3})+,\d+)\s*")
+# 1_000 and (5.1) and 5- and <0.1 and 1.5D3
+_MARKED = re.compile(r"\s*[^\w\s]?\s*(?:\d+(?:[.,]\d+)?|\d{1,3}(?:_\d{3})+)(?:[dD][-+]?\d+)?\s*[^\w\s]?\s*")
 _WITH_UNIT = re.compile(
     rf"\s*(?P<before>[$€£¥]?)\s*[-+−]?(?:{_GROUPS}|\d+(?:[.,]\d+)?)\s*(?P<after>[^\W\d_]{{1,12}}|[%‰°$€£¥]\S{{0,3}}|)\s*"
 )
@@ -95,8 +98,15 @@ class Notation:
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a cell is a mark for a missing value."""
-    return cell.strip().lower() in _MISSING
+    """Whether a cell is a mark for a missing value; spreadsheets write errors in many languages, such as #WERT!."""
+    cell = cell.strip()
+    return cell.lower() in _MISSING or (cell[:1] == "#" and cell.isupper() and not re.search(r"[\s\d]", cell))
+
+
+def _is_comment(line: str, delimiter: str | None = None) -> bool:
+    """Whether a line that begins with "#" does not begin with a spreadsheet's mark such as #N/A, or a number, #5."""
+    cell = re.split(f"[{re.escape(delimiter or _DELIMITERS)}]", line, maxsplit=1)[0].strip()
+    return not (is_missing(cell) or re.fullmatch(r"#[A-Z]*\d+|##+", cell))
 
 
 class Column:
@@ -189,9 +199,14 @@ class Column:
         return np.fromiter((found[cell] for cell in cells), np.float64, len(cells))
 
     @property
+    def may_be_grouped(self) -> bool:
+        """Whether all points of this column may group thousands."""
+        return self._may_group and self.first_group is not None
+
+    @property
     def is_grouped(self) -> bool:
         """Whether 999 and 1.017 are in this column, where 1.017 is more likely a thousand than a one."""
-        return self._may_group and self._holds_whole and self.first_group is not None
+        return self.may_be_grouped and self._holds_whole
 
     def _look_for_groups(self, cells: Sequence[str]) -> None:
         text = "\n".join(cells)
@@ -206,12 +221,21 @@ class Column:
         return self.numbers + self.missing + self.others
 
     def _look_at(self, cell: str, count: int) -> None:
-        if math.isinf(self.notation.number(cell)) or _OTHER_NOTATION.fullmatch(cell):
+        if math.isinf(self.notation.number(cell)) or _OTHER_NOTATION.fullmatch(cell) or _MARKED.fullmatch(cell):
             self._in_other_notation += count
         elif unit := _WITH_UNIT.fullmatch(cell):
             self._with_unit += count
             if len(self._units) < 2:
                 self._units.add(unit["before"] + unit["after"])
+
+
+def _has_commas(rows: list[list[str]], notation: Notation) -> bool:
+    """Whether some rows hold decimal commas, or numbers with their thousands grouped by points."""
+    columns = [Column("", notation, keep=False, skip=False) for _ in rows[0]]
+    for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
+        column.add(cells)
+    has_groups = any(column.is_grouped for column in columns)
+    return has_groups or any(_DECIMAL_COMMA.fullmatch(cell) for cells in rows for cell in cells)
 
 
 def holds_text(cells: Sequence[str], notation: Notation) -> bool:
@@ -234,7 +258,9 @@ class Table:
         lines: The line (from 1) in which each row ends.
         first: The cells of the first row.
         comments: How many lines are comments.
+        empty_rows: How many rows of empty cells were left out.
         notation: How numbers are written.
+        has_commas: Whether some of the first rows hold decimal commas, or numbers with their thousands grouped.
     """
 
     path: Path
@@ -245,7 +271,9 @@ class Table:
     lines: array
     first: list[str]
     comments: int
+    empty_rows: int
     notation: Notation
+    has_commas: bool
 
     @property
     def names(self) -> list[str]:
@@ -283,12 +311,11 @@ class Table:
             row, cell, column, is_missed = min(wrong, key=lambda one: one[0])
             raise ValueError(self._unusable(row, cell, column, mend if is_missed else None, chosen_by))
         for column in (self.columns[position] for position in positions):
-            if column.is_grouped:
+            if column.is_grouped or (column.may_be_grouped and self.has_commas):
                 row, cell = column.first_group
+                others = "rows whole numbers" if column.is_grouped else "columns decimal commas or thousands"
                 mark = f"{giving('thousands', '.')} if its point groups thousands, {giving('decimal', '.')} if not"
-                raise ValueError(
-                    f"{self.place(row, column)} holds {cell!r}, and other rows whole numbers; give {mark}"
-                )
+                raise ValueError(f"{self.place(row, column)} holds {cell!r}, and other {others}; give {mark}")
         values = np.empty((len(self.lines), len(positions)))
         for place, position in enumerate(positions):
             values[:, place] = self.columns[position].values
@@ -312,6 +339,8 @@ class Table:
             return f"remove {sign!r} from the cells of that column"
         if "−" in cell:
             return "write its sign as -"
+        if math.isinf(_float(cell)):
+            return "correct that cell"
         if _OTHER_NOTATION.fullmatch(cell):
             return _advice_on_marks(cell, self.notation)
         numeric = [self.columns[position] for position in self.numeric]
@@ -379,7 +408,10 @@ def open_text(path: Path, encoding: str | None = None) -> Iterator[TextIO]:
     """
     try:
         with open(path, "rb") as raw:
-            opener = gzip.open if raw.read(2) == b"\x1f\x8b" else open
+            begin = raw.read(4)
+        if begin.startswith((b"PK\3\4", b"BZh", b"\xfd7zX", b"\xd0\xcf\x11\xe0")):
+            raise ValueError(f"{path} is an archive or a spreadsheet's own file: unpack it, or save it as CSV")
+        opener = gzip.open if begin.startswith(b"\x1f\x8b") else open
         with opener(path, "rb") as raw:
             begin = raw.read(3)
         is_utf16 = begin[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -420,17 +452,18 @@ class _Lines:
         pending: Rows that are read and not yet given out.
         comments: How many lines were left out.
         comment: The last of them.
+        empty_rows: How many rows of empty cells were left out, before the first row or after the last one.
     """
 
     def __init__(self, lines: Iterator[str], number: int, delimiter: str):
         self._lines, self.number, self._delimiter = lines, number, delimiter
-        self.comments, self.comment = 0, ""
+        self.comments, self.comment, self.empty_rows = 0, "", 0
         self.pending: deque[Row] = deque()
 
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
             self.number += 1
-            if line.startswith("#") and not is_missing(line.split(self._delimiter)[0]):
+            if line.startswith("#") and _is_comment(line, self._delimiter):
                 self.comments, self.comment = self.comments + 1, line
             else:
                 yield line
@@ -447,6 +480,8 @@ class _Lines:
                     continue
                 if width:
                     self.pending.extend((line, [""] * width) for line, count in empty if count > 1 or width == 1)
+                else:
+                    self.empty_rows += sum(count > 0 for _, count in empty)
                 empty.clear()
                 width = width or len(cells)
                 if len(cells) < width or any(cells[width:]):
@@ -454,6 +489,7 @@ class _Lines:
                     raise ValueError(f"{place} has {len(cells)} cells, but the first row has {width}")
                 self.pending.append((self.number, cells[:width]))
                 yield from self._taken()
+            self.empty_rows += sum(count > 0 for _, count in empty)
         except csv.Error as problem:
             raise ValueError(f"{path}, line {begin} has a quotation mark too many or too few: {problem}") from None
 
@@ -510,17 +546,17 @@ def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
 def _may_be_fractions(rows: list[list[str]], lines: list[str]) -> bool:
     """Whether the last two cells of the rows may be one number that a decimal comma cut in two.
 
-    All last cells have equally many digits then. A row of names is one cell shorter, unless a name holds a comma
-    itself, seen by the only space behind one ("time,load, kW"). Otherwise some last cells begin with 0.
+    Rows without names above them leave that open. A row of names is one cell shorter, unless a name holds a comma
+    itself, seen by the only space behind one ("time,load, kW"), or by last cells of which some begin with 0; all last
+    cells have equally many digits then.
     """
     ends = [row[-2:] for row in rows[1:]]
-    alike = len({len(last) for _, last in ends}) == 1 and all(last.isdecimal() for _, last in ends)
-    padded = any(len(last) > 1 and last[0] == "0" for _, last in ends)
-    unnamed = len(rows[0]) == 2 or rows[0][-1].isdecimal()
+    whole = all(last.isdecimal() and re.search(r"(^|\s)[-+]?\d+$", first) for first, last in ends)
+    alike = len({len(last) for _, last in ends}) == 1
+    padded = len(rows[0]) == 2 and any(len(last) > 1 and last[0] == "0" for _, last in ends)
     only_space = re.fullmatch(r'([^",]*,(?!\s))*[^",]*,\s[^",]*', lines[0].rstrip()) is not None
     spaced = only_space and not any(", " in line for line in lines[1:])
-    may_be = spaced or (padded and unnamed)
-    return may_be and alike and all(re.search(r"(^|\s)[-+]?\d+$", whole) for whole, _ in ends)
+    return whole and (rows[0][-1].isdecimal() or (alike and (spaced or padded)))
 
 
 # ------------------------------------------------------------------------------------------------- names
@@ -528,13 +564,17 @@ def _may_be_fractions(rows: list[list[str]], lines: list[str]) -> bool:
 
 def _may_be_data(first: list[str], below: list[list[str]]) -> bool:
     """Whether a cell of the first row may be a number, a missing value, or a date or a code like those below it."""
-    return any(_may_be_datum(cell.strip(), [row[place] for row in below]) for place, cell in enumerate(first))
+    cells = [(cell.strip(), [row[place].strip() for row in below]) for place, cell in enumerate(first)]
+    # pandas writes no name above the numbers or dates of its rows.
+    return any(_may_be_datum(*of_one) for of_one in (cells if cells[0][0] else cells[1:]))
 
 
 def _may_be_datum(cell: str, below: list[str]) -> bool:
+    if not cell:
+        return any(below)
     if not _has_digit(cell):
-        return bool(cell) and (is_missing(cell) or _float(cell) != 0.0)
-    return not cell[0].isalpha() or any(other.strip()[:1].isalpha() and _has_digit(other) for other in below)
+        return is_missing(cell) or _float(cell) != 0.0 or cell in below
+    return not cell[0].isalpha() or any(other[:1].isalpha() and _has_digit(other) for other in below)
 
 
 def _has_digit(cell: str) -> bool:
@@ -600,7 +640,7 @@ def read_table(
         said = re.fullmatch(r"sep=(.)\s*", opening[0], re.IGNORECASE) if opening else None
         if said:  # a spreadsheet's word on the delimiter
             delimiter, opening = delimiter or said[1], opening[1:]
-        sample = [line for line in opening if line.strip() and line[0] != "#"]
+        sample = [line for line in opening if line.strip() and not (line[0] == "#" and _is_comment(line, delimiter))]
         delimiter = delimiter or _delimiter(sample, path, notation)
         lines = _Lines(chain(opening, text), number=1 if said else 0, delimiter=delimiter)
         rows = lines.rows(path, delimiter)
@@ -619,7 +659,9 @@ def read_table(
         columns = [Column(name, notation, place in kept, place in skipped) for place, name in enumerate(names)]
         numbers = _fill(columns, body, lines, path, delimiter)
     encoding = text.encoding.removesuffix("-sig")
-    return Table(path, delimiter, encoding, has_names, columns, numbers, body[0][1], lines.comments, notation)
+    left_out = lines.comments, lines.empty_rows
+    commas = _has_commas([cells for _, cells in body], notation)
+    return Table(path, delimiter, encoding, has_names, columns, numbers, body[0][1], *left_out, notation, commas)
 
 
 def _fill(columns: list[Column], body: list[Row], lines: _Lines, path: Path, delimiter: str) -> array:

@@ -23,7 +23,6 @@ _TIMES = {
     r"\d{1,2}:\d{2}[AaPp][Mm]": "%I:%M%p",
     r"\d{1,2}:\d{2}:\d{2}[AaPp][Mm]": "%I:%M:%S%p",
 }
-_LIKE_STAMP = re.compile(r"\d:\d\d|(?<!\d)(?:1[89]|2[01])\d\d(?!\d)")  # a time of day, or a year
 _OF_DIGITS = {
     6: ("%Y%m", "%y%m%d"),
     8: ("%Y%m%d", "%y%m%d%H"),
@@ -70,9 +69,9 @@ def are_stamps(cells: Sequence[str]) -> bool:
     return 2 * sum(bool(formats(cell.strip())) for cell in cells) > len(cells)
 
 
-def may_be_stamps(cells: Sequence[str]) -> bool:
-    """Whether most of some cells of text hold a time of day or a year, as time stamps of any form do."""
-    return 2 * sum(bool(_LIKE_STAMP.search(cell)) for cell in cells) > len(cells)
+def may_be_stamp(text: str) -> bool:
+    """Whether some text holds a time of day or a year, as time stamps of any form do."""
+    return re.search(r"\d:\d\d|\d{8}|(?<!\d)(?:1[89]|2[01])\d\d(?!\d)", text) is not None
 
 
 def read_times(

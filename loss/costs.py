@@ -21,6 +21,8 @@ def cosine(x: Tensor, y: Tensor) -> Tensor:
 
 def _directions(series: Tensor) -> Tensor:
     """Vectors of length one; a zero vector stays zero, and has a gradient of the size of the others'."""
+    largest = series.detach().abs().amax(-1, keepdim=True)
+    series = series / torch.where(largest > 0, largest, 1.0)  # whose squares are in range
     squares = series.square().sum(-1, keepdim=True)
     return series * torch.where(squares > 0, squares, 1.0).rsqrt()
 

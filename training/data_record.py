@@ -77,7 +77,9 @@ class DataRecord:
         """
         scaling, known = self.scaling, [None] if self.series is None else list(self.series)
         if series not in known:
-            allowed = "None, for there is one only" if self.series is None else f"one of {', '.join(known)}"
+            allowed = (
+                "None, for there is one only" if self.series is None else f"one of {', '.join(map(repr, known))}"
+            )
             raise ValueError(f"series must be {allowed}, not {series!r}.")
         return scaling if self.series is None else scaling[series]
 

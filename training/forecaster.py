@@ -16,6 +16,7 @@ from data.csv_time import (
     Step,
     first_gap,
     formats,
+    may_be_stamp,
     read_numbered_times,
     read_times,
     shown_alike,
@@ -80,6 +81,8 @@ class Forecaster:
 
     def _window(self, history: object, series: str | None) -> np.ndarray:
         length, is_table = self.data.input_length, bool(self.data.columns) and hasattr(history, "columns")
+        if is_table and hasattr(history, "column_names"):  # pyarrow's, whose columns are no names
+            history = history.to_pandas()
         history = self._with_index(history) if is_table else history
         values = _numbers(self._columns_of(history, series) if is_table else history)
         if values.ndim != 2 or values.shape[1] != self.data.input_size:
@@ -124,6 +127,8 @@ def _numbers(history: object) -> np.ndarray:
             missing, history = history.isna(), history.to_numpy(dtype=object, copy=True)
             history[missing] = np.nan
         values = np.ma.asarray(history)
+        if values.dtype.kind == "O" and any(isinstance(value, str) and "_" in value for value in values.ravel()):
+            raise TypeError("underscores belong to no number")  # which Python takes
         if values.dtype.kind not in "biufO":
             raise TypeError(f"given {values.dtype}")
         return values.astype(np.float64).filled(np.nan)
@@ -135,18 +140,17 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
     """The times of a table's rows: in the training's column of times, or else an index of dates; None without these.
 
     Raises:
-        ValueError: If a cell holds no time.
+        ValueError: If a cell holds no time, or there are several such columns.
     """
     index = getattr(table, "index", None)
-    kind = getattr(getattr(index, "dtype", None), "kind", "")
-    if column is not None and list(table.columns).count(column) == 1:
-        times = table[column]
-    elif hasattr(index, "to_timestamp"):  # of periods
-        times = index.to_timestamp()
-    elif kind == "M" or (kind == "O" and step is not None and any(formats(str(label).strip()) for label in index)):
-        times = index  # with a date among text or objects, all must be dates
-    else:
+    levels = [index.get_level_values(k) for k in range(getattr(index, "nlevels", 0))]
+    count = 0 if column is None else list(table.columns).count(column)
+    if count > 1:
+        raise ValueError(f"history must have one column {column!r} of times, but has {count}.")
+    times = table[column] if count else next((level for level in levels if _may_hold_times(level, step)), None)
+    if times is None:
         return None
+    times = times.to_timestamp() if hasattr(times, "to_timestamp") and not count else times  # of periods
     if getattr(times.dtype, "tz", None) is not None:
         times = [str(time) for time in times]  # with their offset
     values = np.asarray(times)
@@ -159,6 +163,16 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
         return read_times(cells, known=step)[0]
     except RowError as problem:
         raise ValueError(f"history must hold times in its rows, but row {problem.row} {problem}.") from None
+
+
+def _may_hold_times(level: object, step: Step | None) -> bool:
+    """Whether a level of an index holds dates, or, where the training had times, text or objects that may be some."""
+    kind = getattr(level.dtype, "kind", "")
+    if kind == "O" and not hasattr(level, "to_timestamp"):
+        return step is not None and any(
+            formats(text) or may_be_stamp(text) for text in (str(k).strip() for k in level)
+        )
+    return kind == "M" or hasattr(level, "to_timestamp")
 
 
 def _check_times(times: np.ndarray | None, length: int, step: Step | None) -> None:

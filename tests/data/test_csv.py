@@ -18,9 +18,9 @@ REAL = SHARED_DATA / "etth1" / "ETTh1.csv"
 SMALL = {"input_length": 6, "horizon": 4}
 
 
-def numbers_in(path, header=None):
+def numbers_in(path, header=None, delimiter=None):
     """The columns of numbers, the names of all columns, and which of them hold numbers."""
-    table = read_table(path, header=header)
+    table = read_table(path, header=header, delimiter=delimiter)
     return table.numbers(table.numeric), table.names, table.numeric
 
 
@@ -147,7 +147,7 @@ def test_every_number_of_any_table_is_read_back(
         (",load\n0,5\n1,7\n", ["", "load"], [[0, 5], [1, 7]]),
         ("% full,°C,_\n1,2,3\n", ["% full", "°C", "_"], [[1, 2, 3]]),
         ("room,load\nRoom2,5\nRoom7,7\n", ["room", "load"], [[5], [7]]),
-        ("# a, b\n1,7\n3,4\n", ["a", "b"], [[1, 7], [3, 4]]),  # as numpy.savetxt writes names
+        ("# a, b\n1,7.5\n3,4.25\n", ["a", "b"], [[1, 7.5], [3, 4.25]]),  # as numpy.savetxt writes names
         ("# 1, b\na,b\n1,7\n3,4\n", ["a", "b"], [[1, 7], [3, 4]]),
     ],
 )
@@ -178,6 +178,10 @@ def test_names_in_the_first_row_or_in_a_comment_above_are_read(tmp_path, content
         "north,nan\nsouth,7\n",
         "north,-\nsouth,7\n",
         "north,-inf\nsouth,7\n",
+        "north,\nsouth,7\n",
+        "north,off\nnorth,7\n",  # a name that stands below, too
+        "north,n.a.\nsouth,7\n",
+        "north,#WERT!\nsouth,7\n",
         "north,٣\nsouth,٧\n",
         "-1.5\n2\n",
         '"1,5";x\n"2,5";y\n',
@@ -187,12 +191,13 @@ def test_names_in_the_first_row_or_in_a_comment_above_are_read(tmp_path, content
     ],
 )
 def test_a_first_row_that_may_be_data_is_asked_about(tmp_path, content):
+    delimiter = next((mark for mark in ";," if mark in content), None)
     (tmp_path / "table.csv").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=r"may hold names or data \(.*\); give header=True or header=False"):
-        numbers_in(tmp_path / "table.csv")
+        numbers_in(tmp_path / "table.csv", delimiter=delimiter)
     rows = content.replace("# ", "").splitlines() if content[0] != "#" else content.splitlines()[1:]
     for header in (True, False):
-        table = read_table(tmp_path / "table.csv", header=header)
+        table = read_table(tmp_path / "table.csv", header=header, delimiter=delimiter)
         assert len(table.lines) == len(rows) - header
         assert table.header == header
         cells = [cell.strip('"') for cell in re.split(table.delimiter, rows[0])]
@@ -232,7 +237,12 @@ def test_rows_that_end_early_or_within_a_quoted_cell_are_judged_as_before(tmp_pa
 
 @pytest.mark.parametrize(
     ("start", "digits"),
-    [("", 2), ("2020-01-01 00:00,", 2), ("0 ", 2), ("Leistung, kW\n", 2), ("Leistung, kW\n", 1)],
+    [
+        *[("", digits) for digits in (1, 2)],
+        *[("2020-01-01 00:00,", digits) for digits in (1, 2)],
+        *[("0 ", digits) for digits in (1, 2)],
+        *[("Leistung, kW\n", digits) for digits in (1, 2)],
+    ],
 )
 def test_numbers_that_may_have_a_decimal_comma_are_asked_about(tmp_path, start, digits):
     values = np.round(10 + np.arange(60) / 7, digits)
@@ -322,6 +332,17 @@ def test_an_option_that_does_not_fit_is_one_clear_sentence(file, options, error,
     with pytest.raises(error, match=sentence) as raised:
         load("csv", path=file, **(SMALL | options))
     assert "\n" not in str(raised.value)
+
+
+def test_decimal_commas_between_spaces_are_asked_about(tmp_path):
+    numbers = np.random.default_rng(0).normal(5, 3, (200, 3))
+    lines = [" ".join(f"{x:.3f}".rstrip("0").replace(".", ",") for x in row) for row in numbers]
+    (tmp_path / "spaces.txt").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="',' may cut cells or be a mark"):
+        load("csv", path=tmp_path / "spaces.txt", header=False, **SMALL)
+    options = {"delimiter": " ", "decimal": ",", "header": False, "columns": "all", **SMALL}
+    read = load("csv", path=tmp_path / "spaces.txt", **options).series[0].values
+    np.testing.assert_array_equal(read, numbers.round(3))
 
 
 def test_a_name_that_two_columns_share_is_not_guessed(tmp_path):
@@ -817,6 +838,67 @@ def test_all_columns_of_etth1_forecast_the_oil_temperature():
     assert (task.input_size, task.output_size) == (7, 1)
     # OT is the seventh column, and what one window forecasts another, 96 hours on, observes first.
     assert torch.equal(task.train.inputs[96:, :24, 6:], task.train.targets[:-96])
+
+
+@pytest.mark.parametrize("mark", ["#NV", "#WERT!", "#VALEUR!", "#N/D", "#NOMBRE!", "########", "#5", "#A7"])
+def test_no_row_that_begins_with_such_a_mark_is_left_out(tmp_path, mark):
+    rows = [f"{i / 4}" for i in range(60)]
+    rows[20] = mark
+    path = tmp_path / "marks.csv"
+    path.write_text("\n".join(["Temp", "# measured by hand", *rows, "# end"]))
+    with pytest.raises(ValueError, match=f"line 23, column 'Temp' holds '{re.escape(mark)}'"):
+        load("csv", path=path, **SMALL)
+
+
+@pytest.mark.parametrize("load_column", ["2.505", "998"])
+@pytest.mark.parametrize("names", [["t", "temp", "load"], ["t", "load", "temp"]])
+@pytest.mark.parametrize("targets", [None, "load"])
+def test_points_beside_decimal_commas_may_group_thousands(tmp_path, load_column, names, targets):
+    rng = np.random.default_rng(0)
+    loads = rng.integers(1000, 9999, 60)
+    cells = {
+        "t": [f"01.01.2024 00:{i:02d}" for i in range(60)],
+        "temp": [f"{x:.1f}".replace(".", ",") for x in rng.normal(20, 3, 60)],
+        "load": [f"{x:,}".replace(",", ".") for x in loads],
+    }
+    if load_column == "998":  # the other column tells it
+        cells["temp"] = [f"{x:,}".replace(",", ".") for x in range(990, 1050)]
+    path = tmp_path / "points.csv"
+    pd.DataFrame(cells)[names].to_csv(path, sep=";", index=False)
+    if targets or names[-1] == "load":
+        advice = "and other columns decimal commas or thousands; give thousands='.' if"
+        with pytest.raises(ValueError, match=rf"column 'load' holds '\d\.\d\d\d', {advice}"):
+            load("csv", path=path, targets=targets, **SMALL)
+    read = load("csv", path=path, targets="load", decimal=",", thousands=".", **SMALL).series[0].values[:, 0]
+    np.testing.assert_array_equal(read, loads)
+
+
+@pytest.mark.parametrize("cell", ["1_201", "(5.1)", "5-", "5*", "<0.1", "1.5D3"])
+def test_numbers_with_marks_are_refused_also_where_all_of_a_column_have_them(tmp_path, cell):
+    path = tmp_path / "marks.csv"
+    path.write_text("t,temp,load\n" + "".join(f"2024-01-{i:02d},{i},{cell}\n" for i in range(1, 31)))
+    with pytest.raises(ValueError, match=f"line 2, column 'load' holds '{re.escape(cell)}', which is not a finite"):
+        load("csv", path=path, **SMALL)
+
+
+@pytest.mark.parametrize("empty", [",\n", '"",""\n'])
+def test_empty_rows_at_the_ends_are_left_out_and_counted(tmp_path, values, empty):
+    rows = "".join(f"{a},{b}\n" for a, b in values[:60, :2])
+    path = tmp_path / "ends.csv"
+    path.write_text("a,b\n" + rows + 5 * empty)
+    task = load("csv", path=path, columns="all", **SMALL)
+    assert len(task.series[0].values) == 60
+    assert task.about[0].endswith("utf-8, empty rows left out: 5")
+    path.write_text(2 * empty + rows)
+    task = load("csv", path=path, columns="all", header=False, **SMALL)
+    assert task.about[0].endswith("no names, utf-8, empty rows left out: 2")
+
+
+@pytest.mark.parametrize("content", [b"PK\3\4rest", b"BZh9rest", b"\xfd7zXZ\0rest", b"\xd0\xcf\x11\xe0rest"])
+def test_archives_and_spreadsheets_are_told_from_text(tmp_path, content):
+    (tmp_path / "table.xlsx").write_bytes(content)
+    with pytest.raises(ValueError, match="is an archive or a spreadsheet's own file: unpack it, or save it as CSV"):
+        load("csv", path=tmp_path / "table.xlsx")
 
 
 @pytest.mark.parametrize("mark", ["#N/A", "#NA", "#REF!", "#DIV/0!", "#VALUE!"])

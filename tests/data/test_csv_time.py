@@ -1,5 +1,4 @@
 import re
-import warnings
 from contextlib import suppress
 
 import numpy as np
@@ -151,13 +150,12 @@ def test_more_missing_rows_than_rows_are_refused(write):
 
 @pytest.mark.parametrize("value", ["soon", "05", "north"])
 @pytest.mark.parametrize("columns", [None, "y", "all"])
-def test_a_column_of_other_text_is_no_time_and_warned_of(write, value, columns):
+def test_a_column_of_other_text_is_no_time_and_asked_about(write, value, columns):
     path = write([f"{value} {i}" for i in range(ROWS)])
-    with pytest.warns(UserWarning, match=r"no time stamps .*series.csv, .*\('when'\).* give time='none' if they are"):
-        assert load("csv", path=path, columns=columns, **SMALL).series[0].times is None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load("csv", path=path, columns=columns, time="none", **SMALL)
+    ways = r"may name times or series: give time or series; time='none' takes the rows as equal steps"
+    with pytest.raises(ValueError, match=f"line 2, column 'when' holds '{value} 0'; no column holds .* {ways}"):
+        load("csv", path=path, columns=columns, **SMALL)
+    assert load("csv", path=path, columns=columns, time="none", **SMALL).series[0].times is None
     with pytest.raises(
         ValueError, match=f"line 2, column 'when' holds '{value} 0', which is no time stamp such as 2016"
     ):
@@ -176,10 +174,40 @@ def test_time_stamps_of_a_form_that_is_not_read_are_refused(tmp_path, form, firs
     table[["when", "y"] if first else ["y", "when"]].to_csv(tmp_path / "odd.csv", index=False)
     place = f"line 2, column 'when' holds '{re.escape(times[0])}'"
     with pytest.raises(
-        ValueError, match=f"{place}, which may be a time stamp .* time='none' takes the rows as equal"
+        ValueError, match=f"{place}; no column holds time stamps .* time='none' takes the rows as equal"
     ):
         load("csv", path=tmp_path / "odd.csv", columns=columns, **SMALL)
     assert load("csv", path=tmp_path / "odd.csv", columns=columns, time="none", **SMALL).series[0].times is None
+
+
+@pytest.mark.parametrize("ids", [["H1", "H2", "H3"], [1, 2, 3]])
+def test_series_one_below_another_with_numbered_times_are_asked_about(tmp_path, ids):
+    names = np.repeat(ids, 60)
+    table = pd.DataFrame({"unique_id": names, "ds": [*range(1, 61)] * 3, "y": np.arange(180.0)})
+    table.to_csv(tmp_path / "long.csv", index=False)
+    with pytest.raises(
+        ValueError, match=r"column '(unique_id|ds)' holds .*; no column holds time .* give time or series"
+    ):
+        load("csv", path=tmp_path / "long.csv", **SMALL)
+    with pytest.raises(ValueError, match="line 62, column 'ds' holds 1, which is before 60 in the row above"):
+        load("csv", path=tmp_path / "long.csv", time="ds", **SMALL)
+    task = load("csv", path=tmp_path / "long.csv", time="ds", series="unique_id", **SMALL)
+    assert [len(series.values) for series in task.series] == [60, 60, 60]
+
+
+def test_a_numbered_date_that_nobody_asks_for_is_asked_about(tmp_path):
+    days = pd.date_range("2024-01-01", periods=60).strftime("%Y%m%d")[::-1]
+    pd.DataFrame({"date": days, "load": np.arange(60.0)}).to_csv(tmp_path / "newest.csv", index=False)
+    with pytest.raises(ValueError, match="column 'date' holds '20240229'; no column holds time stamps"):
+        load("csv", path=tmp_path / "newest.csv", **SMALL)
+    both = load("csv", path=tmp_path / "newest.csv", columns=["date", "load"], **SMALL)
+    assert both.columns == ("date", "load")
+
+
+def test_a_sentence_on_times_says_that_they_are_in_utc(write):
+    days = pd.date_range("2024-03-01", periods=ROWS, tz="Europe/Berlin")
+    with pytest.raises(ValueError, match="these times are in UTC, since their offsets may change"):
+        load("csv", path=write([str(day) for day in days]), **SMALL)
 
 
 def test_a_day_that_may_be_a_month_is_refused(write):
@@ -280,7 +308,7 @@ def test_stacked_series_are_refused_until_their_column_is_named(tmp_path):
     ):
         load("csv", path=tmp_path / "long.csv", **SMALL)
     about = "\n".join(load("csv", path=tmp_path / "long.csv", series="unique_id", **SMALL).about)
-    assert "series: 2 in column 'unique_id' (A, B), each scaled by itself" in about
+    assert "series: 2 in column 'unique_id' (A, B)" in about
     assert "training: 72 rows, 54 windows; validation: 24 rows, 6 windows; test: 24 rows, 6 windows" in about
 
 

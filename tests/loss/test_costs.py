@@ -172,6 +172,18 @@ def test_padding_adds_no_singularity_to_a_cost():
         torch.testing.assert_close(d_y[b], torch.cat([d_c[0], torch.zeros(4 - m[b], 1).double()]))
 
 
+@pytest.mark.parametrize("length", [1e-300, 1e-163, 1e-105, 1e110, 1e155, 1e300])
+def test_the_cosine_does_not_depend_on_the_length_of_vectors(length):
+    x = torch.tensor([[[1.0, 0.0], [1.0, 1.0]]], dtype=torch.float64)
+    y = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
+    criterion, found = SoftDTWLoss(0.01, cost="cosine"), []
+    for factor in (1.0, length):
+        scaled = (x * factor).requires_grad_()
+        value = criterion(scaled, y * factor)
+        found.append((value.detach(), factor * torch.autograd.grad(value, scaled)[0]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-15)
+
+
 def test_the_cosine_of_one_variable_is_refused():
     for variables, options in ((1, {}), (2, {"per_channel": True})):
         x, y = series(2, 4, 3, d=variables)

@@ -271,6 +271,51 @@ def test_labels_in_the_index_that_are_no_dates_are_left_alone():
     assert np.isfinite(forecaster_of(**OF_HOURS).predict(table)).all()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.assign(site="x").set_index(["site", "when"]).rename_axis(["site", "at"]),
+        lambda table: table.set_index("when").rename_axis("at"),
+        lambda table: (
+            table.assign(when=table["when"].dt.strftime("%b %d, %Y %H:%M")).set_index("when").rename_axis(None)
+        ),
+    ],
+)
+def test_times_in_every_kind_of_index_are_checked(change):
+    reversed_rows = change(timed(HOURS, "column")[::-1])
+    assert_one_sentence(
+        ValueError,
+        "history must (be sorted by time|hold times)",
+        lambda: forecaster_of(**OF_HOURS).predict(reversed_rows),
+    )
+
+
+def test_a_column_of_times_that_stands_there_twice_is_refused():
+    table = timed(HOURS, "column")
+    twice = pd.concat([table, table[["when"]]], axis=1)
+    assert_one_sentence(
+        ValueError,
+        "must have one column 'when' of times, but has 2",
+        lambda: forecaster_of(**OF_HOURS).predict(twice),
+    )
+
+
+def test_text_with_underscores_is_no_number():
+    table = timed(HOURS, "column").astype({"y": object})
+    table.loc[table.index[-1], "y"] = "1_0"
+    assert_one_sentence(
+        TypeError, "underscores belong to no number", lambda: forecaster_of(**OF_HOURS).predict(table)
+    )
+
+
+def test_a_table_of_pyarrow_is_read_as_that_of_pandas():
+    pyarrow = pytest.importorskip("pyarrow")
+    table = timed(HOURS, "column")
+    forecaster = forecaster_of(**OF_HOURS)
+    found = forecaster.predict(pyarrow.Table.from_pandas(table, preserve_index=False))
+    np.testing.assert_array_equal(found, forecaster.predict(table))
+
+
 def test_a_table_without_rows_is_refused():
     for table in (timed(HOURS, "column")[:0], pd.DataFrame({"y": [], "when": []})):
         assert_one_sentence(
@@ -314,7 +359,7 @@ def test_each_of_several_series_is_forecast_and_scaled_by_its_own_scaling(tmp_pa
         forecast = Forecaster(net, record).predict(history[:, None], name)
         assert abs(forecast - own).max() < 1e-4 * size
     for name in (None, "west"):
-        with pytest.raises(ValueError, match=f"series must be one of north, south, not {name!r}"):
+        with pytest.raises(ValueError, match=f"series must be one of 'north', 'south', not {name!r}"):
             Forecaster(net, record).predict(history[:, None], name)
     with pytest.raises(ValueError, match="series must be None, for there is one only, not 'north'"):
         record_of(load("synthetic", n=4)).scaling_of("north")
