@@ -376,8 +376,8 @@ def _derivative_by_omega(
     if weight is None:
         return None
     weight = (weight if omega_scale is None else weight * omega_scale).to(path.dtype)
-    # No matrix product, which would be in half precision where the backward pass runs under autocast.
-    return (weight.reshape(-1, 1, 1) * path).sum(0, keepdim=True).to(omega.dtype)
+    with torch.autocast(path.device.type, enabled=False):  # which would make the product in half precision
+        return torch.mv(path.flatten(1).mT, weight).reshape(1, *path.shape[1:]).to(omega.dtype)
 
 
 def dilate_terms(
