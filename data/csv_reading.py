@@ -229,8 +229,8 @@ class Column:
                 self._units.add(unit["before"] + unit["after"])
 
 
-def _has_commas(rows: list[list[str]], notation: Notation) -> bool:
-    """Whether some rows hold decimal commas, or numbers with their thousands grouped by points."""
+def _points_may_group(rows: list[list[str]], notation: Notation) -> bool:
+    """Whether points may group thousands, for some column of these rows has decimal commas, or 998 and 1.017."""
     columns = [Column("", notation, keep=False, skip=False) for _ in rows[0]]
     for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
         column.add(cells)
@@ -260,7 +260,7 @@ class Table:
         comments: How many lines are comments.
         empty_rows: How many rows of empty cells were left out.
         notation: How numbers are written.
-        has_commas: Whether some of the first rows hold decimal commas, or numbers with their thousands grouped.
+        points_may_group: Whether the first rows hold decimal commas, or 998 above 1.017, in some column.
     """
 
     path: Path
@@ -273,7 +273,7 @@ class Table:
     comments: int
     empty_rows: int
     notation: Notation
-    has_commas: bool
+    points_may_group: bool
 
     @property
     def names(self) -> list[str]:
@@ -311,7 +311,7 @@ class Table:
             row, cell, column, is_missed = min(wrong, key=lambda one: one[0])
             raise ValueError(self._unusable(row, cell, column, mend if is_missed else None, chosen_by))
         for column in (self.columns[position] for position in positions):
-            if column.is_grouped or (column.may_be_grouped and self.has_commas):
+            if column.is_grouped or (column.may_be_grouped and self.points_may_group):
                 row, cell = column.first_group
                 others = "rows whole numbers" if column.is_grouped else "columns decimal commas or thousands"
                 mark = f"{giving('thousands', '.')} if its point groups thousands, {giving('decimal', '.')} if not"
@@ -660,8 +660,8 @@ def read_table(
         numbers = _fill(columns, body, lines, path, delimiter)
     encoding = text.encoding.removesuffix("-sig")
     left_out = lines.comments, lines.empty_rows
-    commas = _has_commas([cells for _, cells in body], notation)
-    return Table(path, delimiter, encoding, has_names, columns, numbers, body[0][1], *left_out, notation, commas)
+    groups = _points_may_group([cells for _, cells in body], notation)
+    return Table(path, delimiter, encoding, has_names, columns, numbers, body[0][1], *left_out, notation, groups)
 
 
 def _fill(columns: list[Column], body: list[Row], lines: _Lines, path: Path, delimiter: str) -> array:
