@@ -32,9 +32,9 @@ def load_traffic(
     and 3,318 of them at the defaults). Where there is a column of dates, each row must be one hour after the last.
 
     Args:
-        path: A CSV file with that series (a header and a column of dates are allowed), the 862-column text
-            file of LSTNet, either gzipped or not, or a folder with one of them as traffic.csv or traffic.txt
-            (optionally .gz, optionally in a sub-folder traffic). By default this package's own folder.
+        path: A CSV file with that series (a header, but no 0 alone, and a column of dates are allowed), the
+            862-column text file of LSTNet, either gzipped or not, or a folder with one of them as traffic.csv or
+            traffic.txt (optionally .gz, optionally in a sub-folder traffic). By default this package's own folder.
         input_length: N_input, in hours.
         horizon: N_output, in hours.
         stride: Hours from one window to the next.

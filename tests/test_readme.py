@@ -151,7 +151,7 @@ def test_command_of_main(command, short_run, own_run, tmp_path):
     rng = np.random.default_rng(0)
     csv_file, traffic = tmp_path / "ETTh1.csv", tmp_path / "traffic.csv"
     np.savetxt(csv_file, rng.random((700, 2)), delimiter=",", header="HUFL,OT", comments="")
-    np.savetxt(traffic, rng.random(1200), header="0", comments="")
+    np.savetxt(traffic, rng.random(1200), header="occupancy", comments="")
     if "ecg5000" in command and not (SHARED_DATA / "ecg5000").is_dir():
         pytest.skip("the real ECG5000 files are not here, and the loader takes no others")
     replaced = {"ETTh1.csv": csv_file, "FILE": traffic, "runs/RUN": short_run[0], "--resume FOLDER": "--resume RUN"}

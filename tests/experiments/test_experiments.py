@@ -453,7 +453,7 @@ def test_a_report_trains_nothing_and_says_how_many_runs_there_are(chosen, tmp_pa
 
 
 def test_table_4_holds_ours_against_the_papers_baselines(chosen, tmp_path):
-    np.savetxt(tmp_path / "traffic.csv", np.random.default_rng(0).random(1200), header="0", comments="")
+    np.savetxt(tmp_path / "traffic.csv", np.random.default_rng(0).random(1200), header="occupancy", comments="")
     flags = ["--epochs", "1", "--runs", "1", "--jobs", "1", "--results", str(tmp_path)]
     table4.main([*flags, "--data-path", f"traffic={tmp_path / 'traffic.csv'}"])
     markdown = (tmp_path / "table4.md").read_text()
