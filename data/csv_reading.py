@@ -592,6 +592,8 @@ def _named(
         if len(comment) == len(first) and not _may_be_data(comment, [first, *below]):
             return comment, head
         either = f"give {giving('header', True)} or {giving('header', False)}"
+        if len(first) == 1 and len(first[0].split()) > 1:
+            either = f"give {called('delimiter')} if spaces cut cells, else {either[5:]}"
         raise ValueError(f"{path}, line {line} may hold names or data ({listing(first)}); {either}")
     return (None, head) if header is False else ([cell.strip() for cell in first], head[1:])
 
