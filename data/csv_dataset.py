@@ -105,11 +105,13 @@ def load_csv(
         scaling: Standardise by this one, such as that of the data a network was trained on, in place of the
             training part's; of several series by their names. It holds no names of columns: its numbers are those
             of the observed ones, in their order.
-        decimal: The decimal mark, "." or ","; by default ".", and 1.017 among 998 and 999 is refused.
+        decimal: The decimal mark, "." or ","; by default ".", and 1.017 is refused among 998 and 999, or
+            beside a column of decimal commas.
         thousands: The mark between groups of three digits, such as ","; none by default.
         encoding: Of the text; by default UTF-16 where the file begins with its mark, else UTF-8.
         time: The column of time stamps; by default the first column of text that holds dates; "none" takes the
-            rows as equal steps. Without either, columns of text that are no time stamps are left out with a warning.
+            rows as equal steps. Without either, a file is refused whose columns may hold times or names of series:
+            text, or numbers below a name such as "date".
         series: The column that names the series of each row, in a file of several series.
         missing: "refuse" missing values and rows, or fill them: "interpolate" in a straight line between the values
             before and after, or take the "last" value before.
