@@ -20,7 +20,6 @@ from .csv_reading import (
     after_first_numbers,
     check_chosen,
     existing_file,
-    holds_text,
     listing,
     open_text,
     read_table,
@@ -223,7 +222,7 @@ def read_histories(
         raise ValueError(f"{called('missing')} must be one of {', '.join(_FILLS)}, given {missing!r}")
     path = existing_file(path, "the CSV file")
     notation = Notation(decimal, thousands)
-    roles = _Roles(time, series, usual_time, notation)
+    roles = _Roles(time, series, usual_time)
 
     def unread(names: list[str], sample: list[list[str]]) -> set[int]:
         if first_only:
@@ -245,7 +244,7 @@ def read_histories(
     chosen_by = "targets" if columns is None and targets is not None else "columns"
     values = table.numbers(chosen, missing != "refuse", mend, chosen_by)
     if not (is_fixed("time") or first_only):
-        _check_doubtful(table, roles, _observed(columns, targets, table.names) or ())
+        _check_for_times(table, roles, _observed(columns, targets, table.names) or ())
     count_missing = int(np.isnan(values).sum())
     groups = _rows_of_series(table, roles.series)
     steps = steps or {}
@@ -274,16 +273,15 @@ def read_histories(
 class _Roles:
     """Which columns hold the time stamps and the names of the series; None where there is none.
 
-    Where no time stamps are found, `doubtful` are the columns that may hold some, or names of series: those of text,
-    and those of a name such as "date".
+    Where no time stamps are found, any column of text may hold some, or names of series, and the columns `unsure` of
+    numbers, which have a name such as "date".
     """
 
-    def __init__(self, time: Column | None, series: Column | None, usual_time: str | None, notation: Notation):
+    def __init__(self, time: Column | None, series: Column | None, usual_time: str | None):
         self._asked_time, self._asked_series, self._usual_time = time, series, usual_time
-        self._notation = notation
         self.time: int | None = None
         self.series: int | None = None
-        self.doubtful: list[int] = []
+        self.unsure: list[int] | None = None
 
     def find(self, names: list[str], sample: list[list[str]]) -> list[int]:
         """Look for both, and return where they are."""
@@ -295,8 +293,7 @@ class _Roles:
             cells = {p: of_one for p, of_one in enumerate(zip(*sample, strict=True)) if p != self.series}
             self.time = next((p for p in cells if are_stamps(cells[p])), None)
             if self.time is None:
-                named = [p for p in cells if names[p].lower() in _NAMES_OF_TIMES]
-                self.doubtful = [p for p in cells if p in named or holds_text(cells[p], self._notation)]
+                self.unsure = [p for p in cells if names[p].lower() in _NAMES_OF_TIMES]
         elif self._asked_time != "none" or "none" in names:
             self.time = _position("time", self._asked_time, names)
         if self.time is not None and self.time == self.series:
@@ -305,8 +302,8 @@ class _Roles:
         return self.all
 
     def all_but(self, observed: list[int] | None, width: int) -> set[int]:
-        """Return the columns that nobody reads; none, if the observed ones are not known yet."""
-        return set() if observed is None else set(range(width)) - {*observed, *self.all}
+        """Return columns that nobody reads: none if the observed ones are not known yet, or any may hold times."""
+        return set() if observed is None or self.unsure is not None else set(range(width)) - {*observed, *self.all}
 
     @property
     def all(self) -> list[int]:
@@ -314,14 +311,18 @@ class _Roles:
         return [position for position in (self.time, self.series) if position is not None]
 
 
-def _check_doubtful(table: Table, roles: _Roles, observed: Sequence[int]) -> None:
+def _check_for_times(table: Table, roles: _Roles, observed: Sequence[int]) -> None:
     """Refuse a file without time stamps, if columns that nobody asked for may hold them, or the names of series."""
-    doubtful = [position for position in roles.doubtful if position not in observed]
-    if doubtful:
-        place, cell = table.place(0, table.columns[doubtful[0]]), table.first[doubtful[0]]
-        may = "no column holds time stamps such as 2016-07-01 12:00, but this one may name times or series"
-        ways = f"give {called('time')} or {called('series')}; {giving('time', 'none')} takes the rows as equal steps"
-        raise ValueError(f"{place} holds {cell!r}; {may}: {ways}")
+    if roles.unsure is None:
+        return
+    for position, column in enumerate(table.columns):
+        first = column.first_other or ((0, table.first[position]) if position in roles.unsure else None)
+        if first and position not in (*observed, *roles.all):
+            row, cell = first
+            may = "no column holds time stamps such as 2016-07-01 12:00, but this one may name times or series"
+            ways = f"give {called('time')} or {called('series')}"
+            as_steps = f"{giving('time', 'none')} takes the rows as equal steps"
+            raise ValueError(f"{table.place(row, column)} holds {cell!r}; {may}: {ways}; {as_steps}")
 
 
 def _observed(

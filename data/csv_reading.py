@@ -36,8 +36,12 @@ _DELIMITERS = "\t;|,"
 # Numbers in another notation than the one that is read: 1,5 and 1.017,5 and 1 017; with a sign of percent or a unit.
 _GROUPS = r"\d{1,3}(?P<mark>[,.'\s])\d{3}(?:(?P=mark)\d{3})*(?:[.,]\d+)?"
 _OTHER_NOTATION = re.compile(rf"\s*[-+−]?(?:\d*[.,]\d+|\d+[.,]?|{_GROUPS})(?:[eE][-+]?\d+)?\s*")
-_NO_GROUPS = re.compile(r"\d{4}|\.\d{0,2}(?!\d)|(?<!\d)0\d*\.|(?<!\d)\.|[eE]")  # not of groups of three digits
-_DECIMAL_COMMA = re.compile(r"\s*[-+−]?(?:\d*,(?!\d{3}\s*$)\d+|\d{1,3}(?:\.\d{3})+,\d+)\s*")
+# Not of groups of three digits, where some programs group four digits and others do not.
+_NO_GROUPS = re.compile(r"\d{5}|\d{4}\.|\.\d{0,2}(?!\d)|\.\d{4}|(?<![\d.])0\d*\.|(?<!\d)\.|[eE]")
+# 20,1 and 0,125 and 1.017,5 and 1.017.000, also with a unit
+_DECIMAL_COMMA = re.compile(
+    r"(?m)^\W{0,2}(?:0*,\d+|\d+,(?!\d{3}(?!\d))\d+|\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,})(?![\d.,])[^\d\n]{0,9}$"
+)
 # 1_000 and (5.1) and 5- and <0.1 and 1.5D3
 _MARKED = re.compile(r"\s*[^\w\s]?\s*(?:\d+(?:[.,]\d+)?|\d{1,3}(?:_\d{3})+)(?:[dD][-+]?\d+)?\s*[^\w\s]?\s*")
 _WITH_UNIT = re.compile(
@@ -121,6 +125,7 @@ class Column:
         first_missing: Row (from 0) and cell of the first missing value; None if there is none.
         first_other: The same for the others.
         first_group: The same for what may be a number with its thousands grouped by points.
+        has_commas: Whether some cells hold decimal commas, or several groups of thousands.
     """
 
     def __init__(self, name: str, notation: Notation, keep: bool, skip: bool):
@@ -129,7 +134,7 @@ class Column:
         self.first_missing: tuple[int, str] | None = None
         self.first_other: tuple[int, str] | None = None
         self.first_group: tuple[int, str] | None = None
-        self._holds_whole = False
+        self._holds_whole = self.has_commas = False
         self._may_group = notation.given is None and notation.thousands is None
         self._units: set[str] = set()
         self._values: list[np.ndarray] = []
@@ -165,8 +170,7 @@ class Column:
         """Append the next cells."""
         if self._cells is not None:
             self._cells.append(np.array([cell.strip().encode() for cell in cells], dtype=np.bytes_))
-        if self._may_group:
-            self._look_for_groups(cells)
+        self.look_for_groups(cells)
         self._values.append(self._plain_numbers(cells) if self.notation.is_plain else self._sorted_out(cells))
 
     def _plain_numbers(self, cells: Sequence[str]) -> np.ndarray:
@@ -208,10 +212,16 @@ class Column:
         """Whether 999 and 1.017 are in this column, where 1.017 is more likely a thousand than a one."""
         return self.may_be_grouped and self._holds_whole
 
-    def _look_for_groups(self, cells: Sequence[str]) -> None:
+    def look_for_groups(self, cells: Sequence[str]) -> None:
+        """See whether the next cells may group thousands by points, or tell that numbers of this file do."""
+        if self.notation.given is not None or self.notation.thousands is not None:
+            return
         text = "\n".join(cells)
+        self.has_commas |= _DECIMAL_COMMA.search(text) is not None
+        if not self._may_group:
+            return
         self._may_group = not _NO_GROUPS.search(text)
-        self._holds_whole |= re.search(r"(?m)^ *[-+]?\d+ *$", text) is not None
+        self._holds_whole |= re.search(r"(?m)^\s*[-+]?\d+\s*$", text) is not None
         if self.first_group is None and "." in text:
             row = next(row for row, cell in enumerate(cells) if "." in cell)
             self.first_group = self._rows + row, cells[row]
@@ -229,22 +239,6 @@ class Column:
                 self._units.add(unit["before"] + unit["after"])
 
 
-def _points_may_group(rows: list[list[str]], notation: Notation) -> bool:
-    """Whether points may group thousands, for some column of these rows has decimal commas, or 998 and 1.017."""
-    columns = [Column("", notation, keep=False, skip=False) for _ in rows[0]]
-    for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
-        column.add(cells)
-    has_groups = any(column.is_grouped for column in columns)
-    return has_groups or any(_DECIMAL_COMMA.fullmatch(cell) for cells in rows for cell in cells)
-
-
-def holds_text(cells: Sequence[str], notation: Notation) -> bool:
-    """Whether some cells of a column are those of a column of text."""
-    column = Column("", notation, keep=False, skip=False)
-    column.add(cells)
-    return column.others > 0 and not column.is_numeric
-
-
 @dataclass(frozen=True)
 class Table:
     """The cells of a file.
@@ -260,7 +254,6 @@ class Table:
         comments: How many lines are comments.
         empty_rows: How many rows of empty cells were left out.
         notation: How numbers are written.
-        points_may_group: Whether the first rows hold decimal commas, or 998 above 1.017, in some column.
     """
 
     path: Path
@@ -273,7 +266,6 @@ class Table:
     comments: int
     empty_rows: int
     notation: Notation
-    points_may_group: bool
 
     @property
     def names(self) -> list[str]:
@@ -310,8 +302,9 @@ class Table:
         if wrong:
             row, cell, column, is_missed = min(wrong, key=lambda one: one[0])
             raise ValueError(self._unusable(row, cell, column, mend if is_missed else None, chosen_by))
+        points_may_group = any(column.has_commas or column.is_grouped for column in self.columns)
         for column in (self.columns[position] for position in positions):
-            if column.is_grouped or (column.may_be_grouped and self.points_may_group):
+            if column.may_be_grouped and points_may_group:
                 row, cell = column.first_group
                 others = "rows whole numbers" if column.is_grouped else "columns decimal commas or thousands"
                 mark = f"{giving('thousands', '.')} if its point groups thousands, {giving('decimal', '.')} if not"
@@ -360,7 +353,7 @@ def _advice_on_marks(cell: str, notation: Notation) -> str:
     if first != last:
         settle = [giving("decimal", last)] if last != notation.decimal else []
         settle += [giving("thousands", first)] if first != notation.thousands else []
-    elif last and last not in (notation.decimal, notation.thousands):
+    elif last and (len(marks) > 1 or last != notation.decimal) and last != notation.thousands:
         is_group = re.fullmatch(rf"\s*[-+]?[1-9]\d{{0,2}}({re.escape(last)}\d{{3}})+\s*", cell)
         settle = [giving("decimal", last)] if len(marks) == 1 and last in ",." else []
         settle += [giving("thousands", last)] if is_group else []
@@ -662,8 +655,7 @@ def read_table(
         numbers = _fill(columns, body, lines, path, delimiter)
     encoding = text.encoding.removesuffix("-sig")
     left_out = lines.comments, lines.empty_rows
-    groups = _points_may_group([cells for _, cells in body], notation)
-    return Table(path, delimiter, encoding, has_names, columns, numbers, body[0][1], *left_out, notation, groups)
+    return Table(path, delimiter, encoding, has_names, columns, numbers, body[0][1], *left_out, notation)
 
 
 def _fill(columns: list[Column], body: list[Row], lines: _Lines, path: Path, delimiter: str) -> array:
@@ -673,8 +665,7 @@ def _fill(columns: list[Column], body: list[Row], lines: _Lines, path: Path, del
     def add(rows: Sequence[list[str]], of_rows: Iterable[int]) -> None:
         numbers.extend(of_rows)
         for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
-            if not column.is_skipped:
-                column.add(cells)
+            column.look_for_groups(cells) if column.is_skipped else column.add(cells)
 
     add([cells for _, cells in body], [line for line, _ in body])
     while rows := lines.plain_rows(delimiter, width):

@@ -25,7 +25,7 @@ _TIMES = {
 }
 _OF_DIGITS = {
     6: ("%Y%m", "%y%m%d"),
-    8: ("%Y%m%d", "%y%m%d%H"),
+    8: ("%Y%m%d", "%y%m%d%H", "%d%m%Y", "%m%d%Y"),
     10: ("%Y%m%d%H", "%y%m%d%H%M"),
     12: ("%Y%m%d%H%M", "%y%m%d%H%M%S"),
     14: ("%Y%m%d%H%M%S",),

@@ -213,6 +213,8 @@ def _load_data(args: argparse.Namespace, trained_on: DataRecord | None) -> Forec
         options["scaling"] = trained_on.scaling
     if trained_on and trained_on.steps:
         options["steps"] = trained_on.known_steps
+    if trained_on and not args.resume:
+        options |= _by_names(trained_on)
     with _reading(args, earlier, scaling=f"the scaling in {path}"):
         data = load(args.dataset, **options)
     if trained_on:
@@ -241,6 +243,17 @@ def _reading(args: argparse.Namespace, earlier: str | None, **names: str) -> Ite
             raise ValueError(text) from None
 
 
+def _by_names(trained_on: DataRecord) -> dict[str, list[str]]:
+    """The columns of a training by their names, wherever they are in another file.
+
+    Not where a name may be made up to tell two columns of one name apart (y.1): these have their places alone.
+    """
+    if not trained_on.columns or any(re.fullmatch(r".*\.\d+", name) for name in trained_on.columns):
+        return {}
+    names = list(trained_on.columns)
+    return {"columns": names, "targets": [names[place] for place in trained_on.target_positions]}
+
+
 def _check_columns(args: argparse.Namespace, trained_on: DataRecord, columns: Sequence[str]) -> None:
     if trained_on.columns != tuple(columns):
         before, now = (", ".join(names) for names in (trained_on.columns, columns))
@@ -258,7 +271,7 @@ def read_past(args: argparse.Namespace, trained_on: DataRecord) -> Histories:
     if args.dataset != "csv":
         raise ValueError(f"--forecast needs a checkpoint of --dataset csv, but {args.forecast} is of {args.dataset}.")
     known = inspect.signature(read_histories).parameters
-    options = {option: value for option, value in _options(args).items() if option in known}
+    options = {option: value for option, value in _options(args).items() if option in known} | _by_names(trained_on)
     with _reading(args, args.forecast):
         read = read_histories(**options, steps=trained_on.known_steps, usual_time=trained_on.time_column)
     _check_columns(args, trained_on, read.names)

@@ -519,7 +519,7 @@ def test_points_that_may_group_thousands_are_refused_until_a_mark_is_given(tmp_p
 
 
 @pytest.mark.parametrize(
-    "numbers", [["5", "5.12", "5.125"], ["0.125", "3"], ["1000", "1.017"], ["1.0175", "3"], ["5.125", "5.250"]]
+    "numbers", [["5", "5.12", "5.125"], ["0.125", "3"], ["10000", "1.017"], ["1.0175", "3"], ["5.125", "5.250"]]
 )
 def test_decimals_that_group_no_thousands_are_read(tmp_path, numbers):
     (tmp_path / "decimals.csv").write_text("y\n" + "\n".join(numbers * 20))
@@ -871,6 +871,38 @@ def test_points_beside_decimal_commas_may_group_thousands(tmp_path, load_column,
             load("csv", path=path, targets=targets, **SMALL)
     read = load("csv", path=path, targets="load", decimal=",", thousands=".", **SMALL).series[0].values[:, 0]
     np.testing.assert_array_equal(read, loads)
+
+
+@pytest.mark.parametrize(
+    "other", ["6,1", "0,125", "12,50 €", "5,5 %", "1.780,5", "1.780,50 €", "1.780.499", "998", "\u00a0998"]
+)
+@pytest.mark.parametrize("row", [0, 20, 59])
+@pytest.mark.parametrize("targets", [None, "Besucher"])
+def test_one_cell_in_any_row_of_any_column_tells_that_points_may_group_thousands(tmp_path, other, row, targets):
+    rng = np.random.default_rng(0)
+    days = [f"{day:%d.%m.%Y}" for day in pd.date_range("2024-01-01", periods=60)]
+    rain = ["1.017" if other.strip() == "998" else "0"] * 60
+    rain[row] = other
+    visitors = [f"{x:,}".replace(",", ".") for x in rng.integers(1000, 9999, 60)]
+    table = pd.DataFrame({"Datum": days, "Regen": rain, "Besucher": visitors})
+    table.to_csv(tmp_path / "visitors.csv", sep=";", index=False)
+    with pytest.raises(ValueError, match=r"column 'Besucher' holds .*; give thousands='.' if its point groups"):
+        load("csv", path=tmp_path / "visitors.csv", targets=targets, **SMALL)
+
+
+def test_four_digits_do_not_tell_that_others_are_not_grouped(tmp_path):
+    path = tmp_path / "spanish.csv"
+    path.write_text("x\n" + "\n".join(["9876", "9950", "10.120", "10.345"] * 15))
+    with pytest.raises(ValueError, match=r"line 4, column 'x' holds '10\.120', and other rows whole numbers"):
+        load("csv", path=path, **SMALL)
+
+
+def test_several_groups_of_thousands_are_advised_as_such(tmp_path):
+    path = tmp_path / "millions.csv"
+    path.write_text("Einwohner\n" + "".join(f"1.034.{k}\n" for k in range(100, 160)))
+    with pytest.raises(ValueError, match=r"holds '1.034.100', which is not a finite number; give thousands='.'"):
+        load("csv", path=path, **SMALL)
+    assert load("csv", path=path, thousands=".", **SMALL).series[0].values[0, 0] == 1_034_100
 
 
 @pytest.mark.parametrize("cell", ["1_201", "(5.1)", "5-", "5*", "<0.1", "1.5D3"])

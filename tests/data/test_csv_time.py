@@ -195,6 +195,38 @@ def test_series_one_below_another_with_numbered_times_are_asked_about(tmp_path, 
     assert [len(series.values) for series in task.series] == [60, 60, 60]
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ["10m", "50m", "100m"],
+        ["5%", "50%", "95%"],
+        ["#1", "#2", "#3"],
+        ["(1)", "(2)", "(3)"],
+        ["$1", "$2", "$3"],
+        ["1A", "2B", "2C"],
+        [101, 102, "A103"],
+    ],
+)
+@pytest.mark.parametrize("targets", [None, "y"])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_labels_of_series_of_every_kind_are_asked_about(tmp_path, ids, targets, stacked):
+    names = np.repeat(np.array(ids, dtype=object), 60) if stacked else np.array(ids * 60, dtype=object)
+    pd.DataFrame({"where": names, "y": np.arange(180.0)}).to_csv(tmp_path / "long.csv", index=False)
+    with pytest.raises(
+        ValueError, match=r"column 'where' holds .*; no column holds time stamps .* give time or series"
+    ):
+        load("csv", path=tmp_path / "long.csv", targets=targets, **SMALL)
+    load("csv", path=tmp_path / "long.csv", targets="y", time="none", **SMALL)
+
+
+def test_days_that_begin_with_the_day_are_no_plain_numbers(tmp_path):
+    for form in ("%m%d%Y", "%d%m%Y"):
+        days = pd.date_range("2020-10-10", periods=20).strftime(form)
+        pd.DataFrame({"when": days, "y": np.arange(20.0)}).to_csv(tmp_path / "days.csv", index=False)
+        with pytest.raises(ValueError, match="may be a date in several ways: write it as 2016-07-31"):
+            load("csv", path=tmp_path / "days.csv", time="when", columns="y", input_length=2, horizon=1)
+
+
 def test_a_numbered_date_that_nobody_asks_for_is_asked_about(tmp_path):
     days = pd.date_range("2024-01-01", periods=60).strftime("%Y%m%d")[::-1]
     pd.DataFrame({"date": days, "load": np.arange(60.0)}).to_csv(tmp_path / "newest.csv", index=False)
