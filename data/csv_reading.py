@@ -170,7 +170,7 @@ class Column:
         """Append the next cells."""
         if self._cells is not None:
             self._cells.append(np.array([cell.strip().encode() for cell in cells], dtype=np.bytes_))
-        self.look_for_groups(cells)
+        self._look_for_groups(cells)
         self._values.append(self._plain_numbers(cells) if self.notation.is_plain else self._sorted_out(cells))
 
     def _plain_numbers(self, cells: Sequence[str]) -> np.ndarray:
@@ -188,6 +188,7 @@ class Column:
         if self._cells is not None and self.others:  # the text of times and of series
             self.others += len(cells)
             return np.full(len(cells), math.nan)
+        self._look_for_commas(cells)
         counts = Counter(cells)
         found = {cell: self.notation.number(cell) for cell in counts}
         for cell, count in counts.items():
@@ -212,14 +213,20 @@ class Column:
         """Whether 999 and 1.017 are in this column, where 1.017 is more likely a thousand than a one."""
         return self.may_be_grouped and self._holds_whole
 
-    def look_for_groups(self, cells: Sequence[str]) -> None:
-        """See whether the next cells may group thousands by points, or tell that numbers of this file do."""
-        if self.notation.given is not None or self.notation.thousands is not None:
-            return
+    def skim(self, cells: Sequence[str]) -> None:
+        """See whether the next cells, which nobody reads, tell how the numbers of this file are written."""
+        self._look_for_groups(cells)
+        self._look_for_commas(cells)
+
+    def _look_for_commas(self, cells: Sequence[str]) -> None:
         text = "\n".join(cells)
-        self.has_commas |= _DECIMAL_COMMA.search(text) is not None
+        if "," in text or re.search(r"\.\d{3}\.", text):
+            self.has_commas = self.has_commas or _DECIMAL_COMMA.search(text) is not None
+
+    def _look_for_groups(self, cells: Sequence[str]) -> None:
         if not self._may_group:
             return
+        text = "\n".join(cells)
         self._may_group = not _NO_GROUPS.search(text)
         self._holds_whole |= re.search(r"(?m)^\s*[-+]?\d+\s*$", text) is not None
         if self.first_group is None and "." in text:
@@ -665,7 +672,7 @@ def _fill(columns: list[Column], body: list[Row], lines: _Lines, path: Path, del
     def add(rows: Sequence[list[str]], of_rows: Iterable[int]) -> None:
         numbers.extend(of_rows)
         for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
-            column.look_for_groups(cells) if column.is_skipped else column.add(cells)
+            column.skim(cells) if column.is_skipped else column.add(cells)
 
     add([cells for _, cells in body], [line for line, _ in body])
     while rows := lines.plain_rows(delimiter, width):
