@@ -118,7 +118,7 @@ class Column:
 
     Attributes:
         name: Its name.
-        is_skipped: Whether its cells are not looked at.
+        is_skipped: Whether its cells are only skimmed for how numbers are written.
         numbers: Cells that hold a number.
         missing: Cells that mark a missing value.
         others: Cells that hold neither.
