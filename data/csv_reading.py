@@ -30,6 +30,7 @@ _MISSING = {
     *("", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "nat", "null", "none", "nil", "missing", "?", "-", "--"),
     *("---", ".", "..", "*", "\\n", "#value!", "#div/0!", "#ref!", "#num!", "#null!", "#name?", "n.a.", "–", "—"),
 }
+_ERROR = re.compile(r"#[^\W\d_]+[!?]|#[^\W\d_]/[^\W\d_]|#NV|##+")  # of a spreadsheet in any language
 _SAMPLE_LINES, _SAMPLE_ROWS, _ROWS_AT_ONCE = 100, 20, 500
 _DELIMITERS = "\t;|,"
 
@@ -104,13 +105,13 @@ class Notation:
 def is_missing(cell: str) -> bool:
     """Whether a cell is a mark for a missing value; spreadsheets write errors in many languages, such as #WERT!."""
     cell = cell.strip()
-    return cell.lower() in _MISSING or (cell[:1] == "#" and cell.isupper() and not re.search(r"[\s\d]", cell))
+    return cell.lower() in _MISSING or _ERROR.fullmatch(cell) is not None
 
 
 def _is_comment(line: str, delimiter: str | None = None) -> bool:
-    """Whether a line that begins with "#" does not begin with a spreadsheet's mark such as #N/A, or a number, #5."""
+    """Whether a line that begins with "#" does not begin with a spreadsheet's mark such as #N/A, or a label, #5."""
     cell = re.split(f"[{re.escape(delimiter or _DELIMITERS)}]", line, maxsplit=1)[0].strip()
-    return not (is_missing(cell) or re.fullmatch(r"#[A-Z]*\d+|##+", cell))
+    return not (is_missing(cell) or re.fullmatch(r"#[A-Z]+\d*|#\d+", cell))
 
 
 class Column:
