@@ -56,6 +56,7 @@ Column = str | int
 
 _FILLS = ("refuse", "interpolate", "last")
 _NAMES_OF_TIMES = {"date", "datetime", "time", "timestamp", "ds", "datum", "zeit"}
+_DAY = re.compile(r"\s*(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\d\d){0,3}\s*")
 _FLOAT32 = np.finfo(np.float32)
 
 
@@ -110,7 +111,7 @@ def load_csv(
         encoding: Of the text; by default UTF-16 where the file begins with its mark, else UTF-8.
         time: The column of time stamps; by default the first column of text that holds dates; "none" takes the
             rows as equal steps. Without either, a file is refused whose columns may hold times or names of series:
-            text, or numbers below a name such as "date".
+            text, numbers below a name such as "date", or days such as 20160701.
         series: The column that names the series of each row, in a file of several series.
         missing: "refuse" missing values and rows, or fill them: "interpolate" in a straight line between the values
             before and after, or take the "last" value before.
@@ -274,7 +275,7 @@ class _Roles:
     """Which columns hold the time stamps and the names of the series; None where there is none.
 
     Where no time stamps are found, any column of text may hold some, or names of series, and the columns `unsure` of
-    numbers, which have a name such as "date".
+    numbers, which have a name such as "date" or hold days such as 20160701.
     """
 
     def __init__(self, time: Column | None, series: Column | None, usual_time: str | None):
@@ -293,7 +294,11 @@ class _Roles:
             cells = {p: of_one for p, of_one in enumerate(zip(*sample, strict=True)) if p != self.series}
             self.time = next((p for p in cells if are_stamps(cells[p])), None)
             if self.time is None:
-                self.unsure = [p for p in cells if names[p].lower() in _NAMES_OF_TIMES]
+                self.unsure = [
+                    place
+                    for place, of_one in cells.items()
+                    if names[place].lower() in _NAMES_OF_TIMES or all(map(_DAY.fullmatch, of_one))
+                ]
         elif self._asked_time != "none" or "none" in names:
             self.time = _position("time", self._asked_time, names)
         if self.time is not None and self.time == self.series:
@@ -530,7 +535,7 @@ def _scales(series: Series, target_columns: Sequence[int]) -> Iterator[str]:
 def _about_file(read: Histories, scales: Iterable[str]) -> Iterator[str]:
     """Yield what was read, line by line, with what is known of the scale of each target."""
     table, roles, chosen = read.table, read.roles, read.chosen
-    head = "names in the first row" if table.header else "no names"
+    head = f"names in {table.header}" if table.header else "no names"
     marks = "" if table.notation.is_plain else f", decimal mark {table.notation.decimal!r}"
     marks += f", thousands mark {table.notation.thousands!r}" if table.notation.thousands else ""
     comments = f", comment lines: {table.comments}" if table.comments else ""

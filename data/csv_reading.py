@@ -255,7 +255,7 @@ class Table:
         path: The file.
         delimiter: What stands between cells.
         encoding: The encoding of the text.
-        header: Whether names were read.
+        header: Where names were read: "the first row", "a comment", "" for nowhere.
         columns: All columns.
         lines: The line (from 1) in which each row ends.
         first: The cells of the first row.
@@ -267,7 +267,7 @@ class Table:
     path: Path
     delimiter: str
     encoding: str
-    header: bool
+    header: str
     columns: list[Column]
     lines: array
     first: list[str]
@@ -656,14 +656,14 @@ def read_table(
         names, body = _named(path, head, header, comment)
         if not body:
             raise ValueError(f"{path} holds a header but no rows")
-        has_names = names is not None
+        named_in = "" if names is None else "a comment" if len(body) == len(head) else "the first row"
         names = names or [str(position) for position in range(len(head[0][1]))]
         kept, skipped = (set(choose(names, [cells for _, cells in body])) for choose in (keep, skip))
         columns = [Column(name, notation, place in kept, place in skipped) for place, name in enumerate(names)]
         numbers = _fill(columns, body, lines, path, delimiter)
     encoding = text.encoding.removesuffix("-sig")
     left_out = lines.comments, lines.empty_rows
-    return Table(path, delimiter, encoding, has_names, columns, numbers, body[0][1], *left_out, notation)
+    return Table(path, delimiter, encoding, named_in, columns, numbers, body[0][1], *left_out, notation)
 
 
 def _fill(columns: list[Column], body: list[Row], lines: _Lines, path: Path, delimiter: str) -> array:

@@ -153,9 +153,10 @@ def test_every_number_of_any_table_is_read_back(
 )
 def test_names_in_the_first_row_or_in_a_comment_above_are_read(tmp_path, content, names, numbers):
     (tmp_path / "table.csv").write_text(content)
-    read, found, _ = numbers_in(tmp_path / "table.csv")
-    assert found == names
-    np.testing.assert_array_equal(read, numbers)
+    table = read_table(tmp_path / "table.csv")
+    assert table.names == names
+    assert table.header == ("a comment" if content.startswith("# a") else "the first row")
+    np.testing.assert_array_equal(table.numbers(table.numeric), numbers)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_a_first_row_that_may_be_data_is_asked_about(tmp_path, content):
     for header in (True, False):
         table = read_table(tmp_path / "table.csv", header=header, delimiter=delimiter)
         assert len(table.lines) == len(rows) - header
-        assert table.header == header
+        assert table.header == ("the first row" if header else "")
         cells = [cell.strip('"') for cell in re.split(table.delimiter, rows[0])]
         assert table.names == (cells if header else list(map(str, range(len(cells)))))
 

@@ -162,6 +162,17 @@ def test_a_column_of_other_text_is_no_time_and_asked_about(write, value, columns
         load("csv", path=path, time="when", columns=columns, **SMALL)
 
 
+@pytest.mark.parametrize(("form", "step"), [("%Y%m%d", "D"), ("%Y%m%d%H", "h")])
+@pytest.mark.parametrize("columns", [None, "y", "all"])
+def test_numbers_that_may_be_days_are_asked_about_whatever_their_name(tmp_path, form, step, columns):
+    times = pd.date_range("2016-07-01", periods=ROWS, freq=step).strftime(form)
+    pd.DataFrame({"trading": times, "y": VALUES}).to_csv(tmp_path / "days.csv", index=False)
+    with pytest.raises(ValueError, match=f"column 'trading' holds '{times[0]}'; no column holds .*: give time or"):
+        load("csv", path=tmp_path / "days.csv", columns=columns, **SMALL)
+    known = load("csv", path=tmp_path / "days.csv", columns=columns, time="trading", **SMALL)
+    assert known.series[0].times[0] == np.datetime64("2016-07-01")
+
+
 UNREAD = ["%a %Y-%m-%d %H:%M", "%b %d, %Y", "%Y_%m_%d", "%H:%M", "%m/%Y", "%YW%W", "%d. %B %Y", "%d.%m.%Y %H:%M CET"]
 
 
@@ -274,7 +285,7 @@ def test_times_may_be_numbers_if_their_column_is_named(tmp_path, times, step):
     task = load("csv", path=path, time="t", columns="all", **SMALL)
     assert str(task.series[0].step) == step
     assert task.columns == ("y",)
-    assert load("csv", path=path, columns="all", **SMALL).columns == ("t", "y")
+    assert load("csv", path=path, columns="all", time="none", **SMALL).columns == ("t", "y")
     write([i for i in range(ROWS) if i != 50])
     with pytest.raises(ValueError, match=f"line 52, column 't' holds .*, but the step is {re.escape(step)}"):
         load("csv", path=path, time="t", **SMALL)
