@@ -8,6 +8,7 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from loss import DilateLoss, SoftDTWLoss, TangledDilateLoss, dilate_of_costs, soft_dtw
+from loss.costs import absolute
 from tests.helpers import assert_one_sentence, costs, series
 from tests.oracles.paths import shape_term, square_omega, temporal_term
 
@@ -75,6 +76,35 @@ def test_named_costs_equal_their_formulas(cost, d):
     tangled = soft_dtw(0.3 * D + 0.7 * omega, 0.2)
     torch.testing.assert_close(TangledDilateLoss(0.3, 0.2, "none", cost=cost)(x, y), tangled)
     torch.testing.assert_close(DilateLoss(0.3, 0.2, "none", cost=NAMED[cost])(x, y), expected)
+
+
+def test_absolute_distances_have_all_derivatives_and_none_where_steps_are_equal():
+    x, y = (s.requires_grad_() for s in series(3, 6, 5, d=3))
+    checks = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
+    assert gradcheck(absolute, (x, y), **checks)
+    assert gradgradcheck(absolute, (x, y), check_fwd_over_rev=True)
+    with torch.no_grad():
+        x[:, 2], x[1, 0, 0] = y[:, 1], math.nan
+    weight = torch.rand(3, 6, 5, dtype=torch.float64)
+    for create_graph in (False, True):
+        (by_x, by_y), truth = (
+            torch.autograd.grad((of(x, y) * weight)[[0, 2]].sum(), (x, y), create_graph=create_graph)
+            for of in (absolute, NAMED["absolute"])
+        )
+        for found, expected in ((by_x, truth[0]), (by_y, truth[1])):
+            torch.testing.assert_close(found[[0, 2]], expected[[0, 2]])
+    assert absolute(x, y).isnan().nonzero().tolist() == [[1, 0, j] for j in range(5)]
+
+
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+def test_absolute_costs_of_many_variables_make_no_array_of_all_differences(wanted):
+    B, N, M, d = 2, 40, 30, 200
+    x, y = (s.requires_grad_(want) for s, want in zip(series(B, N, M, d), wanted, strict=True))
+    with torch.profiler.profile(profile_memory=True) as profile:
+        SoftDTWLoss(1.0, cost="absolute")(x, y).backward()
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert largest < B * N * M * d * x.element_size() / 10
+    assert [s.grad is not None for s in (x, y)] == list(wanted)
 
 
 def value_of_constants(cost, gamma, N, M):
