@@ -903,6 +903,7 @@ PATHS = ("--resume", "--evaluate", "--forecast", "--output", "--data-path")
         (["--losses", "mae"], "--losses: invalid choice: 'mae' (choose from"),
         (["--losses", "mse", "mse"], "--losses must name each loss once, got mse mse."),
         (["--gru", "lstm"], "argument --gru: invalid choice: 'lstm' (choose from"),
+        (["--alpha", "0.3", "--losses", "mse"], "--alpha 0.3 cannot be given with --losses mse, only with dilate."),
         (["--gru", "written-out", "--model", "mlp"], "--gru written-out cannot be given with --model mlp, which has"),
         (["--clip-norm", "0"], "argument --clip-norm: must be a positive number, got '0'"),
         (["--cuda-graph", "--device", "cpu"], "--cuda-graph needs a CUDA device, got cpu."),

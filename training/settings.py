@@ -352,6 +352,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         args.alpha = PAPER_ALPHA.get(args.dataset, 0.5)
     if "gru" in given and args.model == "mlp":
         fail(f"--gru {args.gru} cannot be given with --model mlp, which has no GRU.")
+    if "alpha" in given and "dilate" not in args.losses:
+        fail(f"--alpha {args.alpha} cannot be given with --losses {' '.join(args.losses)}, only with dilate.")
     if len(set(args.losses)) < len(args.losses):
         fail(f"--losses must name each loss once, got {' '.join(args.losses)}.")
     return args
