@@ -4,7 +4,8 @@
 
 Each contender computes the mean over the batch and its gradient by the prediction, float32, on one thread, with gamma
 0.01 for each variable. The shape term is timed beside those of peers, and the whole loss beside two products of the
-same sizes in float64, ``X Y^T`` and ``E Y``. The error is that of the gradient, against plain PyTorch in float64.
+same sizes in float64, ``X Y^T`` and ``E Y``, and beside that of absolute differences. The error is that of the
+gradient, against plain PyTorch in float64.
 
 Then come, beside the plain loss of one variable: costs of one's own, an Omega of one's own, gamma and Omega that are
 learned, pairs of half the length; the error is that of all gradients, against ours in float64. All are timed in turns
@@ -55,6 +56,8 @@ def bench(batch: int, horizon: int, variables: int, seconds: float) -> list[Row]
     wrong = {key: relative_error(call()[few] * part, truths[key[0] == "dilate"]) for key, call in calls.items()}
     X, Y, E = x.double(), y.double(), torch.rand(batch, horizon, horizon, dtype=torch.float64)
     calls["dilate", PRODUCTS] = lambda: (torch.bmm(X, Y.mT), torch.bmm(E, Y))
+    of_absolute = DilateLoss(ALPHA, gamma, cost="absolute")
+    calls["dilate", "absolute"] = lambda: loss_and_gradient(of_absolute, x, y)[1]
     return rows_of(alternate(calls, seconds), wrong, batch, horizon, variables)
 
 
