@@ -124,11 +124,13 @@ def report(
     data = experiment.data
     if data.name != "csv":
         return results_table(experiment, results)
-    naive = units.naive_forecasts(data, experiment.args.season)
-    errors = units.errors(data, {**forecasts, **naive})
+    naive, past = units.naive_steps(data, experiment.args.season), units.past_of(data)
+    in_file = {loss: units.in_units(data, forecast) for loss, forecast in forecasts.items()}
+    in_file |= {name: units.in_file(data, steps) for name, steps in naive.items()}
+    errors = units.errors(data, in_file)
     if folder is not None and data_parallel.rank() == 0:
         folder.write_errors(errors)
-    scores = {name: evaluate_forecasts(forecast, data.test.targets) for name, forecast in naive.items()}
+    scores = {name: evaluate_forecasts(past[:, steps], data.test.targets) for name, steps in naive.items()}
     return results_table(experiment, {**results, **scores}, errors)
 
 

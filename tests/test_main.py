@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from tslearn.metrics import dtw
+from tslearn.metrics import dtw, dtw_path
 
 import main as program
 from evaluation import plots
@@ -1322,6 +1322,29 @@ def test_a_csv_run_reports_errors_in_the_units_of_the_file_beside_those_of_naive
     for text in (printed, evaluated) if len(targets) > 1 else ():
         row = re.search(r"^last value +(\S+) +(\S+) +(\S+)$", text, re.MULTILINE)
         assert float(row[1]) == pytest.approx(np.square((last - truth) / scale).mean(), rel=1e-3)
+
+
+def test_naive_forecasts_are_measured_by_the_numbers_in_the_file_whatever_their_level(small, table, capsys):
+    counts = np.random.default_rng(0).poisson(6, 120)  # many pairs of which differ by the same
+    for name, level in (("counts.csv", 0), ("far.csv", 10**7)):
+        Path(name).write_text("y\n" + "\n".join(map(str, counts + level)))
+    flags = ["counts.csv" if flag == str(table) else flag for flag in small]
+    run(*flags, "--csv-columns", "y", "--losses", "mse", "--season", 3, "--save-predictions", "--output", "run")
+    capsys.readouterr()
+    run("--evaluate", "run/checkpoints/mse.pt", "--data-path", "far.csv")
+    far = re.findall(r"^last \w+ .*$", capsys.readouterr().out, re.MULTILINE)
+    windows = np.lib.stride_tricks.sliding_window_view(counts[96:].astype(float), 10)
+    truth = windows[:, 6:]
+    np.testing.assert_array_equal(np.load("run/predictions.npz")["target"][..., 0], truth)
+    stored = {row["loss"]: row for row in rows_of("run/results_in_units.csv")}
+    for printed, loss, steps in zip(far, ("last value", "last season"), ([5] * 4, [3, 4, 5, 3]), strict=True):
+        naive = windows[:, steps]
+        paths = [dtw_path(*pair) for pair in zip(truth, naive, strict=True)]
+        tdi = np.mean([sum((h - j) ** 2 for h, j in path) / 16 for path, _ in paths])
+        expected = [abs(naive - truth).mean(), np.square(naive - truth).mean(), np.mean([d for _, d in paths]), tdi]
+        row = [float(stored[loss][metric]) for metric in ("mae", "mse", "dtw", "tdi")]
+        assert row == pytest.approx(expected, rel=1e-9)
+        assert list(map(float, printed.split()[-4:])) == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_csv_run_keeps_the_weights_that_are_best_on_the_validation_part(small, table, capsys):

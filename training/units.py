@@ -14,8 +14,8 @@ from evaluation.metrics import evaluate_forecasts
 
 from .data_record import record_of
 
-__all__ = ["LAST_VALUE", "arrays", "check_season", "errors", "in_units", "naive_forecasts"]
-__all__ += ["past_of", "place_of", "scaling_of"]
+__all__ = ["LAST_VALUE", "arrays", "check_season", "errors", "in_file", "in_units", "naive_steps", "past_of"]
+__all__ += ["place_of", "scaling_of", "targets_of"]
 
 LAST_VALUE = "last value"
 
@@ -47,14 +47,33 @@ def past_of(data: ForecastData) -> Tensor:
     return data.test.inputs[..., record_of(data).target_positions]
 
 
-def naive_forecasts(data: ForecastData, season: int | None) -> dict[str, Tensor]:
-    """What repeats the last value, and the last season of so many steps, as forecasts in the network's units."""
-    past = past_of(data)
-    naive = {LAST_VALUE: past[:, -1:].expand(-1, data.horizon, -1)}
+def in_file(data: ForecastData, steps: np.ndarray) -> Tensor:
+    """The variables to forecast at some steps of each window of the test part, as they are in a CSV file.
+
+    The network's windows are float32 and scaled, and do not give them back: equal differences of two pairs of values,
+    which are frequent among whole numbers, differ by rounding, and that changes which path of DTW is the best one.
+
+    Returns:
+        (windows, steps, targets), float64; the first step of a window is 0.
+    """
+    targets = record_of(data).target_positions
+    values = [series.values[series.test_starts[:, None] + steps][..., targets] for series in data.series]
+    return torch.from_numpy(np.concatenate(values))
+
+
+def targets_of(data: ForecastData) -> Tensor:
+    """The targets of the test part, (windows, N_output, targets), float64, in the units of the file."""
+    if not data.series:
+        return in_units(data, data.test.targets)
+    return in_file(data, data.input_length + np.arange(data.horizon))
+
+
+def naive_steps(data: ForecastData, season: int | None) -> dict[str, np.ndarray]:
+    """The N_output steps of the input that a naive forecast repeats: the last one, and those of the last season."""
+    steps = {LAST_VALUE: np.full(data.horizon, data.input_length - 1)}
     if season is not None:
-        first = data.input_length - season
-        naive["last season"] = past[:, [first + step % season for step in range(data.horizon)]]
-    return naive
+        steps["last season"] = data.input_length - season + np.arange(data.horizon) % season
+    return steps
 
 
 def check_season(data: ForecastData, season: int | None) -> None:
@@ -74,14 +93,13 @@ def errors(data: ForecastData, forecasts: Mapping[str, Tensor]) -> list[dict[str
 
     Args:
         data: Of a CSV file.
-        forecasts: Training loss -> forecasts of the test part, in the network's units.
+        forecasts: Training loss -> forecasts of the test part, in the units of the file.
 
     Returns:
         A row for each variable and loss: ``column``, ``loss``, ``mae``, ``mse``, ``dtw``, ``tdi``. Of several series
         there are such rows for each, with its name in ``series``, after those over all, in which ``series`` is empty.
     """
-    targets, rows = in_units(data, data.test.targets), []
-    forecasts = {loss: in_units(data, forecast) for loss, forecast in forecasts.items()}
+    targets, rows = targets_of(data), []
     parts = {"": slice(None)}
     if len(data.series) > 1:
         ends = np.cumsum([0, *(len(series.test_starts) for series in data.series)])
@@ -116,8 +134,8 @@ def arrays(data: ForecastData, forecasts: Mapping[str, Tensor]) -> dict[str, np.
         Each (windows, N_output, targets), float64; with the names of the variables in ``columns`` where they have
         names, and of a CSV file ``series`` and ``times``, (windows,) and (windows, N_output), where it has these.
     """
-    values = {"target": data.test.targets, **forecasts}
-    found = {name: in_units(data, one).numpy() for name, one in values.items()}
+    found = {"target": targets_of(data), **{loss: in_units(data, one) for loss, one in forecasts.items()}}
+    found = {name: values.numpy() for name, values in found.items()}
     if data.columns:
         found["columns"] = np.array(record_of(data).targets)
     if data.series and data.series[0].name is not None:
