@@ -111,7 +111,8 @@ def load_csv(
         encoding: Of the text; by default UTF-16 where the file begins with its mark, else UTF-8.
         time: The column of time stamps; by default the first column of text that holds dates; "none" takes the
             rows as equal steps. Without either, a file is refused whose columns may hold times or names of series:
-            text, numbers below a name such as "date", or days such as 20160701.
+            text, numbers below a name such as "date", days such as 20160701, or numbers that run backwards or rise in
+            unequal steps.
         series: The column that names the series of each row, in a file of several series.
         missing: "refuse" missing values and rows, or fill them: "interpolate" in a straight line between the values
             before and after, or take the "last" value before.
@@ -245,7 +246,7 @@ def read_histories(
     chosen_by = "targets" if columns is None and targets is not None else "columns"
     values = table.numbers(chosen, missing != "refuse", mend, chosen_by)
     if not (is_fixed("time") or first_only):
-        _check_for_times(table, roles, _observed(columns, targets, table.names) or ())
+        _check_for_times(table, roles, _observed(columns, targets, table.names) or (), chosen)
     count_missing = int(np.isnan(values).sum())
     groups = _rows_of_series(table, roles.series)
     steps = steps or {}
@@ -275,7 +276,7 @@ class _Roles:
     """Which columns hold the time stamps and the names of the series; None where there is none.
 
     Where no time stamps are found, any column of text may hold some, or names of series, and the columns `unsure` of
-    numbers, which have a name such as "date" or hold days such as 20160701.
+    numbers, which have a name such as "date" or hold days such as 20160701; so may numbers that run backwards.
     """
 
     def __init__(self, time: Column | None, series: Column | None, usual_time: str | None):
@@ -316,18 +317,29 @@ class _Roles:
         return [position for position in (self.time, self.series) if position is not None]
 
 
-def _check_for_times(table: Table, roles: _Roles, observed: Sequence[int]) -> None:
+def _check_for_times(table: Table, roles: _Roles, asked: Sequence[int], chosen: Sequence[int]) -> None:
     """Refuse a file without time stamps, if columns that nobody asked for may hold them, or the names of series."""
     if roles.unsure is None:
         return
+    alone = chosen if len(chosen) == 1 else ()  # what is forecast may rise or fall itself
     for position, column in enumerate(table.columns):
-        first = column.first_other or ((0, table.first[position]) if position in roles.unsure else None)
-        if first and position not in (*observed, *roles.all):
+        may_be = position in roles.unsure or (position not in alone and _are_out_of_step(column.values))
+        first = column.first_other or ((0, table.first[position]) if may_be else None)
+        if first and position not in (*asked, *roles.all):
             row, cell = first
             may = "no column holds time stamps such as 2016-07-01 12:00, but this one may name times or series"
             ways = f"give {called('time')} or {called('series')}"
             as_steps = f"{giving('time', 'none')} takes the rows as equal steps"
             raise ValueError(f"{table.place(row, column)} holds {cell!r}; {may}: {ways}; {as_steps}")
+
+
+def _are_out_of_step(values: np.ndarray) -> bool:
+    """Whether numbers run backwards, or forwards in unequal steps, as times do where rows are no equal steps."""
+    steps = np.diff(values)
+    if len(steps) < 2 or np.isnan(steps).any():
+        return False
+    backwards = (steps <= 0).all() and (steps < 0).any()
+    return bool(backwards or ((steps > 0).all() and np.ptp(steps) > 1e-6 * steps.mean()))
 
 
 def _observed(
@@ -420,7 +432,8 @@ def _times(
     column = table.columns[position]
     try:
         if column.is_numeric:
-            return read_numbered_times(table.numbers([position])[:, 0], rows, known), ""
+            values = table.numbers([position])[:, 0]
+            return read_numbered_times(values, rows, known, column.take_cells()), ""
         return read_times(column.take_cells(), rows, known)
     except RowError as problem:
         raise ValueError(f"{table.place(problem.row, column)} {problem}") from None

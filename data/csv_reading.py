@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TextIO
 
@@ -45,6 +45,7 @@ _DECIMAL_COMMA = re.compile(
 )
 # 1_000 and (5.1) and 5- and <0.1 and 1.5D3
 _MARKED = re.compile(r"\s*[^\w\s]?\s*(?:\d+(?:[.,]\d+)?|\d{1,3}(?:_\d{3})+)(?:[dD][-+]?\d+)?\s*[^\w\s]?\s*")
+_CUT = re.compile(r"(?:(?:^|\s)[-+]?\d+,\d+|^[-+]?\d{1,3},\d{3}\.\d+)$")  # 12,5 and 1,017.5
 _WITH_UNIT = re.compile(
     rf"\s*(?P<before>[$€£¥]?)\s*[-+−]?(?:{_GROUPS}|\d+(?:[.,]\d+)?)\s*(?P<after>[^\W\d_]{{1,12}}|[%‰°$€£¥]\S{{0,3}}|)\s*"
 )
@@ -531,7 +532,7 @@ def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
         rows = rows[: _SAMPLE_LINES // 2]
         widths = {len(row) for row in rows}
         if len(widths) == 1 and widths != {1}:
-            if candidate == "," and notation.given is None and _may_be_fractions(rows, lines):
+            if candidate == "," and notation.given is None and _may_be_cut(rows, lines):
                 either = f"give {giving('decimal', ',')} if it is the decimal mark, {giving('delimiter', ',')} if not"
                 raise ValueError(f"{path}: ',' may cut cells or be a mark in {lines[0].strip()!r}; {either}")
             return candidate
@@ -544,20 +545,24 @@ def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
     return next((mark for mark in "\t;,|" if mark in candidates and mark in lines[0]), candidates[-1])
 
 
-def _may_be_fractions(rows: list[list[str]], lines: list[str]) -> bool:
-    """Whether the last two cells of the rows may be one number that a decimal comma cut in two.
+def _may_be_cut(rows: list[list[str]], lines: list[str]) -> bool:
+    """Whether two neighbouring cells of all rows may be one number that a comma cut in two: 12,5 or 1,017.5.
 
     Rows without names above them leave that open. A row of names is one cell shorter, unless a name holds a comma
     itself, seen by the only space behind one ("time,load, kW"), or by last cells of which some begin with 0; all last
     cells have equally many digits then.
     """
-    ends = [row[-2:] for row in rows[1:]]
-    whole = all(last.isdecimal() and re.search(r"(^|\s)[-+]?\d+$", first) for first, last in ends)
-    alike = len({len(last) for _, last in ends}) == 1
-    padded = len(rows[0]) == 2 and any(len(last) > 1 and last[0] == "0" for _, last in ends)
+    columns = list(zip(*rows, strict=True))
+    columns = columns if any(columns[-1]) else columns[:-1]  # without what a comma at the ends of all lines makes
+    pairs = [list(map(",".join, zip(*pair, strict=True))) for pair in pairwise(columns)]
+    if any(all(map(_CUT.search, pair)) for pair in pairs):
+        return True
+    below = pairs[-1][1:] if pairs else []
+    ends = [cells.rpartition(",")[2] for cells in below]
+    padded = len(columns) == 2 and any(len(end) > 1 and end[0] == "0" for end in ends)
     only_space = re.fullmatch(r'([^",]*,(?!\s))*[^",]*,\s[^",]*', lines[0].rstrip()) is not None
     spaced = only_space and not any(", " in line for line in lines[1:])
-    return whole and (rows[0][-1].isdecimal() or (alike and (spaced or padded)))
+    return all(map(_CUT.search, below)) and len(set(map(len, ends))) == 1 and (spaced or padded)
 
 
 # ------------------------------------------------------------------------------------------------- names

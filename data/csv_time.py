@@ -173,7 +173,10 @@ def _offset(stamp: re.Match | None) -> float:
 
 
 def read_numbered_times(
-    values: np.ndarray, rows: np.ndarray | slice = slice(None), known: Step | None = None
+    values: np.ndarray,
+    rows: np.ndarray | slice = slice(None),
+    known: Step | None = None,
+    cells: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the times in cells of numbers: days such as 20160701 as datetime64[us], other numbers as they are.
 
@@ -181,6 +184,7 @@ def read_numbered_times(
         values: Float64 (rows,).
         rows: Those of one series.
         known: The step of that series, where it is known.
+        cells: Bytes (rows,), the numbers as they are written, where they may begin with zeros: 01072016.
 
     Raises:
         RowError: The numbers may be dates of different forms.
@@ -189,9 +193,10 @@ def read_numbered_times(
         return values
     if (len(values) < 2 and not known) or not (values == np.rint(values)).all() or abs(values).max() >= 1e15:
         return values
-    if abs(values).max() < 1e5 and len(np.unique(np.diff(values))) == 1:  # years, or a count
+    padded = cells is not None and np.char.startswith(cells, b"0").any() and np.char.isdigit(cells).all()
+    if not padded and abs(values).max() < 1e5 and len(np.unique(np.diff(values))) == 1:  # years, or a count
         return values
-    cells = np.char.mod("%d", values).astype(np.bytes_)
+    cells = cells if padded else np.char.mod("%d", values).astype(np.bytes_)
     ways = _OF_DIGITS.get(len(cells[0]), ())
     readable = {way: times for way in ways if _is_of_our_age(times := _read(cells, way))}
     if not readable:

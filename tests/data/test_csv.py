@@ -335,6 +335,18 @@ def test_an_option_that_does_not_fit_is_one_clear_sentence(file, options, error,
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "row", ["2024-01-01,{},392.34", "{},392.34", "2024-01-01,{},392.34,0.5", "2024-01-01,22{},34,", "{},34,high"]
+)
+def test_commas_within_numbers_are_asked_about_wherever_they_stand(tmp_path, row):
+    path = tmp_path / "marks.csv"
+    path.write_text("\n".join(row.format(200 + number) for number in range(60)))
+    with pytest.raises(ValueError, match="',' may cut cells or be a mark"):
+        load("csv", path=path, header=False, **SMALL)
+    read = load("csv", path=path, header=False, delimiter=",", columns=-2, time="none", **SMALL)
+    assert read.input_size == 1
+
+
 def test_decimal_commas_between_spaces_are_asked_about(tmp_path):
     numbers = np.random.default_rng(0).normal(5, 3, (200, 3))
     lines = [" ".join(f"{x:.3f}".rstrip("0").replace(".", ",") for x in row) for row in numbers]

@@ -173,6 +173,51 @@ def test_numbers_that_may_be_days_are_asked_about_whatever_their_name(tmp_path, 
     assert known.series[0].times[0] == np.datetime64("2016-07-01")
 
 
+@pytest.mark.parametrize("form", ["%d%m%Y", "%y%m%d", "%m%d%Y"])
+def test_days_of_digits_that_begin_with_zeros_are_no_numbers(tmp_path, form):
+    times = pd.date_range("2009-01-01", periods=31)
+    pd.DataFrame({"when": times.strftime(form), "y": np.arange(31.0)}).to_csv(tmp_path / "days.csv", index=False)
+    with pytest.raises(ValueError, match="may be a date in several ways: write it as 2016-07-31"):
+        load("csv", path=tmp_path / "days.csv", time="when", input_length=4, horizon=2)
+    counts = [f"{number:06d}" for number in range(31)]
+    pd.DataFrame({"when": counts, "y": np.arange(31.0)}).to_csv(tmp_path / "counts.csv", index=False)
+    (series,) = load("csv", path=tmp_path / "counts.csv", time="when", input_length=4, horizon=2).series
+    np.testing.assert_array_equal(series.times, np.arange(31.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [
+        ("Year", range(2024, 2024 - ROWS, -1)),
+        ("Jahr", [2024 - row // 12 for row in range(ROWS)]),
+        ("unix", [1_467_331_200 + 60 * row + row % 7 for row in range(ROWS)]),
+        ("", range(ROWS, 0, -1)),
+        ("t", [row * 0.1 for row in range(ROWS + 20) if not 40 <= row < 60]),
+    ],
+)
+@pytest.mark.parametrize("columns", [None, "y", "all"])
+def test_numbers_that_run_backwards_or_leave_rows_out_are_asked_about(tmp_path, name, times, columns):
+    times = list(times)
+    pd.DataFrame({name: times, "y": VALUES}).to_csv(tmp_path / "odd.csv", index=False)
+    with pytest.raises(
+        ValueError, match=f"line 2, column '{name}' holds '{times[0]}'; no column holds .*: give time"
+    ):
+        load("csv", path=tmp_path / "odd.csv", columns=columns, **SMALL)
+    assert load("csv", path=tmp_path / "odd.csv", columns=columns, time="none", **SMALL).series[0].times is None
+    even = [times[0] + row for row in range(ROWS)]
+    pd.DataFrame({name: even, "y": VALUES, "other": VALUES}).to_csv(tmp_path / "even.csv", index=False)
+    assert load("csv", path=tmp_path / "even.csv", columns=columns, **SMALL).series[0].times is None
+
+
+@pytest.mark.parametrize("values", [np.arange(ROWS)[::-1] ** 1.5, np.arange(ROWS) ** 1.5])
+def test_a_series_that_rises_or_falls_throughout_is_no_time(tmp_path, values):
+    pd.DataFrame({"y": values}).to_csv(tmp_path / "trend.csv", index=False)
+    for columns in (None, "y"):
+        np.testing.assert_array_equal(
+            load("csv", path=tmp_path / "trend.csv", columns=columns, **SMALL).series[0].values[:, 0], values
+        )
+
+
 UNREAD = ["%a %Y-%m-%d %H:%M", "%b %d, %Y", "%Y_%m_%d", "%H:%M", "%m/%Y", "%YW%W", "%d. %B %Y", "%d.%m.%Y %H:%M CET"]
 
 
