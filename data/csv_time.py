@@ -233,7 +233,7 @@ class Step(NamedTuple):
     def __str__(self) -> str:
         size, unit = self.size, self.unit
         if not unit:
-            return f"{size:g}"
+            return f"{size:.0f}" if size == int(size) else f"{size:g}"
         if unit == "microsecond":
             sizes = {"day": 86_400_000_000, "hour": 3_600_000_000, "minute": 60_000_000, "second": 1_000_000, unit: 1}
             unit = next(name for name, of_unit in sizes.items() if size % of_unit == 0)

@@ -312,6 +312,7 @@ def test_a_day_that_may_be_a_month_is_refused(write):
     [
         (range(ROWS), "1"),
         (range(1000, 1000 + 5 * ROWS, 5), "5"),
+        (range(0, 5_000_000 * ROWS, 5_000_000), "5000000"),
         (1_467_331_200 + 3600 * np.arange(ROWS), "3600"),
         (np.arange(ROWS) * 0.1, "0.1"),
         (np.linspace(0, 1, ROWS), "0.010101"),
