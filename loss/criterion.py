@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from . import kernels  # torch 2.5's compiler puts a constant in the place of an imported function
 from .checks import INFEASIBLE, check_alpha, check_band, check_flag, check_new_gamma, check_reduction, check_word
 from .costs import Cost, check_cost, costs_of
-from .kernels import has_kernels
 from .kernels.reference import widened
 from .pairs import Lengths, Pairs, check_pairs, with_paths
 
@@ -31,7 +31,7 @@ REDUCE = {"mean": Tensor.mean, "sum": Tensor.sum, "none": lambda values: values}
 
 def _wide(tensor: Tensor) -> Tensor:
     """In float64, where the device surely has it."""
-    return tensor.double() if has_kernels(tensor.device) else widened(tensor)
+    return tensor.double() if kernels.has_kernels(tensor.device) else widened(tensor)
 
 
 class AlignmentLoss(nn.Module):

@@ -311,6 +311,9 @@ VMAPPED = {
 }
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.7", reason="autograd of torch before 2.7 fails at gradients that vmap lacks"
+)
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("name", VMAPPED)
 @pytest.mark.parametrize("beside", [0.0, 1.0])
