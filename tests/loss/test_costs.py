@@ -1,11 +1,13 @@
 """Costs of one's own, against all paths: given as a matrix, by name, by a function or by a module that learns."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.func import jacfwd, jacrev
 
 from loss import DilateLoss, SoftDTWLoss, TangledDilateLoss, dilate_of_costs, soft_dtw
 from loss.costs import absolute
@@ -83,6 +85,12 @@ def test_absolute_distances_have_all_derivatives_and_none_where_steps_are_equal(
     checks = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
     assert gradcheck(absolute, (x, y), **checks)
     assert gradgradcheck(absolute, (x, y), check_fwd_over_rev=True)
+    for outer, inner in product((jacfwd, jacrev), repeat=2):
+        second = [
+            outer(inner(lambda q, of=of: of(x * q + torch.sin(q * x), y.detach()).square().sum()))(torch.tensor(1.1))
+            for of in (absolute, NAMED["absolute"])
+        ]
+        torch.testing.assert_close(*second)
     with torch.no_grad():
         x[:, 2], x[1, 0, 0] = y[:, 1], math.nan
     weight = torch.rand(3, 6, 5, dtype=torch.float64)
