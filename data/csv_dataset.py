@@ -111,8 +111,8 @@ def load_csv(
         encoding: Of the text; by default UTF-16 where the file begins with its mark, else UTF-8.
         time: The column of time stamps; by default the first column of text that holds dates; "none" takes the
             rows as equal steps. Without either, a file is refused whose columns may hold times or names of series:
-            text, numbers below a name such as "date", days such as 20160701, or numbers that run backwards or rise in
-            unequal steps.
+            text, numbers below a name such as "date", days such as 20160701, or numbers that only fall, or only rise
+            but not in equal steps.
         series: The column that names the series of each row, in a file of several series.
         missing: "refuse" missing values and rows, or fill them: "interpolate" in a straight line between the values
             before and after, or take the "last" value before.
@@ -275,8 +275,8 @@ def read_histories(
 class _Roles:
     """Which columns hold the time stamps and the names of the series; None where there is none.
 
-    Where no time stamps are found, any column of text may hold some, or names of series, and the columns `unsure` of
-    numbers, which have a name such as "date" or hold days such as 20160701; so may numbers that run backwards.
+    Where no time stamps are found, any column of text may hold some, or names of series, and so may the columns
+    `unsure` of numbers, which have a name such as "date" or hold days such as 20160701.
     """
 
     def __init__(self, time: Column | None, series: Column | None, usual_time: str | None):
@@ -328,18 +328,23 @@ def _check_for_times(table: Table, roles: _Roles, asked: Sequence[int], chosen: 
         if first and position not in (*asked, *roles.all):
             row, cell = first
             may = "no column holds time stamps such as 2016-07-01 12:00, but this one may name times or series"
-            ways = f"give {called('time')} or {called('series')}"
+            ways = f"give {called('time')}" + (f" or {called('series')}" if not is_fixed("series") else "")
             as_steps = f"{giving('time', 'none')} takes the rows as equal steps"
             raise ValueError(f"{table.place(row, column)} holds {cell!r}; {may}: {ways}; {as_steps}")
 
 
 def _are_out_of_step(values: np.ndarray) -> bool:
-    """Whether numbers run backwards, or forwards in unequal steps, as times do where rows are no equal steps."""
-    steps = np.diff(values)
-    if len(steps) < 2 or np.isnan(steps).any():
+    """Whether numbers only fall, or only rise but not in equal steps, as years and the keys of series do.
+
+    In the few rows that a forecast goes on from, a variable may do so by chance: there whole numbers have to fall.
+    """
+    known = np.flatnonzero(~np.isnan(values))
+    steps = np.diff(values[known]) / np.diff(known)
+    if is_fixed("columns"):
+        return bool(len(steps) and (steps < 0).all() and (values[known] == np.rint(values[known])).all())
+    if len(steps) < 2 or np.ptp(steps) <= 1e-6 * steps.mean():  # equal steps, forwards
         return False
-    backwards = (steps <= 0).all() and (steps < 0).any()
-    return bool(backwards or ((steps > 0).all() and np.ptp(steps) > 1e-6 * steps.mean()))
+    return bool(steps.any() and ((steps <= 0).all() or (steps >= 0).all()))
 
 
 def _observed(

@@ -229,7 +229,7 @@ def _load_data(args: argparse.Namespace, trained_on: DataRecord | None) -> Forec
 @contextmanager
 def _reading(args: argparse.Namespace, earlier: str | None, **names: str) -> Iterator[None]:
     """Let the errors of the loaders speak of flags; where an earlier run gave these, of that run and of the file."""
-    settled = set(LOADER_FLAGS) - {"path", *HOW_WRITTEN}
+    settled = set(LOADER_FLAGS) - {"path", *HOW_WRITTEN, *["time"] * (not args.resume)}
     with called_by_flags({**FLAGS, **names}, fixed=settled if earlier else ()):
         try:
             yield

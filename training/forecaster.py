@@ -137,13 +137,18 @@ def _numbers(history: object) -> np.ndarray:
 
 
 def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarray | None:
-    """The times of a table's rows: in the training's column of times, or else an index of dates; None without these.
+    """The times of a table's rows: in the training's column of times, or else in an index or a column of dates.
+
+    None without these.
 
     Raises:
         ValueError: If a cell holds no time, or there are several such columns.
     """
     index = getattr(table, "index", None)
     levels = [index.get_level_values(k) for k in range(getattr(index, "nlevels", 0))]
+    if getattr(table, "ndim", 0) == 2 and hasattr(table, "iloc"):
+        others = (table.iloc[:, k].array for k in range(table.shape[1]))
+        levels += [other for other in others if getattr(other.dtype, "kind", "") == "M"]
     count = 0 if column is None else list(table.columns).count(column)
     if count > 1:
         raise ValueError(f"history must have one column {column!r} of times, but has {count}.")

@@ -29,8 +29,8 @@ MOVED = ("data_path", "device")  # what may be elsewhere on another machine
 REPORT = ("plot_samples", "plot_variable", "plots", "save_predictions", "season", "show")
 CHANGED_BY_RESUME = ("cuda_graph", "epochs", "jobs", "patience", *REPORT, "threads", *MOVED)
 WRITTEN = tuple(LOADER_FLAGS[option] for option in HOW_WRITTEN)
-CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "season", "threads", *WRITTEN)
-CHANGED_BY_FORECAST = ("data_path", "device", "output", "plots", "show", "threads", *WRITTEN)
+CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "season", "threads", *WRITTEN, "csv_time")
+CHANGED_BY_FORECAST = ("data_path", "device", "output", "plots", "show", "threads", *WRITTEN, "csv_time")
 # Before there was a flag.
 DEFAULTS_OF_MISSING_KEYS = {
     "gru": "torch",

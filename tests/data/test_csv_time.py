@@ -192,6 +192,10 @@ def test_days_of_digits_that_begin_with_zeros_are_no_numbers(tmp_path, form):
         ("Jahr", [2024 - row // 12 for row in range(ROWS)]),
         ("unix", [1_467_331_200 + 60 * row + row % 7 for row in range(ROWS)]),
         ("", range(ROWS, 0, -1)),
+        ("hole", [*range(ROWS, 50, -1), "", *range(49, 0, -1)]),
+        ("gap", [*range(30), *range(31, 60), "", *range(61, ROWS + 1)]),
+        ("store", [row // (ROWS // 2) for row in range(ROWS)]),
+        ("week", [row // 2 for row in range(ROWS)]),
         ("t", [row * 0.1 for row in range(ROWS + 20) if not 40 <= row < 60]),
     ],
 )
@@ -202,8 +206,9 @@ def test_numbers_that_run_backwards_or_leave_rows_out_are_asked_about(tmp_path, 
     with pytest.raises(
         ValueError, match=f"line 2, column '{name}' holds '{times[0]}'; no column holds .*: give time"
     ):
-        load("csv", path=tmp_path / "odd.csv", columns=columns, **SMALL)
-    assert load("csv", path=tmp_path / "odd.csv", columns=columns, time="none", **SMALL).series[0].times is None
+        load("csv", path=tmp_path / "odd.csv", columns=columns, missing="last", **SMALL)
+    taken = load("csv", path=tmp_path / "odd.csv", columns=columns, time="none", missing="last", **SMALL)
+    assert taken.series[0].times is None
     even = [times[0] + row for row in range(ROWS)]
     pd.DataFrame({name: even, "y": VALUES, "other": VALUES}).to_csv(tmp_path / "even.csv", index=False)
     assert load("csv", path=tmp_path / "even.csv", columns=columns, **SMALL).series[0].times is None
@@ -232,8 +237,9 @@ def test_time_stamps_of_a_form_that_is_not_read_are_refused(tmp_path, form, firs
     with pytest.raises(
         ValueError, match=f"{place}; no column holds time stamps .* time='none' takes the rows as equal"
     ):
-        load("csv", path=tmp_path / "odd.csv", columns=columns, **SMALL)
-    assert load("csv", path=tmp_path / "odd.csv", columns=columns, time="none", **SMALL).series[0].times is None
+        load("csv", path=tmp_path / "odd.csv", columns=columns, missing="last", **SMALL)
+    taken = load("csv", path=tmp_path / "odd.csv", columns=columns, time="none", missing="last", **SMALL)
+    assert taken.series[0].times is None
 
 
 @pytest.mark.parametrize("ids", [["H1", "H2", "H3"], [1, 2, 3]])

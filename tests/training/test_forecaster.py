@@ -211,6 +211,8 @@ def timed(times, how):
     }
     if how in indices:
         return pd.DataFrame({"y": y}, index=indices[how]())
+    if how.endswith("of another name"):
+        return pd.DataFrame({"at": times.tz_localize("Etc/GMT-2") if "offset" in how else times, "y": y})
     column = {
         "column": times,
         "text": times.map(str),
@@ -223,6 +225,7 @@ def timed(times, how):
 
 HOW = ["column", "text", "day first", "offset", "city", "index", "named index"]
 HOW += ["index of text", "index of objects", "index of periods"]
+HOW += ["column of another name", "offset, of another name"]
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -690,6 +693,26 @@ def test_rows_without_times_are_said_to_be_taken_as_the_steps_of_the_training(in
         flags = [mode, "run/checkpoints/mse.pt", "--data-path"]
         assert re.search(line, said(capsys, *flags, "newer.csv"))
         assert "times: not known" not in said(capsys, *flags, "all.csv")
+
+
+@pytest.mark.parametrize("form", ["%d. %B %Y, %H:%M", "%Y%m%d%H", "count"])
+@pytest.mark.parametrize("with_times", [True, False])
+def test_a_newer_file_whose_columns_may_be_times_is_asked_about(in_folder, capsys, form, with_times):
+    waves_without([], [], name="all.csv")
+    table = pd.read_csv("all.csv")
+    if not with_times:
+        table[["y"]].to_csv("all.csv", index=False)
+    main(parse_args([*flags_of("all.csv", ["y"], ["y"]), "--output", "run"]))
+    times = pd.date_range("2024-01-01", periods=len(table), freq="h")
+    stamps = range(len(table)) if form == "count" else times.strftime(form)
+    newest_first = pd.DataFrame({"stamp": stamps, "y": table["y"]})[::-1]
+    newest_first.to_csv("newer.csv", index=False)
+    for mode in ("--forecast", "--evaluate"):
+        flags = [mode, "run/checkpoints/mse.pt", "--data-path", "newer.csv"]
+        sentence = refusal(capsys, *flags)
+        assert f"column 'stamp' holds '{newest_first['stamp'].iloc[0]}'; no column holds time stamps" in sentence
+        assert "give --csv-time; --csv-time none takes the rows as equal steps" in sentence
+        assert "taken as" in said(capsys, *flags, "--csv-time", "none")
 
 
 @pytest.mark.parametrize(
