@@ -460,8 +460,6 @@ def _filled(
     last, step = len(values) - 1, None
     if times is not None:
         as_steps = f"{giving('time', 'none')} takes the rows as equal steps"
-        if is_fixed("time"):
-            as_steps = "the network was trained on rows without times"
         of_series = f", or give {called('series')} if the file holds several series"
         mend = f"sort the rows by time{'' if name or is_fixed('series') else of_series}; {as_steps}"
         if known is not None:
