@@ -55,8 +55,6 @@ __all__ = ["existing_file", "load_csv", "open_text", "read_histories"]
 Column = str | int
 
 _FILLS = ("refuse", "interpolate", "last")
-_NAMES_OF_TIMES = {"date", "datetime", "time", "timestamp", "ds", "datum", "zeit"}
-_DAY = re.compile(r"\s*(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\d\d){0,3}\s*")
 _FLOAT32 = np.finfo(np.float32)
 
 
@@ -99,20 +97,20 @@ def load_csv(
             first one, such as (8640, 2880, 2880). Validation may be 0.
         header: Whether the first row holds names; by default it does, and is refused if one of its cells may be data.
             Without names the columns are called "0", "1", ...
-        delimiter: By default what cuts all lines alike, the first such of tab, semicolon, bar and comma.
+        delimiter: By default what cuts all lines alike, the first such of tab, semicolon, bar and comma; a comma
+            without names above only between numbers with points, since it may be the decimal mark.
         reach_back: Let the inputs of validation and test begin in the part before, so that all of its rows are
             forecast; by default no window reaches over a border.
         scaling: Standardise by this one, such as that of the data a network was trained on, in place of the
             training part's; of several series by their names. It holds no names of columns: its numbers are those
             of the observed ones, in their order.
-        decimal: The decimal mark, "." or ","; by default ".", and 1.017 is refused among 998 and 999, or
-            beside a column of decimal commas.
+        decimal: The decimal mark, "." or ","; by default ".", and a column is refused in which each point may
+            group thousands, as in 1.017.
         thousands: The mark between groups of three digits, such as ","; none by default.
         encoding: Of the text; by default UTF-16 where the file begins with its mark, else UTF-8.
         time: The column of time stamps; by default the first column of text that holds dates; "none" takes the
-            rows as equal steps. Without either, a file is refused whose columns may hold times or names of series:
-            text, numbers below a name such as "date", days such as 20160701, or numbers that only fall, or only rise
-            but not in equal steps.
+            rows as equal steps. Without either, a file is refused that has columns besides those named in `columns`
+            or `targets`, since they may hold times or names of series.
         series: The column that names the series of each row, in a file of several series.
         missing: "refuse" missing values and rows, or fill them: "interpolate" in a straight line between the values
             before and after, or take the "last" value before.
@@ -246,12 +244,13 @@ def read_histories(
     chosen_by = "targets" if columns is None and targets is not None else "columns"
     values = table.numbers(chosen, missing != "refuse", mend, chosen_by)
     if not (is_fixed("time") or first_only):
-        _check_for_times(table, roles, _observed(columns, targets, table.names) or (), chosen)
+        _check_for_times(table, roles, () if _is_all(columns, table.names) else chosen)
     count_missing = int(np.isnan(values).sum())
     groups = _rows_of_series(table, roles.series)
     steps = steps or {}
     times, offset = _times(table, roles.time, groups[0][1], steps.get(groups[0][0]))
-    time_column, series_column = (None if role is None else table.names[role] for role in (roles.time, roles.series))
+    columns_of = [None if role is None else table.names[role] for role in (roles.time, roles.series)]
+    decimal = table.decimal_mark(chosen)
 
     histories = []
     for name, rows in groups:
@@ -263,7 +262,8 @@ def read_histories(
             row = np.arange(len(values))[rows][problem.row]
             zone = "; these times are in UTC, since their offsets may change" if offset == "+00:00" else ""
             raise ValueError(f"{table.place(row, table.columns[column])} {problem}{zone}") from None
-        histories.append(History(name, full, own_times, step, time_column, offset, series_column, filled))
+        form = (columns_of[0], offset, columns_of[1], decimal)
+        histories.append(History(name, full, own_times, step, *form, filled))
     missing_rows = sum(len(history.values) for history in histories) - len(values)
     filled = (missing_rows, count_missing, missing)
     return Histories(table, roles, chosen, tuple(target_columns), tuple(histories), *filled)
@@ -275,15 +275,17 @@ def read_histories(
 class _Roles:
     """Which columns hold the time stamps and the names of the series; None where there is none.
 
-    Where no time stamps are found, any column of text may hold some, or names of series, and so may the columns
-    `unsure` of numbers, which have a name such as "date" or hold days such as 20160701.
+    Attributes:
+        time: Position of the time stamps.
+        series: Position of the names of the series.
+        is_time_settled: Whether the time stamps were found or given, or given as "none".
     """
 
     def __init__(self, time: Column | None, series: Column | None, usual_time: str | None):
         self._asked_time, self._asked_series, self._usual_time = time, series, usual_time
         self.time: int | None = None
         self.series: int | None = None
-        self.unsure: list[int] | None = None
+        self.is_time_settled = False
 
     def find(self, names: list[str], sample: list[list[str]]) -> list[int]:
         """Look for both, and return where they are."""
@@ -294,22 +296,17 @@ class _Roles:
         if self._asked_time is None:
             cells = {p: of_one for p, of_one in enumerate(zip(*sample, strict=True)) if p != self.series}
             self.time = next((p for p in cells if are_stamps(cells[p])), None)
-            if self.time is None:
-                self.unsure = [
-                    place
-                    for place, of_one in cells.items()
-                    if names[place].lower() in _NAMES_OF_TIMES or all(map(_DAY.fullmatch, of_one))
-                ]
         elif self._asked_time != "none" or "none" in names:
             self.time = _position("time", self._asked_time, names)
         if self.time is not None and self.time == self.series:
             both = f"{called('time')} and {called('series')}"
             raise ValueError(f"{both} must name two columns, given {names[self.time]!r} for both")
+        self.is_time_settled = self.time is not None or self._asked_time is not None
         return self.all
 
     def all_but(self, observed: list[int] | None, width: int) -> set[int]:
-        """Return columns that nobody reads: none if the observed ones are not known yet, or any may hold times."""
-        return set() if observed is None or self.unsure is not None else set(range(width)) - {*observed, *self.all}
+        """Return the columns that nobody reads: none if the observed ones are not known yet."""
+        return set() if observed is None else set(range(width)) - {*observed, *self.all}
 
     @property
     def all(self) -> list[int]:
@@ -317,41 +314,28 @@ class _Roles:
         return [position for position in (self.time, self.series) if position is not None]
 
 
-def _check_for_times(table: Table, roles: _Roles, asked: Sequence[int], chosen: Sequence[int]) -> None:
-    """Refuse a file without time stamps, if columns that nobody asked for may hold them, or the names of series."""
-    if roles.unsure is None:
+def _check_for_times(table: Table, roles: _Roles, variables: Sequence[int]) -> None:
+    """Refuse a file without time stamps whose columns besides the variables may hold them, or the names of series."""
+    rest = [name for place, name in enumerate(table.names) if place not in (*variables, *roles.all)]
+    if roles.is_time_settled or not rest or len(table.columns) == 1:
         return
-    alone = chosen if len(chosen) == 1 else ()  # what is forecast may rise or fall itself
-    for position, column in enumerate(table.columns):
-        may_be = position in roles.unsure or (position not in alone and _are_out_of_step(column.values))
-        first = column.first_other or ((0, table.first[position]) if may_be else None)
-        if first and position not in (*asked, *roles.all):
-            row, cell = first
-            may = "no column holds time stamps such as 2016-07-01 12:00, but this one may name times or series"
-            ways = f"give {called('time')}" + (f" or {called('series')}" if not is_fixed("series") else "")
-            as_steps = f"{giving('time', 'none')} takes the rows as equal steps"
-            raise ValueError(f"{table.place(row, column)} holds {cell!r}; {may}: {ways}; {as_steps}")
+    may = f"{listing([name or '(no name)' for name in rest], most=5)} may hold other times, or name series"
+    ways = f"give {called('time')}" + (f" or {called('series')}" if not is_fixed("series") else "")
+    as_steps = f"{giving('time', 'none')} takes the rows as equal steps"
+    raise ValueError(
+        f"{table.path}: no column holds time stamps such as 2016-07-01 12:00, but {may}: {ways}; {as_steps}"
+    )
 
 
-def _are_out_of_step(values: np.ndarray) -> bool:
-    """Whether numbers only fall, or only rise but not in equal steps, as years and the keys of series do.
-
-    In the few rows that a forecast goes on from, a variable may do so by chance: there whole numbers have to fall.
-    """
-    known = np.flatnonzero(~np.isnan(values))
-    steps = np.diff(values[known]) / np.diff(known)
-    if is_fixed("columns"):
-        return bool(len(steps) and (steps < 0).all() and (values[known] == np.rint(values[known])).all())
-    if len(steps) < 2 or np.ptp(steps) <= 1e-6 * steps.mean():  # equal steps, forwards
-        return False
-    return bool(steps.any() and ((steps <= 0).all() or (steps >= 0).all()))
+def _is_all(columns: Column | Sequence[Column] | None, names: list[str]) -> bool:
+    return columns == "all" and "all" not in names
 
 
 def _observed(
     columns: Column | Sequence[Column] | None, targets: Column | Sequence[Column] | None, names: list[str]
 ) -> list[int] | None:
     """Return the positions of the observed columns; None where that depends on which columns hold numbers."""
-    if (columns == "all" and "all" not in names) or (columns is None and targets is None):
+    if _is_all(columns, names) or (columns is None and targets is None):
         return None
     return _positions(*(("targets", targets) if columns is None else ("columns", columns)), names)
 
@@ -367,7 +351,7 @@ def _chosen(
     numeric = [position for position in table.numeric if position not in roles.all]
     chosen = _observed(columns, targets, table.names)
     if chosen is None:
-        chosen = numeric if columns == "all" else numeric[:1] if first_only else numeric[-1:]
+        chosen = numeric if _is_all(columns, table.names) else numeric[:1] if first_only else numeric[-1:]
     check_chosen(table, chosen)
     return chosen, _target_columns(targets, table.names, chosen)
 

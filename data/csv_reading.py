@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
 
@@ -38,14 +38,10 @@ _DELIMITERS = "\t;|,"
 _GROUPS = r"\d{1,3}(?P<mark>[,.'\s])\d{3}(?:(?P=mark)\d{3})*(?:[.,]\d+)?"
 _OTHER_NOTATION = re.compile(rf"\s*[-+−]?(?:\d*[.,]\d+|\d+[.,]?|{_GROUPS})(?:[eE][-+]?\d+)?\s*")
 # Not of groups of three digits, where some programs group four digits and others do not.
-_NO_GROUPS = re.compile(r"\d{5}|\d{4}\.|\.\d{0,2}(?!\d)|\.\d{4}|(?<![\d.])0\d*\.|(?<!\d)\.|[eE]")
-# 20,1 and 0,125 and 1.017,5 and 1.017.000, also with a unit
-_DECIMAL_COMMA = re.compile(
-    r"(?m)^\W{0,2}(?:0*,\d+|\d+,(?!\d{3}(?!\d))\d+|\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,})(?![\d.,])[^\d\n]{0,9}$"
-)
+_NO_GROUPS = re.compile(r"\d{5}|\d{4}\.|\d\.\d{0,2}(?!\d)|\.\d{4}|(?<![\d.])0\d*\.|(?<!\d)\.\d|\d[eE]")
+_CUT = re.compile(r"[-+]?\d+,\d+|[-+]?\d{1,3},\d{3}\.\d+")  # 12,5 and 1,017.5
 # 1_000 and (5.1) and 5- and <0.1 and 1.5D3
 _MARKED = re.compile(r"\s*[^\w\s]?\s*(?:\d+(?:[.,]\d+)?|\d{1,3}(?:_\d{3})+)(?:[dD][-+]?\d+)?\s*[^\w\s]?\s*")
-_CUT = re.compile(r"(?:(?:^|\s)[-+]?\d+,\d+|^[-+]?\d{1,3},\d{3}\.\d+)$")  # 12,5 and 1,017.5
 _WITH_UNIT = re.compile(
     rf"\s*(?P<before>[$€£¥]?)\s*[-+−]?(?:{_GROUPS}|\d+(?:[.,]\d+)?)\s*(?P<after>[^\W\d_]{{1,12}}|[%‰°$€£¥]\S{{0,3}}|)\s*"
 )
@@ -120,14 +116,13 @@ class Column:
 
     Attributes:
         name: Its name.
-        is_skipped: Whether its cells are only skimmed for how numbers are written.
+        is_skipped: Whether nobody reads its cells.
         numbers: Cells that hold a number.
         missing: Cells that mark a missing value.
         others: Cells that hold neither.
         first_missing: Row (from 0) and cell of the first missing value; None if there is none.
         first_other: The same for the others.
         first_group: The same for what may be a number with its thousands grouped by points.
-        has_commas: Whether some cells hold decimal commas, or several groups of thousands.
     """
 
     def __init__(self, name: str, notation: Notation, keep: bool, skip: bool):
@@ -136,7 +131,6 @@ class Column:
         self.first_missing: tuple[int, str] | None = None
         self.first_other: tuple[int, str] | None = None
         self.first_group: tuple[int, str] | None = None
-        self._holds_whole = self.has_commas = False
         self._may_group = notation.given is None and notation.thousands is None
         self._units: set[str] = set()
         self._values: list[np.ndarray] = []
@@ -190,7 +184,6 @@ class Column:
         if self._cells is not None and self.others:  # the text of times and of series
             self.others += len(cells)
             return np.full(len(cells), math.nan)
-        self._look_for_commas(cells)
         counts = Counter(cells)
         found = {cell: self.notation.number(cell) for cell in counts}
         for cell, count in counts.items():
@@ -210,27 +203,11 @@ class Column:
         """Whether all points of this column may group thousands."""
         return self._may_group and self.first_group is not None
 
-    @property
-    def is_grouped(self) -> bool:
-        """Whether 999 and 1.017 are in this column, where 1.017 is more likely a thousand than a one."""
-        return self.may_be_grouped and self._holds_whole
-
-    def skim(self, cells: Sequence[str]) -> None:
-        """See whether the next cells, which nobody reads, tell how the numbers of this file are written."""
-        self._look_for_groups(cells)
-        self._look_for_commas(cells)
-
-    def _look_for_commas(self, cells: Sequence[str]) -> None:
-        text = "\n".join(cells)
-        if "," in text or re.search(r"\.\d{3}\.", text):
-            self.has_commas = self.has_commas or _DECIMAL_COMMA.search(text) is not None
-
     def _look_for_groups(self, cells: Sequence[str]) -> None:
         if not self._may_group:
             return
         text = "\n".join(cells)
         self._may_group = not _NO_GROUPS.search(text)
-        self._holds_whole |= re.search(r"(?m)^\s*[-+]?\d+\s*$", text) is not None
         if self.first_group is None and "." in text:
             row = next(row for row, cell in enumerate(cells) if "." in cell)
             self.first_group = self._rows + row, cells[row]
@@ -290,6 +267,12 @@ class Table:
         """Return where a cell stands in the file."""
         return f"{self.path}, line {self.lines[row]}, column {column.name!r}"
 
+    def decimal_mark(self, positions: Sequence[int]) -> str | None:
+        """Return the decimal mark of columns of numbers; None where it was not given and no point stands in them."""
+        is_given = self.notation.given is not None or self.notation.thousands is not None
+        has_point = any(self.columns[position].first_group for position in positions)
+        return self.notation.decimal if is_given or has_point else None
+
     def numbers(
         self, positions: Sequence[int], may_miss: bool = False, mend: str = FILL_FIRST, chosen_by: str = "columns"
     ) -> np.ndarray:
@@ -311,13 +294,11 @@ class Table:
         if wrong:
             row, cell, column, is_missed = min(wrong, key=lambda one: one[0])
             raise ValueError(self._unusable(row, cell, column, mend if is_missed else None, chosen_by))
-        points_may_group = any(column.has_commas or column.is_grouped for column in self.columns)
         for column in (self.columns[position] for position in positions):
-            if column.may_be_grouped and points_may_group:
+            if column.may_be_grouped and not is_fixed("decimal"):
                 row, cell = column.first_group
-                others = "rows whole numbers" if column.is_grouped else "columns decimal commas or thousands"
                 mark = f"{giving('thousands', '.')} if its point groups thousands, {giving('decimal', '.')} if not"
-                raise ValueError(f"{self.place(row, column)} holds {cell!r}, and other {others}; give {mark}")
+                raise ValueError(f"{self.place(row, column)} holds {cell!r}; give {mark}")
         values = np.empty((len(self.lines), len(positions)))
         for place, position in enumerate(positions):
             values[:, place] = self.columns[position].values
@@ -512,10 +493,11 @@ class _Lines:
         return []
 
 
-def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
+def _delimiter(lines: list[str], path: Path, notation: Notation, header: bool | None) -> str:
     """Return what stands between the cells: what cuts all lines into equally many cells.
 
-    The decimal mark and that of thousands do not, unless some cells that hold them are in quotation marks.
+    The decimal mark and that of thousands do not, unless some cells that hold them are in quotation marks. A comma is
+    asked about where neither names nor points in all cells tell that it is no mark in numbers.
 
     Raises:
         ValueError: The file is empty, or a mark may be either.
@@ -532,7 +514,9 @@ def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
         rows = rows[: _SAMPLE_LINES // 2]
         widths = {len(row) for row in rows}
         if len(widths) == 1 and widths != {1}:
-            if candidate == "," and notation.given is None and _may_be_cut(rows, lines):
+            has_points = all("." in cell for cell in rows[0])
+            unnamed = header is False and not has_points and not is_fixed("delimiter")
+            if candidate == "," and notation.given is None and (unnamed or _is_in_last_name(lines, rows)):
                 either = f"give {giving('decimal', ',')} if it is the decimal mark, {giving('delimiter', ',')} if not"
                 raise ValueError(f"{path}: ',' may cut cells or be a mark in {lines[0].strip()!r}; {either}")
             return candidate
@@ -545,24 +529,11 @@ def _delimiter(lines: list[str], path: Path, notation: Notation) -> str:
     return next((mark for mark in "\t;,|" if mark in candidates and mark in lines[0]), candidates[-1])
 
 
-def _may_be_cut(rows: list[list[str]], lines: list[str]) -> bool:
-    """Whether two neighbouring cells of all rows may be one number that a comma cut in two: 12,5 or 1,017.5.
-
-    Rows without names above them leave that open. A row of names is one cell shorter, unless a name holds a comma
-    itself, seen by the only space behind one ("time,load, kW"), or by last cells of which some begin with 0; all last
-    cells have equally many digits then.
-    """
-    columns = list(zip(*rows, strict=True))
-    columns = columns if any(columns[-1]) else columns[:-1]  # without what a comma at the ends of all lines makes
-    pairs = [list(map(",".join, zip(*pair, strict=True))) for pair in pairwise(columns)]
-    if any(all(map(_CUT.search, pair)) for pair in pairs):
-        return True
-    below = pairs[-1][1:] if pairs else []
-    ends = [cells.rpartition(",")[2] for cells in below]
-    padded = len(columns) == 2 and any(len(end) > 1 and end[0] == "0" for end in ends)
+def _is_in_last_name(lines: list[str], rows: list[list[str]]) -> bool:
+    """Whether the last comma of the first row may belong to a name, as in "time,load, kW" above 2025-01-01,12,5."""
     only_space = re.fullmatch(r'([^",]*,(?!\s))*[^",]*,\s[^",]*', lines[0].rstrip()) is not None
     spaced = only_space and not any(", " in line for line in lines[1:])
-    return all(map(_CUT.search, below)) and len(set(map(len, ends))) == 1 and (spaced or padded)
+    return spaced and all(_CUT.fullmatch(",".join(row[-2:])) for row in rows[1:])
 
 
 # ------------------------------------------------------------------------------------------------- names
@@ -630,7 +601,8 @@ def read_table(
             are kept as text too.
         skip: Likewise, of those that nobody reads, which takes less time.
         header: Whether the first row holds names; None if it does, unless one of its cells may be data.
-        delimiter: One character; None for the one of tab, semicolon, bar and comma that cuts all lines alike.
+        delimiter: One character; None for the one of tab, semicolon, bar and comma that cuts all lines alike, a comma
+            only below names or among numbers with points.
         notation: How numbers are written; as in Python by default.
         encoding: Of the text; None for UTF-16 where the file begins with its mark, else UTF-8.
 
@@ -649,7 +621,7 @@ def read_table(
         if said:  # a spreadsheet's word on the delimiter
             delimiter, opening = delimiter or said[1], opening[1:]
         sample = [line for line in opening if line.strip() and not (line[0] == "#" and _is_comment(line, delimiter))]
-        delimiter = delimiter or _delimiter(sample, path, notation)
+        delimiter = delimiter or _delimiter(sample, path, notation, header)
         lines = _Lines(chain(opening, text), number=1 if said else 0, delimiter=delimiter)
         rows = lines.rows(path, delimiter)
         head = list(islice(rows, 1))
@@ -678,7 +650,8 @@ def _fill(columns: list[Column], body: list[Row], lines: _Lines, path: Path, del
     def add(rows: Sequence[list[str]], of_rows: Iterable[int]) -> None:
         numbers.extend(of_rows)
         for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
-            column.skim(cells) if column.is_skipped else column.add(cells)
+            if not column.is_skipped:
+                column.add(cells)
 
     add([cells for _, cells in body], [line for line, _ in body])
     while rows := lines.plain_rows(delimiter, width):

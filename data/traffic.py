@@ -48,9 +48,8 @@ def load_traffic(
     """
     file = _find(Path(__file__).parent if path is None else Path(path).expanduser())
     try:
-        occupancy = (
-            read_histories(file, header=_has_names(file), steps={None: _HOUR}, first_only=True).series[0].values
-        )
+        form = {"header": _has_names(file), "decimal": "."}
+        occupancy = read_histories(file, **form, steps={None: _HOUR}, first_only=True).series[0].values
     except ValueError as problem:
         # What stands behind the semicolon advises options that this data set does not have.
         raise ValueError(str(problem).partition("; ")[0]) from None

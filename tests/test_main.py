@@ -60,7 +60,7 @@ def small(table):
     return [
         *("--dataset", "csv", "--data-path", str(table), "--input-length", "6", "--horizon", "4"),
         *("--hidden-size", "6", "--batch-size", "16", "--epochs", "4", "--eval-every", "2"),
-        *("--no-plots", "--no-show"),
+        *("--csv-time", "none", "--no-plots", "--no-show"),
     ]
 
 

@@ -14,6 +14,7 @@ from contextlib import chdir, redirect_stdout
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -150,7 +151,8 @@ def test_command_of_main(command, short_run, own_run, tmp_path):
         return  # `own_run` has run it
     rng = np.random.default_rng(0)
     csv_file, traffic = tmp_path / "ETTh1.csv", tmp_path / "traffic.csv"
-    np.savetxt(csv_file, rng.random((700, 2)), delimiter=",", header="HUFL,OT", comments="")
+    times = pd.date_range("2016-07-01", periods=700, freq="h", name="date")
+    pd.DataFrame(rng.random((700, 2)), times, ["HUFL", "OT"]).to_csv(csv_file)
     np.savetxt(traffic, rng.random(1200), header="occupancy", comments="")
     if "ecg5000" in command and not (SHARED_DATA / "ecg5000").is_dir():
         pytest.skip("the real ECG5000 files are not here, and the loader takes no others")

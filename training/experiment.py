@@ -214,7 +214,7 @@ def _load_data(args: argparse.Namespace, trained_on: DataRecord | None) -> Forec
     if trained_on and trained_on.steps:
         options["steps"] = trained_on.known_steps
     if trained_on and not args.resume:
-        options |= _by_names(trained_on)
+        options |= _settled_by(trained_on, args)
     with _reading(args, earlier, scaling=f"the scaling in {path}"):
         data = load(args.dataset, **options)
     if trained_on:
@@ -229,7 +229,7 @@ def _load_data(args: argparse.Namespace, trained_on: DataRecord | None) -> Forec
 @contextmanager
 def _reading(args: argparse.Namespace, earlier: str | None, **names: str) -> Iterator[None]:
     """Let the errors of the loaders speak of flags; where an earlier run gave these, of that run and of the file."""
-    settled = set(LOADER_FLAGS) - {"path", *HOW_WRITTEN, *["time"] * (not args.resume)}
+    settled = set(LOADER_FLAGS) - {"path", *([] if args.resume else [*HOW_WRITTEN, "time"])}
     with called_by_flags({**FLAGS, **names}, fixed=settled if earlier else ()):
         try:
             yield
@@ -243,15 +243,17 @@ def _reading(args: argparse.Namespace, earlier: str | None, **names: str) -> Ite
             raise ValueError(text) from None
 
 
-def _by_names(trained_on: DataRecord) -> dict[str, list[str]]:
-    """The columns of a training by their names, wherever they are in another file.
+def _settled_by(trained_on: DataRecord, args: argparse.Namespace) -> dict[str, object]:
+    """What a training settled for other files: its decimal mark, and its columns by their names, wherever they are.
 
     Not where a name may be made up to tell two columns of one name apart (y.1): these have their places alone.
     """
+    given_anew = args.csv_decimal is not None or args.csv_thousands is not None
+    settled = {} if given_anew or trained_on.decimal is None else {"decimal": trained_on.decimal}
     if not trained_on.columns or any(re.fullmatch(r".*\.\d+", name) for name in trained_on.columns):
-        return {}
+        return settled
     names = list(trained_on.columns)
-    return {"columns": names, "targets": [names[place] for place in trained_on.target_positions]}
+    return settled | {"columns": names, "targets": [names[place] for place in trained_on.target_positions]}
 
 
 def _check_columns(args: argparse.Namespace, trained_on: DataRecord, columns: Sequence[str]) -> None:
@@ -271,7 +273,8 @@ def read_past(args: argparse.Namespace, trained_on: DataRecord) -> Histories:
     if args.dataset != "csv":
         raise ValueError(f"--forecast needs a checkpoint of --dataset csv, but {args.forecast} is of {args.dataset}.")
     known = inspect.signature(read_histories).parameters
-    options = {option: value for option, value in _options(args).items() if option in known} | _by_names(trained_on)
+    options = {option: value for option, value in _options(args).items() if option in known}
+    options |= _settled_by(trained_on, args)
     with _reading(args, args.forecast):
         read = read_histories(**options, steps=trained_on.known_steps, usual_time=trained_on.time_column)
     _check_columns(args, trained_on, read.names)

@@ -144,7 +144,8 @@ def _add_csv_flags(add: Callable) -> None:
     """How a CSV file is written, and what its rows are."""
     mark, column = {"type": _character, "metavar": "MARK"}, {"metavar": "COLUMN"}
     delimiter = "The mark between cells, tab or space spelled out; default: the tab, ; or | or comma that fits."
-    time = "The column of time stamps, or none if rows are equal steps; default: the first column of dates as text."
+    time = "The column of time stamps, or none if rows are equal steps; default: the first column of dates as text. "
+    time += "A file without one needs this flag, unless --csv-columns or --csv-targets name all of its columns."
     series = "The column that names the series of each row, if a file holds several of them; default: none."
     missing = "Refuse missing values and rows, interpolate them, or repeat the last value; default: refuse."
     encoding = "The encoding of the text, such as latin-1; default: UTF-8, or UTF-16 if the file's mark says so."

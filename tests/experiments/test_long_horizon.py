@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tslearn.metrics import dtw_path
@@ -29,7 +30,8 @@ def write_hours(path, seed=0, noise=0.1, hours=300):
     """Two variables with a daily wave."""
     wave = np.sin(2 * np.pi * np.arange(hours) / 24)[:, None] * [1, 3] + [0, 50]
     values = wave + noise * np.random.default_rng(seed).normal(size=(hours, 2))
-    np.savetxt(path, values, delimiter=",", header="a,b", comments="")
+    times = pd.date_range("2016-07-01", periods=hours, freq="h", name="date")
+    pd.DataFrame(values, times, ["a", "b"]).to_csv(path)
     return path
 
 

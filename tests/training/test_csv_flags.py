@@ -171,7 +171,7 @@ def test_delimiters_that_are_hard_to_type_have_names(name, mark):
         (
             lambda rows: [rows[0], *(f"on {row}" for row in rows[1:])],
             "",
-            "column 'time' holds 'on 2016.* no column holds time .* --csv-time none takes the rows as equal steps",
+            "no column holds time .* time, height may .*: give --csv-time or --csv-series; --csv-time none takes",
         ),
         (lambda rows: [row.replace(",", " ") for row in rows], "", "give --csv-delimiter if it is not ','"),
     ],

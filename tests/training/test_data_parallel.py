@@ -115,7 +115,18 @@ def small(tmp_path_factory):
     """Flags of a small run: 63 series in batches of 31, 31 and 1, shares of 16 and 15, and at last 1 and none."""
     table = write_waves(tmp_path_factory.mktemp("data") / "waves.csv")
     return [
-        *("--dataset", "csv", "--data-path", str(table), "--input-length", "6", "--horizon", "4"),
+        *(
+            "--dataset",
+            "csv",
+            "--data-path",
+            str(table),
+            "--csv-time",
+            "none",
+            "--input-length",
+            "6",
+            "--horizon",
+            "4",
+        ),
         *(
             "--hidden-size",
             "6",
