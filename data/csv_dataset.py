@@ -105,7 +105,7 @@ def load_csv(
             training part's; of several series by their names. It holds no names of columns: its numbers are those
             of the observed ones, in their order.
         decimal: The decimal mark, "." or ","; by default ".", and a column is refused in which each point may
-            group thousands, as in 1.017.
+            group thousands, as in 1.017; where commas cut cells, only if whole numbers stand among these.
         thousands: The mark between groups of three digits, such as ","; none by default.
         encoding: Of the text; by default UTF-16 where the file begins with its mark, else UTF-8.
         time: The column of time stamps; by default the first column of text that holds dates; "none" takes the

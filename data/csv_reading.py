@@ -131,6 +131,7 @@ class Column:
         self.first_missing: tuple[int, str] | None = None
         self.first_other: tuple[int, str] | None = None
         self.first_group: tuple[int, str] | None = None
+        self._holds_whole = False
         self._may_group = notation.given is None and notation.thousands is None
         self._units: set[str] = set()
         self._values: list[np.ndarray] = []
@@ -198,16 +199,16 @@ class Column:
                 self._look_at(cell, count)
         return np.fromiter((found[cell] for cell in cells), np.float64, len(cells))
 
-    @property
-    def may_be_grouped(self) -> bool:
-        """Whether all points of this column may group thousands."""
-        return self._may_group and self.first_group is not None
+    def may_be_grouped(self, by_commas: bool) -> bool:
+        """Whether all points of this column may group thousands; where commas cut cells, only among whole numbers."""
+        return self._may_group and self.first_group is not None and (self._holds_whole or not by_commas)
 
     def _look_for_groups(self, cells: Sequence[str]) -> None:
         if not self._may_group:
             return
         text = "\n".join(cells)
         self._may_group = not _NO_GROUPS.search(text)
+        self._holds_whole |= re.search(r"(?m)^\s*[-+]?\d+\s*$", text) is not None
         if self.first_group is None and "." in text:
             row = next(row for row, cell in enumerate(cells) if "." in cell)
             self.first_group = self._rows + row, cells[row]
@@ -294,8 +295,9 @@ class Table:
         if wrong:
             row, cell, column, is_missed = min(wrong, key=lambda one: one[0])
             raise ValueError(self._unusable(row, cell, column, mend if is_missed else None, chosen_by))
+        by_commas = self.delimiter == "," and len(self.columns) > 1
         for column in (self.columns[position] for position in positions):
-            if column.may_be_grouped and not is_fixed("decimal"):
+            if column.may_be_grouped(by_commas) and not is_fixed("decimal"):
                 row, cell = column.first_group
                 mark = f"{giving('thousands', '.')} if its point groups thousands, {giving('decimal', '.')} if not"
                 raise ValueError(f"{self.place(row, column)} holds {cell!r}; give {mark}")

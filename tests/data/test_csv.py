@@ -888,6 +888,15 @@ def test_a_column_in_which_all_points_may_group_thousands_is_asked_about(tmp_pat
         np.testing.assert_allclose(read[:2], np.resize([n if n % 1 == 0 else n * one for n in known], 2))
 
 
+def test_where_commas_cut_cells_three_decimals_are_decimals_but_among_whole_numbers(file, tmp_path):
+    path = tmp_path / "commas.csv"
+    pd.DataFrame({"day": pd.date_range("2024-01-01", periods=60), "y": ["5.125", "100.000"] * 30}).to_csv(path)
+    assert load("csv", path=path, columns="y", **SMALL).series[0].values[:2, 0].tolist() == [5.125, 100]
+    path.write_text(path.read_text().replace("100.000", "100"))
+    with pytest.raises(ValueError, match=r"column 'y' holds '5\.125'; give thousands='\.' if its point groups"):
+        load("csv", path=path, columns="y", **SMALL)
+
+
 def test_several_groups_of_thousands_are_advised_as_such(tmp_path):
     path = tmp_path / "millions.csv"
     path.write_text("Einwohner\n" + "".join(f"1.034.{k}\n" for k in range(100, 160)))
