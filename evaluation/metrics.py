@@ -92,7 +92,7 @@ def hausdorff(
         raise ValueError(
             f"change_points must be at least 1 and leave segments of 2 of the {steps} steps, got {change_points}."
         )
-    if penalty is not None and not penalty > 0:
+    if penalty is not None and not (penalty := float(penalty)) > 0:
         raise ValueError(f"penalty must be positive, got {penalty}.")
     distance = np.full(len(target), np.nan)
     for sample in _finite(prediction, target):
@@ -211,8 +211,20 @@ def _change_points(series: NDArray, count: int, penalty: float | None) -> NDArra
         ) from None
 
     # Centred, since the differences of squares within ruptures lose the digits of series that lie far from zero.
-    detector = KernelCPD(kernel="linear", min_size=2).fit(series - series.mean(axis=0))
-    return np.array(detector.predict(n_bkps=count)[:-1] if penalty is None else detector.predict(pen=penalty))
+    centred = series - series.mean(axis=0)
+    detector = KernelCPD(kernel="linear", min_size=2).fit(centred)
+    if penalty is None:
+        return np.array(detector.predict(n_bkps=count)[:-1])
+    # The best of the best partitions into each number of segments: predict(pen=penalty) of ruptures 1.1.10 leaves out
+    # partitions that are the best ones where segments have a least length.
+    most = len(series) // 2 - 1
+    partitions = [[len(series)], *([detector.predict(n_bkps=n) for n in range(most, 0, -1)][::-1])]
+
+    def price(ends: list[int]) -> float:
+        segments = np.split(centred, ends[:-1])
+        return sum(np.square(part - part.mean(axis=0)).sum() for part in segments) + penalty * len(ends)
+
+    return np.array(min(partitions, key=price))
 
 
 def _slopes(series: NDArray, tolerance: float) -> NDArray[np.float64]:

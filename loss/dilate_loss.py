@@ -448,7 +448,8 @@ def dilate_of_costs(
 
     Args:
         D: (B, N, M) costs, entry (h, j) for step h of the prediction and step j of the target; float32 or float64
-            (half precision is computed in float32).
+            (half precision is computed in float32). A cost of 1e20 keeps paths out of a cell; infinite costs may
+            make the terms NaN.
         omega: as for :class:`DilateLoss`.
         alpha: weight of the shape term, from 0 to 1.
         gamma: smoothing, in units of the costs, > 0; a 0-d tensor may require grad.

@@ -40,7 +40,8 @@ class AsymmetricOmega:
 
     def __post_init__(self):
         for name, most in (("early", 1e100), ("late", 1e100), ("power", 30.0)):
-            check_weight(name, getattr(self, name), most)
+            # A float: powers in the type of a NumPy scalar overflow, and equal objects share what is kept.
+            object.__setattr__(self, name, check_weight(name, getattr(self, name), most))
 
     def by_lag(self, N: int, M: int, device: torch.device | None = None) -> Tensor:
         """``weight * |h - j|**power`` at ``h - j + M - 1``, (N + M - 1,) float64, not yet divided by ``k**power``."""

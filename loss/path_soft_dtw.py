@@ -196,7 +196,8 @@ def soft_path(
     """The soft alignment A*_gamma of each cost matrix: how likely a path runs through each cell.
 
     Args:
-        D: (B, N, M) costs, float32 or float64 (half precision is computed in float32).
+        D: (B, N, M) costs, float32 or float64 (half precision is computed in float32). A cost of 1e20 keeps paths out
+            of a cell; infinite costs may make the path NaN.
         gamma: smoothing, in the units of the cost, > 0; a 0-d tensor may require grad.
         prediction_lengths: (B,) true numbers of rows; the path is zero beyond.
         target_lengths: (B,) true numbers of columns.

@@ -455,7 +455,8 @@ def soft_dtw(
     """Eq. 2, soft-DTW, of each cost matrix.
 
     Args:
-        D: (B, N, M) costs, float32 or float64 (half precision is computed in float32).
+        D: (B, N, M) costs, float32 or float64 (half precision is computed in float32). A cost of 1e20 keeps paths out
+            of a cell; infinite costs may make the value NaN.
         gamma: smoothing, in the units of the cost, > 0; a 0-d tensor may require grad.
         prediction_lengths: (B,) true numbers of rows; what lies beyond has no influence.
         target_lengths: (B,) true numbers of columns.

@@ -1,10 +1,11 @@
 import math
 import sys
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evaluation.metrics import _best_path, dtw_tdi, evaluate_forecasts, hausdorff, mse, ramp_score
@@ -184,6 +185,28 @@ def test_with_a_penalty_a_change_is_one_that_pays_and_the_end_another():
     np.testing.assert_array_equal(hausdorff(flat, step, penalty=1.87), [5.0])  # {8} and {3, 8}
     np.testing.assert_array_equal(hausdorff(flat, step, penalty=1.88), [0.0])
     np.testing.assert_array_equal(hausdorff(step, step, penalty=1.87), [0.0])
+
+
+@given(seed=st.integers(0, 10**6), k=st.integers(4, 9), penalty=st.sampled_from([0.02, 0.1, 0.5]))
+@example(seed=-1, k=5, penalty=0.1)
+@settings(max_examples=60, deadline=None)
+def test_with_a_penalty_the_partition_is_the_best_of_all(seed, k, penalty):
+    numbers = (
+        np.random.default_rng(seed).normal(0, 0.7, (2, k)) if seed >= 0 else [[-0.7, -0.4, -0.8, -1.7, 0.2], [0] * 5]
+    )
+
+    def best(values):
+        """The ends of the segments of the cheapest partition into segments of two steps or more."""
+        every = [(*ends, k) for n in range(k // 2) for ends in combinations(range(2, k - 1), n)]
+        allowed = [ends for ends in every if min(np.diff((0, *ends))) >= 2]
+        parts = {ends: np.split(values, ends[:-1]) for ends in allowed}
+        error = {ends: sum(np.square(part - part.mean()).sum() for part in parts[ends]) for ends in allowed}
+        return np.array(min(allowed, key=lambda ends: error[ends] + penalty * len(ends)))
+
+    x, y = np.array(numbers, float)
+    apart = np.abs(best(x)[:, None] - best(y))
+    expected = max(apart.min(axis=0).max(), apart.min(axis=1).max())
+    assert hausdorff(x[None, :, None], y[None, :, None], penalty=penalty).item() == expected
 
 
 @pytest.mark.parametrize("penalty", [0.0, -1.0, float("nan")])

@@ -1,7 +1,9 @@
 """Omega of Eq. 3 in all its forms, against its formula written out and against all paths."""
 
 import io
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -118,6 +120,15 @@ def test_exchanging_the_series_exchanges_early_and_late(loss):
     assert (loss(omega=there)(x, y) - loss(omega=there)(y, x)).abs() > 1e-4
 
 
+@pytest.mark.parametrize(("number", "M"), [(np.float16, 37), (np.float32, 38), (np.uint8, 39), (Fraction, 40)])
+def test_a_number_of_any_type_counts_by_its_value_and_leaves_nothing_behind_for_equal_ones(number, M):
+    x, y = torch.rand(2, 600, 1), torch.rand(2, M, 1)
+    for power in (20, 2):
+        exact = DilateLoss(0, omega=written_out(600, M, power=power))(x, y)
+        for omega in (AsymmetricOmega(number(1), number(1), number(power)), AsymmetricOmega(power=power)):
+            torch.testing.assert_close(DilateLoss(0, omega=omega)(x, y), exact)
+
+
 def test_order_does_not_matter_to_a_symmetric_omega_nor_to_the_released_function():
     x, y = (s.requires_grad_() for s in series(4, 6, 6))
     for function in (DilateLoss(omega="absolute"), TangledDilateLoss(), lambda a, b: dilate_loss(a, b)[0]):
@@ -194,7 +205,7 @@ def test_named_omega_is_shown():
     assert (
         repr(DilateLoss(omega="absolute")) == "DilateLoss(alpha=0.5, gamma=0.01, reduction='mean', omega='absolute')"
     )
-    assert "AsymmetricOmega(early=1, late=3, power=2.0)" in repr(DilateLoss(omega=AsymmetricOmega(1, 3)))
+    assert "AsymmetricOmega(early=1.0, late=3.0, power=2.0)" in repr(DilateLoss(omega=AsymmetricOmega(1, 3)))
 
 
 @pytest.mark.parametrize("learned", [False, True])
