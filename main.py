@@ -35,13 +35,13 @@ from training.experiment import (
     Experiment,
     announced_compilation,
     at_a_time,
+    beside_training,
     compile_kernels,
     mostly_filled,
     prepare,
     read_past,
     resolve_device,
     set_up_torch,
-    unknown_times,
 )
 from training.future import checkpoints_in, filled_values, forecast_curves, forecast_table
 from training.interruption import continuation, interruptible
@@ -243,8 +243,11 @@ def forecast(args: argparse.Namespace) -> None:
         checkpoints = checkpoints_in(args.forecast, args.losses)
         trained_on = load_forecaster(next(iter(checkpoints.values()))).data
         past = read_past(args, trained_on)
+        run = RunFolder(Path(args.forecast))
+        if run.path.is_dir() and not run.results.exists():
+            print(f"{run.path} has no results yet: its training is not finished")
         folder = data_parallel.broadcast_from_rank0(lambda: _forecast_folder(args))
-        print("\n".join([*past.about, *unknown_times(args, trained_on, past.series)]))
+        print("\n".join([*past.about, *beside_training(args, trained_on, past.series)]))
         forecast_beyond(checkpoints, past.series, device, folder, args)
 
 

@@ -98,7 +98,7 @@ def load_csv(
         header: Whether the first row holds names; by default it does, and is refused if one of its cells may be data.
             Without names the columns are called "0", "1", ...
         delimiter: By default what cuts all lines alike, the first such of tab, semicolon, bar and comma; a comma
-            without names above only between numbers with points, since it may be the decimal mark.
+            that may be a mark in numbers only below names.
         reach_back: Let the inputs of validation and test begin in the part before, so that all of its rows are
             forecast; by default no window reaches over a border.
         scaling: Standardise by this one, such as that of the data a network was trained on, in place of the
@@ -151,7 +151,7 @@ def load_csv(
     scalings = (None, None)
     if read.roles.series is None:
         scalings = (all_series[0].input_scaling, all_series[0].target_scaling)
-    scales = _scales(all_series[0], target_columns) if len(all_series) == 1 else [""] * len(target_columns)
+    scales = _scales([one.values[: one.ends[0], target_columns] for one in all_series])
     about = (*_about_file(read, scales), "; ".join(_about_parts(all_series, joined)))
     found = fingerprint(filled, (target_columns, [(one.name, len(one.values)) for one in all_series]))
     return ForecastData("csv", *joined, *scalings, found, names, read.target_columns, tuple(all_series), about)
@@ -184,7 +184,7 @@ class Histories:
     @property
     def about(self) -> tuple[str, ...]:
         """Lines that say what was read."""
-        return tuple(_about_file(self, [""] * len(self.target_columns)))
+        return tuple(_about_file(self, _scales([one.values[:, list(self.target_columns)] for one in self.series])))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -248,9 +248,8 @@ def read_histories(
     count_missing = int(np.isnan(values).sum())
     groups = _rows_of_series(table, roles.series)
     steps = steps or {}
-    times, offset = _times(table, roles.time, groups[0][1], steps.get(groups[0][0]))
+    times, offset, written = _times(table, roles.time, groups[0][1], steps.get(groups[0][0]))
     columns_of = [None if role is None else table.names[role] for role in (roles.time, roles.series)]
-    decimal = table.decimal_mark(chosen)
 
     histories = []
     for name, rows in groups:
@@ -262,7 +261,8 @@ def read_histories(
             row = np.arange(len(values))[rows][problem.row]
             zone = "; these times are in UTC, since their offsets may change" if offset == "+00:00" else ""
             raise ValueError(f"{table.place(row, table.columns[column])} {problem}{zone}") from None
-        form = (columns_of[0], offset, columns_of[1], decimal)
+        form = (columns_of[0], offset, columns_of[1], table.have_points(chosen))
+        step = step and step._replace(form=written)
         histories.append(History(name, full, own_times, step, *form, filled))
     missing_rows = sum(len(history.values) for history in histories) - len(values)
     filled = (missing_rows, count_missing, missing)
@@ -414,15 +414,15 @@ def _rows_of_series(table: Table, position: int | None) -> list[tuple[str | None
 
 def _times(
     table: Table, position: int | None, rows: np.ndarray | slice, known: Step | None
-) -> tuple[np.ndarray | None, str]:
-    """Return the times in a column, in which `rows` are those of one series of a known step, and their offset."""
+) -> tuple[np.ndarray | None, str, str]:
+    """Return the times in a column, in which `rows` are those of one series of a known step, offset and form."""
     if position is None:
-        return None, ""
+        return None, "", ""
     column = table.columns[position]
     try:
         if column.is_numeric:
             values = table.numbers([position])[:, 0]
-            return read_numbered_times(values, rows, known, column.take_cells()), ""
+            return read_numbered_times(values, rows, known, column.take_cells()), "", ""
         return read_times(column.take_cells(), rows, known)
     except RowError as problem:
         raise ValueError(f"{table.place(problem.row, column)} {problem}") from None
@@ -523,13 +523,12 @@ def _joined(parts: Sequence[WindowDataset | None]) -> WindowDataset | None:
 # ------------------------------------------------------------------------------------------------- what was read
 
 
-def _scales(series: Series, target_columns: Sequence[int]) -> Iterator[str]:
-    """Yield the mean and deviation of each target on the training part."""
-    train = series.values[: series.ends[0], list(target_columns)]
-    constant = train.max(axis=0) == train.min(axis=0)
-    for mean, std, is_constant in zip(*vars(series.target_scaling).values(), constant, strict=True):
-        deviation = "0, constant" if is_constant and std == 1 else f"{std:.3g}"
-        yield f" ({mean:.4g} ± {deviation})"
+def _scales(of_series: Sequence[np.ndarray]) -> Iterator[str]:
+    """Yield the mean and deviation of each column of some rows, averaged over the series."""
+    means, deviations = (np.mean([f(rows, axis=0) for rows in of_series], axis=0) for f in (np.mean, np.std))
+    constant = np.all([np.ptp(rows, axis=0) == 0 for rows in of_series], axis=0)
+    for mean, deviation, is_constant in zip(means, deviations, constant, strict=True):
+        yield f" ({mean:.4g} ± {'0, constant' if is_constant else f'{deviation:.3g}'})"
 
 
 def _about_file(read: Histories, scales: Iterable[str]) -> Iterator[str]:
@@ -540,6 +539,7 @@ def _about_file(read: Histories, scales: Iterable[str]) -> Iterator[str]:
     marks += f", thousands mark {table.notation.thousands!r}" if table.notation.thousands else ""
     comments = f", comment lines: {table.comments}" if table.comments else ""
     comments += f", empty rows left out: {table.empty_rows}" if table.empty_rows else ""
+    comments += f", blank lines left out: {table.blank_lines}" if table.blank_lines else ""
     form = f"delimiter {table.delimiter!r}{marks}, {head}, {table.encoding}{comments}"
     yield f"file: {table.path}, {len(table.lines):,} rows, {form}"
     names = [name or "(no name)" for name in table.names]
@@ -556,7 +556,7 @@ def _about_rows(read: Histories) -> Iterator[str]:
         all_names = listing([str(history.name) for history in histories], most=5)
         yield (f"series: {len(histories)} in column {names[read.roles.series]!r} ({all_names})")
     if read.roles.time is None:
-        yield "time: no column of time stamps, so rows are taken as equal steps"
+        yield "time: no column is read as time stamps, so rows are taken as equal steps"
     else:
         times = [history.times for history in histories]
         ends = min(of_one[0] for of_one in times), max(of_one[-1] for of_one in times)
@@ -571,7 +571,14 @@ def _about_rows(read: Histories) -> Iterator[str]:
 
 def _about_parts(read: Sequence[Series], parts: Sequence[WindowDataset | None]) -> Iterator[str]:
     ends = np.array([(0, *series.ends) for series in read])
-    for name, rows, part in zip(("training", "validation", "test"), np.diff(ends).sum(axis=0), parts, strict=True):
-        yield f"{name}: {rows:,} rows, {0 if part is None else len(part):,} windows"
+    rows = np.diff(ends).sum(axis=0)
+    for place, (name, part) in enumerate(zip(("training", "validation", "test"), parts, strict=True)):
+        filled = sum(
+            int(series.filled[slice(*of_series[place : place + 2])].sum())
+            for series, of_series in zip(read, ends, strict=True)
+            if series.filled is not None
+        )
+        values = f", values filled in: {filled:,}" if filled else ""
+        yield f"{name}: {rows[place]:,} rows, {0 if part is None else len(part):,} windows{values}"
     if rest := sum(len(series.values) - series.ends[-1] for series in read):
         yield f"{rest:,} rows after them in no part"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TextIO
 
@@ -35,11 +35,11 @@ _SAMPLE_LINES, _SAMPLE_ROWS, _ROWS_AT_ONCE = 100, 20, 500
 _DELIMITERS = "\t;|,"
 
 # Numbers in another notation than the one that is read: 1,5 and 1.017,5 and 1 017; with a sign of percent or a unit.
-_GROUPS = r"\d{1,3}(?P<mark>[,.'\s])\d{3}(?:(?P=mark)\d{3})*(?:[.,]\d+)?"
+_GROUPS = r"\d{1,3}(?P<mark>[,.'’\s])\d{3}(?:(?P=mark)\d{3})*(?:[.,]\d+)?"
 _OTHER_NOTATION = re.compile(rf"\s*[-+−]?(?:\d*[.,]\d+|\d+[.,]?|{_GROUPS})(?:[eE][-+]?\d+)?\s*")
 # Not of groups of three digits, where some programs group four digits and others do not.
 _NO_GROUPS = re.compile(r"\d{5}|\d{4}\.|\d\.\d{0,2}(?!\d)|\.\d{4}|(?<![\d.])0\d*\.|(?<!\d)\.\d|\d[eE]")
-_CUT = re.compile(r"[-+]?\d+,\d+|[-+]?\d{1,3},\d{3}\.\d+")  # 12,5 and 1,017.5
+_CUT = re.compile(r"(?:(?:^|\s)[-+]?\d+,\d+(?:[eE][-+]?\d+)?|^[-+]?\d{1,3},\d{3}\.\d+)$")  # 12,5 and 1,017.5
 # 1_000 and (5.1) and 5- and <0.1 and 1.5D3
 _MARKED = re.compile(r"\s*[^\w\s]?\s*(?:\d+(?:[.,]\d+)?|\d{1,3}(?:_\d{3})+)(?:[dD][-+]?\d+)?\s*[^\w\s]?\s*")
 _WITH_UNIT = re.compile(
@@ -80,7 +80,7 @@ class Notation:
     @cached_property
     def _pattern(self) -> re.Pattern:
         mark = self.thousands or ""
-        space = "[ \u00a0\u202f]" if mark.isspace() else re.escape(mark)
+        space = "[ \u00a0\u2007\u2009\u202f]" if mark.isspace() else re.escape(mark)
         groups = rf"[1-9]\d{{0,2}}(?:{space}\d{{3}})+(?!.*[eE])|" if mark else ""
         return re.compile(rf"([-+]?)({groups}\d*)(?:{re.escape(self.decimal)}(\d*))?([eE][-+]?\d+)?")
 
@@ -199,9 +199,9 @@ class Column:
                 self._look_at(cell, count)
         return np.fromiter((found[cell] for cell in cells), np.float64, len(cells))
 
-    def may_be_grouped(self, by_commas: bool) -> bool:
-        """Whether all points of this column may group thousands; where commas cut cells, only among whole numbers."""
-        return self._may_group and self.first_group is not None and (self._holds_whole or not by_commas)
+    def may_be_grouped(self, seldom: bool) -> bool:
+        """Whether all points of this column may group thousands; where that is seldom, only among whole numbers."""
+        return self._may_group and self.first_group is not None and (self._holds_whole or not seldom)
 
     def _look_for_groups(self, cells: Sequence[str]) -> None:
         if not self._may_group:
@@ -240,6 +240,7 @@ class Table:
         first: The cells of the first row.
         comments: How many lines are comments.
         empty_rows: How many rows of empty cells were left out.
+        blank_lines: How many blank lines between rows were.
         notation: How numbers are written.
     """
 
@@ -252,6 +253,7 @@ class Table:
     first: list[str]
     comments: int
     empty_rows: int
+    blank_lines: int
     notation: Notation
 
     @property
@@ -268,11 +270,9 @@ class Table:
         """Return where a cell stands in the file."""
         return f"{self.path}, line {self.lines[row]}, column {column.name!r}"
 
-    def decimal_mark(self, positions: Sequence[int]) -> str | None:
-        """Return the decimal mark of columns of numbers; None where it was not given and no point stands in them."""
-        is_given = self.notation.given is not None or self.notation.thousands is not None
-        has_point = any(self.columns[position].first_group for position in positions)
-        return self.notation.decimal if is_given or has_point else None
+    def have_points(self, positions: Sequence[int]) -> bool:
+        """Whether the decimal mark of these columns of numbers is a point that stands in them."""
+        return self.notation.decimal == "." and any(self.columns[position].first_group for position in positions)
 
     def numbers(
         self, positions: Sequence[int], may_miss: bool = False, mend: str = FILL_FIRST, chosen_by: str = "columns"
@@ -295,9 +295,9 @@ class Table:
         if wrong:
             row, cell, column, is_missed = min(wrong, key=lambda one: one[0])
             raise ValueError(self._unusable(row, cell, column, mend if is_missed else None, chosen_by))
-        by_commas = self.delimiter == "," and len(self.columns) > 1
+        seldom = (self.delimiter == "," and len(self.columns) > 1) or is_fixed("decimal")
         for column in (self.columns[position] for position in positions):
-            if column.may_be_grouped(by_commas) and not is_fixed("decimal"):
+            if column.may_be_grouped(seldom):
                 row, cell = column.first_group
                 mark = f"{giving('thousands', '.')} if its point groups thousands, {giving('decimal', '.')} if not"
                 raise ValueError(f"{self.place(row, column)} holds {cell!r}; give {mark}")
@@ -339,7 +339,7 @@ class Table:
 
 def _advice_on_marks(cell: str, notation: Notation) -> str:
     """Say which marks are which in a number of another notation."""
-    marks = [mark for mark in re.sub(r"[eE].*", "", cell.strip()) if mark in ",.'" or mark.isspace()]
+    marks = [mark for mark in re.sub(r"[eE].*", "", cell.strip()) if mark in ",.'’" or mark.isspace()]
     first, last = (marks[0], marks[-1]) if marks else ("", "")
     settle = []
     if first != last:
@@ -438,11 +438,12 @@ class _Lines:
         comments: How many lines were left out.
         comment: The last of them.
         empty_rows: How many rows of empty cells were left out, before the first row or after the last one.
+        blank_lines: How many lines without a cell were left out between rows.
     """
 
     def __init__(self, lines: Iterator[str], number: int, delimiter: str):
         self._lines, self.number, self._delimiter = lines, number, delimiter
-        self.comments, self.comment, self.empty_rows = 0, "", 0
+        self.comments, self.comment, self.empty_rows, self.blank_lines = 0, "", 0, 0
         self.pending: deque[Row] = deque()
 
     def __iter__(self) -> Iterator[str]:
@@ -465,6 +466,7 @@ class _Lines:
                     continue
                 if width:
                     self.pending.extend((line, [""] * width) for line, count in empty if count > 1 or width == 1)
+                    self.blank_lines += sum(count <= 1 < width for _, count in empty)
                 else:
                     self.empty_rows += sum(count > 0 for _, count in empty)
                 empty.clear()
@@ -499,7 +501,7 @@ def _delimiter(lines: list[str], path: Path, notation: Notation, header: bool | 
     """Return what stands between the cells: what cuts all lines into equally many cells.
 
     The decimal mark and that of thousands do not, unless some cells that hold them are in quotation marks. A comma is
-    asked about where neither names nor points in all cells tell that it is no mark in numbers.
+    asked about where two cells may be one number, and no names tell that they are two.
 
     Raises:
         ValueError: The file is empty, or a mark may be either.
@@ -516,9 +518,8 @@ def _delimiter(lines: list[str], path: Path, notation: Notation, header: bool | 
         rows = rows[: _SAMPLE_LINES // 2]
         widths = {len(row) for row in rows}
         if len(widths) == 1 and widths != {1}:
-            has_points = all("." in cell for cell in rows[0])
-            unnamed = header is False and not has_points and not is_fixed("delimiter")
-            if candidate == "," and notation.given is None and (unnamed or _is_in_last_name(lines, rows)):
+            cut = any(_CUT.search(",".join(pair)) for pair in pairwise(rows[0])) and header is False
+            if candidate == "," and notation.given is None and (cut or _is_in_last_name(lines, rows)):
                 either = f"give {giving('decimal', ',')} if it is the decimal mark, {giving('delimiter', ',')} if not"
                 raise ValueError(f"{path}: ',' may cut cells or be a mark in {lines[0].strip()!r}; {either}")
             return candidate
@@ -535,7 +536,7 @@ def _is_in_last_name(lines: list[str], rows: list[list[str]]) -> bool:
     """Whether the last comma of the first row may belong to a name, as in "time,load, kW" above 2025-01-01,12,5."""
     only_space = re.fullmatch(r'([^",]*,(?!\s))*[^",]*,\s[^",]*', lines[0].rstrip()) is not None
     spaced = only_space and not any(", " in line for line in lines[1:])
-    return spaced and all(_CUT.fullmatch(",".join(row[-2:])) for row in rows[1:])
+    return spaced and all(_CUT.search(",".join(row[-2:])) for row in rows[1:])
 
 
 # ------------------------------------------------------------------------------------------------- names
@@ -604,7 +605,7 @@ def read_table(
         skip: Likewise, of those that nobody reads, which takes less time.
         header: Whether the first row holds names; None if it does, unless one of its cells may be data.
         delimiter: One character; None for the one of tab, semicolon, bar and comma that cuts all lines alike, a comma
-            only below names or among numbers with points.
+            without names only if it may be no mark in numbers.
         notation: How numbers are written; as in Python by default.
         encoding: Of the text; None for UTF-16 where the file begins with its mark, else UTF-8.
 
@@ -641,7 +642,7 @@ def read_table(
         columns = [Column(name, notation, place in kept, place in skipped) for place, name in enumerate(names)]
         numbers = _fill(columns, body, lines, path, delimiter)
     encoding = text.encoding.removesuffix("-sig")
-    left_out = lines.comments, lines.empty_rows
+    left_out = lines.comments, lines.empty_rows, lines.blank_lines
     return Table(path, delimiter, encoding, named_in, columns, numbers, body[0][1], *left_out, notation)
 
 

@@ -76,17 +76,18 @@ def may_be_stamp(text: str) -> bool:
 
 def read_times(
     cells: np.ndarray, rows: np.ndarray | slice = slice(None), known: Step | None = None
-) -> tuple[np.ndarray, str]:
+) -> tuple[np.ndarray, str, str]:
     """Return the times in cells of text.
 
     Args:
         cells: Bytes (rows,), in UTF-8.
         rows: Those of one series, whose steps tell day, month and year from each other.
-        known: The step of that series, where it is known.
+        known: The step of that series, where it is known, and the form of its stamps.
 
     Returns:
-        datetime64[us] (rows,), and their offset from UTC, such as "+02:00", "" where the stamps have none. Times are
-        as written where all stamps have the same offset, else in UTC.
+        datetime64[us] (rows,); their offset from UTC, such as "+02:00", "" where the stamps have none; and their
+        form, such as "%d.%m.%Y", "" if several fit. Times are as written where all stamps have the same offset, else
+        in UTC.
 
     Raises:
         RowError: A row holds no time stamp, or none like the first row's, or a date fits several orders of its parts.
@@ -98,23 +99,28 @@ def read_times(
     offsets = np.full(len(cells), np.nan)
     readings = [_read(cells, way, offsets) for way in ways]
     wrong = [np.flatnonzero(np.isnat(times) | (np.isnan(offsets) != np.isnan(offsets[0]))) for times in readings]
-    readable = [times for times, of_these in zip(readings, wrong, strict=True) if not len(of_these)]
+    readable = {way: times for way, times, rest in zip(ways, readings, wrong, strict=True) if not len(rest)}
     if not readable:
         row = max(of_these[0] for of_these in wrong)
         found = repr(cells[row].decode()) if cells[row] else "nothing"
         like = f"like {first!r} in the first row" if row else "such as 2016-07-01 12:00, of hours from 00:00 to 23:59"
         raise RowError(row, f"holds {found}, which is no time stamp {like}")
-    times = _only_plausible(readable, rows, known)
+    if known and known.form in readable:
+        readable = {known.form: readable[known.form]}
+    times = _only_plausible(list(readable.values()), rows, known)
     if times is None:
         parts = "day and month may be either way round"
         parts = parts if len(ways) == 2 else "day, month and year may be in several orders"
         raise RowError(0, f"holds {first!r}, whose {parts}: write the year first, in four digits")
+    forms = [way for way, reading in readable.items() if (reading == times).all()]
+    form = forms[0] if len(forms) == 1 else ""
     if np.isnan(offsets[0]):
-        return times, ""
+        return times, "", form
     if (offsets != offsets[0]).any():
-        return times, "+00:00"
+        return times, "+00:00", form
     hours, minutes = divmod(int(abs(offsets[0])), 60)
-    return times + np.timedelta64(int(offsets[0]), "m"), f"{'-' if offsets[0] < 0 else '+'}{hours:02d}:{minutes:02d}"
+    offset = f"{'-' if offsets[0] < 0 else '+'}{hours:02d}:{minutes:02d}"
+    return times + np.timedelta64(int(offsets[0]), "m"), offset, form
 
 
 def _only_plausible(
@@ -224,11 +230,13 @@ class Step(NamedTuple):
         size: In units; 0 where a single row tells none.
         unit: "microsecond", "working day" or "month"; "" where times are numbers.
         day: Of the month, on which all rows of steps of months are, or on the last day of shorter months; else 0.
+        form: How the stamps of the file are written, such as "%d.%m.%Y"; "" for numbers, or if several fit.
     """
 
     size: float
     unit: str
     day: int = 0
+    form: str = ""
 
     def __str__(self) -> str:
         size, unit = self.size, self.unit

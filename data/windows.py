@@ -180,7 +180,7 @@ class History:
         time_column: Name of the column of its times, likewise.
         offset: How far its times are ahead of UTC, such as "+02:00"; "" where the file does not say.
         series_column: Name of the column of the names of series; None where a file holds one series only.
-        decimal: The decimal mark of its numbers; None where it was not given and they have none.
+        has_points: Whether its numbers have decimal points.
         filled: Which values were missing and are filled in, bool (rows, d); None where none was.
     """
 
@@ -191,7 +191,7 @@ class History:
     time_column: str | None
     offset: str
     series_column: str | None
-    decimal: str | None
+    has_points: bool
     filled: np.ndarray | None
 
     def shown_times(self, rows: Sequence[int] | slice) -> list[str]:

@@ -36,7 +36,7 @@ class DataRecord:
         time_column: Name of the column of time stamps; None where there was none.
         series_column: Name of the column of the names of series; None where there was none.
         steps: Name of each series with time stamps, None for the only one -> the numbers of its `Step`.
-        decimal: The decimal mark of the file's numbers; None where they have none.
+        has_points: Whether the file's numbers have decimal points.
     """
 
     input_length: int
@@ -51,8 +51,8 @@ class DataRecord:
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None
     time_column: str | None = None
     series_column: str | None = None
-    steps: Mapping[str | None, tuple[float, str, int]] = field(default_factory=dict)
-    decimal: str | None = None
+    steps: Mapping[str | None, tuple[float, str, int, str]] = field(default_factory=dict)
+    has_points: bool = False
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def record_of(data: ForecastData) -> DataRecord:
         time_column=data.series[0].time_column if data.series else None,
         series_column=data.series[0].series_column if data.series else None,
         steps={one.name: tuple(one.step) for one in data.series if one.step},
-        decimal=data.series[0].decimal if data.series else None,
+        has_points=bool(data.series and data.series[0].has_points),
     )
 
 

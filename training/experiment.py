@@ -34,6 +34,7 @@ __all__ = [
     "Experiment",
     "announced_compilation",
     "at_a_time",
+    "beside_training",
     "compile_kernels",
     "cores",
     "flag",
@@ -43,7 +44,6 @@ __all__ = [
     "read_past",
     "resolve_device",
     "set_up_torch",
-    "unknown_times",
 ]
 
 LOADER_FLAGS = {
@@ -215,7 +215,7 @@ def _load_data(args: argparse.Namespace, trained_on: DataRecord | None) -> Forec
         options["steps"] = trained_on.known_steps
     if trained_on and not args.resume:
         options |= _settled_by(trained_on, args)
-    with _reading(args, earlier, scaling=f"the scaling in {path}"):
+    with _reading(args, earlier, trained_on, scaling=f"the scaling in {path}"):
         data = load(args.dataset, **options)
     if trained_on:
         _check_columns(args, trained_on, data.columns)
@@ -227,9 +227,15 @@ def _load_data(args: argparse.Namespace, trained_on: DataRecord | None) -> Forec
 
 
 @contextmanager
-def _reading(args: argparse.Namespace, earlier: str | None, **names: str) -> Iterator[None]:
-    """Let the errors of the loaders speak of flags; where an earlier run gave these, of that run and of the file."""
+def _reading(
+    args: argparse.Namespace, earlier: str | None, trained_on: DataRecord | None, **names: str
+) -> Iterator[None]:
+    """Let the errors of the loaders speak of flags; where an earlier run gave these, of that run and of the file.
+
+    A training on numbers with decimal points settles for newer files that a point seldom groups thousands.
+    """
     settled = set(LOADER_FLAGS) - {"path", *([] if args.resume else [*HOW_WRITTEN, "time"])}
+    settled |= {"decimal"} if trained_on and trained_on.has_points else set()
     with called_by_flags({**FLAGS, **names}, fixed=settled if earlier else ()):
         try:
             yield
@@ -244,12 +250,12 @@ def _reading(args: argparse.Namespace, earlier: str | None, **names: str) -> Ite
 
 
 def _settled_by(trained_on: DataRecord, args: argparse.Namespace) -> dict[str, object]:
-    """What a training settled for other files: its decimal mark, and its columns by their names, wherever they are.
+    """What a training settled for other files: its columns by their names, wherever they are.
 
     Not where a name may be made up to tell two columns of one name apart (y.1): these have their places alone.
     """
-    given_anew = args.csv_decimal is not None or args.csv_thousands is not None
-    settled = {} if given_anew or trained_on.decimal is None else {"decimal": trained_on.decimal}
+    roles = {"time": (args.csv_time, trained_on.time_column), "series": (args.csv_series, trained_on.series_column)}
+    settled = {role: name for role, (given, name) in roles.items() if name and re.fullmatch(r"-?\d+", given or "")}
     if not trained_on.columns or any(re.fullmatch(r".*\.\d+", name) for name in trained_on.columns):
         return settled
     names = list(trained_on.columns)
@@ -275,7 +281,7 @@ def read_past(args: argparse.Namespace, trained_on: DataRecord) -> Histories:
     known = inspect.signature(read_histories).parameters
     options = {option: value for option, value in _options(args).items() if option in known}
     options |= _settled_by(trained_on, args)
-    with _reading(args, args.forecast):
+    with _reading(args, args.forecast, trained_on):
         read = read_histories(**options, steps=trained_on.known_steps, usual_time=trained_on.time_column)
     _check_columns(args, trained_on, read.names)
     length = trained_on.input_length
@@ -305,12 +311,21 @@ def mostly_filled(args: argparse.Namespace, trained_on: DataRecord, past: Sequen
     return None
 
 
-def unknown_times(args: argparse.Namespace, trained_on: DataRecord, series: Sequence[History]) -> list[str]:
-    """A line that says so where rows have no times, but had in the training."""
-    if not trained_on.steps or series[0].times is not None:
-        return []
-    steps = ", ".join(sorted({str(step) for step in trained_on.known_steps.values()}))
-    return [f"times: not known in {args.data_path}, so its rows are taken as the steps of the training, {steps}"]
+def beside_training(args: argparse.Namespace, trained_on: DataRecord, series: Sequence[History]) -> list[str]:
+    """Lines that set a file beside that of the training: the scale of the targets there, and its unknown times."""
+    scalings = [trained_on.scaling_of(one.name) for one in series]
+    lines = []
+    if None not in scalings:
+        mean, std = (np.mean([getattr(one, name).numpy() for one in scalings], axis=0) for name in ("mean", "std"))
+        places = zip(trained_on.targets, trained_on.target_positions, strict=True)
+        scales = ", ".join(f"{name} ({mean[place]:.4g} ± {std[place]:.3g})" for name, place in places)
+        lines.append(f"in the training: {scales}")
+    if trained_on.steps and series[0].times is None:
+        steps = ", ".join(sorted({str(step) for step in trained_on.known_steps.values()}))
+        lines.append(
+            f"times: not known in {args.data_path}, so its rows are taken as the steps of the training, {steps}"
+        )
+    return lines
 
 
 def _options(args: argparse.Namespace) -> dict[str, object]:

@@ -16,7 +16,7 @@ from evaluation.paper import (
 )
 
 from . import data_parallel
-from .experiment import Experiment, unknown_times
+from .experiment import Experiment, beside_training
 from .run_folder import METRICS
 
 __all__ = ["introduction", "measured", "results_table", "whose_scaling"]
@@ -59,7 +59,7 @@ def measured(experiment: Experiment) -> list[str]:
     span = f", {' to '.join(times)}" if times else ""
     return [
         *data.about,
-        *(unknown_times(args, experiment.trained_on, data.series) if experiment.trained_on else []),
+        *(beside_training(args, experiment.trained_on, data.series) if experiment.trained_on else []),
         f"measured: {len(data.test):,} windows of the test part, {rows:,} rows{span}",
     ]
 

@@ -926,6 +926,32 @@ def test_empty_rows_at_the_ends_are_left_out_and_counted(tmp_path, values, empty
     assert task.about[0].endswith("no names, utf-8, empty rows left out: 2")
 
 
+def test_blank_lines_between_rows_are_counted(tmp_path, values):
+    rows = [f"{a},{b}\n" for a, b in values[:60, :2]]
+    path = tmp_path / "blank.csv"
+    path.write_text("a,b\n" + "".join([*rows[:20], "\n", *rows[20:40], "\n\n", *rows[40:], "\n\n"]))
+    task = load("csv", path=path, columns=["a", "b"], **SMALL)
+    assert len(task.series[0].values) == 60
+    assert task.about[0].endswith("utf-8, blank lines left out: 3")
+
+
+@pytest.mark.parametrize("row", ["2025-01-01 00:00,1506.91,11.6", "1,1506.91", "1.5,2", "a,5", "2025-01-01,5"])
+def test_a_comma_that_is_no_mark_in_numbers_is_not_asked_about(tmp_path, row):
+    (tmp_path / "rows.csv").write_text(f"{row}\n" * 60)
+    options = {"header": False, "time": "none", "columns": -1, **SMALL}
+    read = load("csv", path=tmp_path / "rows.csv", **options).series[0].values[0, 0]
+    assert read == float(row.rpartition(",")[2])
+
+
+@pytest.mark.parametrize("mark", ["\u2009", "\u2007", "\u202f", "\u00a0", "’", "'"])
+def test_marks_of_thousands_that_are_advised_are_read(tmp_path, mark):
+    path = tmp_path / "marks.csv"
+    path.write_text("y\n" + f"1{mark}017.5\n" * 60)
+    with pytest.raises(ValueError, match=f"give thousands={re.escape(repr(mark))}|give thousands=.{mark}"):
+        load("csv", path=path, **SMALL)
+    assert load("csv", path=path, thousands=mark, **SMALL).series[0].values[0, 0] == 1017.5
+
+
 @pytest.mark.parametrize("content", [b"PK\3\4rest", b"BZh9rest", b"\xfd7zXZ\0rest", b"\xd0\xcf\x11\xe0rest"])
 def test_archives_and_spreadsheets_are_told_from_text(tmp_path, content):
     (tmp_path / "table.xlsx").write_bytes(content)

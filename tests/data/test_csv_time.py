@@ -415,7 +415,7 @@ def read(*stamps, **options):
     ],
 )
 def test_times_keep_their_offset_or_are_in_utc_where_it_changes(stamps, expected, offset):
-    times, found = read(*stamps)
+    times, found, _ = read(*stamps)
     assert (times == np.array(expected, "datetime64[us]")).all()
     assert found == offset
     for time, stamp in zip(times, stamps, strict=True):
@@ -483,6 +483,23 @@ def test_a_known_step_tells_day_and_month_and_year_from_each_other(form, first, 
     assert (read_numbered_times(digits, known=Step(1.0, "")) == digits).all()
     hours = pd.date_range("2020-01-01", periods=200, freq="h")  # in which no month is a step
     assert (read(*hours.strftime(form + " %H:%M"), known=Step(1, "month"))[0] == hours.to_numpy()).all()
+
+
+@pytest.mark.parametrize(("form", "other"), [("%d/%m/%Y", "%m/%d/%Y"), ("%m/%d/%Y", "%d/%m/%Y")])
+def test_the_form_of_earlier_stamps_tells_day_and_month_from_each_other(form, other):
+    hours = pd.date_range("2020-01-10", periods=200, freq="h")
+    *_, written = read(*hours.strftime(form + " %H:%M"))
+    assert written == form + " %H:%M"
+    known = Step(3_600_000_000, "microsecond", 0, written)
+    of_one_day = pd.date_range("2020-02-05", periods=24, freq="h")
+    times, _, again = read(*of_one_day.strftime(written), known=known)
+    assert (times == of_one_day.to_numpy()).all()
+    assert again == written
+    late = pd.date_range("2020-02-15", periods=24, freq="h")  # no month
+    assert (read(*late.strftime(other + " %H:%M"), known=known)[0] == late.to_numpy()).all()
+    with pytest.raises(RowError, match="day and month may be either way round"):
+        read(*of_one_day.strftime(form + " %H:%M"))
+    assert read("05/05/2020 00:00", "05/05/2020 01:00")[2] == ""  # in either order
 
 
 @settings(deadline=None, max_examples=60)

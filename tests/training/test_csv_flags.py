@@ -188,7 +188,25 @@ def test_rows_without_times_are_introduced_as_equal_steps():
     write("series.csv", ["where,load", *(f"room {k % 3},{load}" for k, load in enumerate(VALUES[:, 1]))])
     printed = introduction(experiment("--data-path", "series.csv", "--csv-time", "none"))
     assert "not used: where" in printed
-    assert "time: no column of time stamps, so rows are taken as equal steps" in printed
+    assert "time: no column is read as time stamps, so rows are taken as equal steps" in printed
+
+
+def test_the_introduction_tells_the_mean_scale_of_several_series_and_what_is_filled_in_which_part():
+    values = {"north": VALUES[:, 0].copy(), "south": VALUES[:, 1].copy()}
+    rows = [f"{time},{name},{of_one[k]}" for name, of_one in values.items() for k, time in enumerate(HOURS)]
+    for row in (10, 85, 86, 190):
+        rows[row] = rows[row].rpartition(",")[0] + ","
+    write("series.csv", ["time,where,load", *rows])
+    lines = introduction(experiment("--data-path", "series.csv", "--csv-series", "where", "--csv-missing", "last"))
+    values["north"][[10, 85, 86]] = values["north"][[9, 84, 84]]
+    mean = np.mean([of_one[:60].mean() for of_one in values.values()])
+    std = np.mean([of_one[:60].std() for of_one in values.values()])
+    assert f"forecast: load ({mean:.4g} ± {std:.3g})\n" in lines
+    assert (
+        "training: 120 rows, 102 windows, values filled in: 1; validation: 40 rows, 22 windows; test: 40 rows, 22 "
+        in lines
+    )
+    assert "windows, values filled in: 3" in lines
 
 
 @pytest.mark.parametrize("flags", ["--split 0.5 0.2 0.3", "--csv-time none", "--no-csv-header", "--csv-missing last"])

@@ -704,16 +704,19 @@ def test_a_training_on_decimals_settles_that_points_of_newer_files_group_no_thou
     few = [f"{10.125 + row:.3f}" for row in range(6)]
     Path("few.csv").write_text("\n".join(["y", *few]))
     flags = ["--forecast", "run", "--data-path", "few.csv", "--no-plots"]
+    asked = "give --csv-thousands . if its point groups thousands, --csv-decimal . if not"
     if whole:
-        assert "'10.125'; give --csv-thousands . if its point groups thousands, --csv-decimal . if not" in refusal(
-            capsys, *flags
-        )
+        assert f"'10.125'; {asked}" in refusal(capsys, *flags)
         flags += ["--csv-decimal", "."]
     forecast(*flags, "--output", "out")
     expected = load_forecaster("run/checkpoints/mse.pt").predict(np.array(few, float)[:, None])
     assert pd.read_csv("out/forecast.csv")["y"].to_numpy() == pytest.approx(expected[:, 0], rel=1e-6)
     grouped = [*flags, "--csv-decimal", ",", "--csv-thousands", ".", "--output", "thousands"]
     forecast(*grouped)
+    assert f"in the training: y ({values['y'][:54].mean():.4g} ± " in capsys.readouterr().out
+    Path("few.csv").write_text("\n".join(["y", *few[:5], "998"]))  # among whole numbers it may group them
+    assert asked in refusal(capsys, "--forecast", "run", "--data-path", "few.csv", "--no-plots")
+    assert asked in refusal(capsys, "--evaluate", "run/checkpoints/mse.pt", "--data-path", "few.csv")
     large = load_forecaster("run/checkpoints/mse.pt").predict(1000 * np.array(few, float)[:, None])
     assert pd.read_csv("thousands/forecast.csv")["y"].to_numpy() == pytest.approx(large[:, 0], rel=1e-6)
 
@@ -854,3 +857,30 @@ def test_checkpoints_that_changed_places_or_forecast_other_variables_are_refused
         forecast("--forecast", first.parent, "--output", "out")
     assert f"{first / 'dilate.pt'} was trained with loss 'mse': has it changed places?" in capsys.readouterr().err
     assert not Path("out/forecast.csv").exists()
+
+
+def test_a_newer_file_is_read_by_the_form_and_the_names_of_the_trainings_times(in_folder, capsys):
+    months = pd.date_range("2005-01-01", periods=160, freq="MS")
+    table = pd.DataFrame({"day": months.strftime("%d/%m/%Y"), "y": np.sin(0.5 * np.arange(160))})
+    table.to_csv("months.csv", index=False)
+    main(parse_args([*flags_of("months.csv", ["y"], ["y"]), "--csv-time", "0", "--output", "run"]))
+    forecaster = load_forecaster("run/checkpoints/mse.pt")
+    days = table[:12].assign(day=pd.date_range("2022-07-01", periods=12).strftime("%d/%m/%Y"))
+    with pytest.raises(ValueError, match="to which no steps of 1 month lead"):
+        forecaster.predict(days)  # the same stamps, read month first, are months
+    days.to_csv("days.csv", index=False)
+    assert "to which no steps of 1 month lead" in refusal(capsys, "--forecast", "run", "--data-path", "days.csv")
+    table.insert(0, "row", np.arange(len(table)))
+    table.to_csv("more.csv", index=False)
+    printed = said(capsys, "--forecast", "run", "--data-path", "more.csv", "--no-plots", "--output", "out")
+    assert "in column 'day', step 1 month" in printed
+    assert pd.read_csv("out/forecast.csv")["day"][0] == "2018-05-01 00:00"
+
+
+def test_a_forecast_of_a_run_that_is_not_finished_says_so(in_folder, capsys):
+    trained(in_folder)
+    capsys.readouterr()
+    assert "not finished" not in said(capsys, "--forecast", "run", "--no-plots", "--output", "first")
+    Path("run/results.csv").unlink()
+    sentence = "run has no results yet: its training is not finished"
+    assert sentence in said(capsys, "--forecast", "run", "--no-plots", "--output", "second")
