@@ -181,7 +181,10 @@ def _one_by_one(experiment: Experiment, folder: RunFolder) -> Iterator[str]:
 def _train_in_new_process(
     args: argparse.Namespace, fingerprint: Fingerprint | None, folder: RunFolder, loss: str, on_epoch, write
 ) -> None:
-    experiment = prepare(args)  # which reads the data again
+    try:
+        experiment = prepare(args)  # which reads the data again
+    except ValueError as problem:
+        raise CheckpointError(f"{args.data_path} changed since the run began: {problem}") from None
     experiment.check_data(fingerprint)
     train_one(experiment, folder, loss, on_epoch=on_epoch, write=write)
 

@@ -448,6 +448,11 @@ def test_a_file_that_changes_while_processes_start_ends_the_run(small, table, mo
     monkeypatch.setattr(program, "compile_kernels", lambda experiment: rewritten(table, "waves.csv", rows=119))
     sentence = refusal(capsys, *flags, "--losses", "mse", "dilate", "--jobs", 2)
     assert "changed since the run began: it has 119 rows in place of 120" in sentence
+    monkeypatch.setattr(
+        program, "compile_kernels", lambda experiment: Path("waves.csv").write_text("sine,other\n1,x\n")
+    )
+    sentence = refusal(capsys, *flags, "--losses", "mse", "dilate", "--jobs", 2)
+    assert "waves.csv changed since the run began: the training part has 0 of the 1 time steps" in sentence
 
 
 def test_evaluate_gives_the_metrics_of_results_csv_and_writes_nothing(small, capsys):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from data.csv_time import (
     RowError,
     Step,
+    are_stamps,
     first_gap,
     formats,
     may_be_stamp,
@@ -148,7 +149,7 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
     levels = [index.get_level_values(k) for k in range(getattr(index, "nlevels", 0))]
     if getattr(table, "ndim", 0) == 2 and hasattr(table, "iloc"):
         others = (table.iloc[:, k].array for k in range(table.shape[1]))
-        levels += [other for other in others if getattr(other.dtype, "kind", "") == "M"]
+        levels += [other for other in others if _are_times(other, step)]
     count = 0 if column is None else list(table.columns).count(column)
     if count > 1:
         raise ValueError(f"history must have one column {column!r} of times, but has {count}.")
@@ -168,6 +169,12 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
         return read_times(cells, known=step)[0]
     except RowError as problem:
         raise ValueError(f"history must hold times in its rows, but row {problem.row} {problem}.") from None
+
+
+def _are_times(column: object, step: Step | None) -> bool:
+    """Whether a column of any name holds dates, or, where the training had times, mostly text that is time stamps."""
+    kind = getattr(column.dtype, "kind", "")
+    return kind == "M" or (kind == "O" and step is not None and are_stamps([str(cell) for cell in column]))
 
 
 def _may_hold_times(level: object, step: Step | None) -> bool:

@@ -213,7 +213,8 @@ def timed(times, how):
     if how in indices:
         return pd.DataFrame({"y": y}, index=indices[how]())
     if how.endswith("of another name"):
-        return pd.DataFrame({"at": times.tz_localize("Etc/GMT-2") if "offset" in how else times, "y": y})
+        at = times.tz_localize("Etc/GMT-2") if "offset" in how else times.map(str) if "text" in how else times
+        return pd.DataFrame({"at": at, "y": y})
     column = {
         "column": times,
         "text": times.map(str),
@@ -226,7 +227,7 @@ def timed(times, how):
 
 HOW = ["column", "text", "day first", "offset", "city", "index", "named index"]
 HOW += ["index of text", "index of objects", "index of periods"]
-HOW += ["column of another name", "offset, of another name"]
+HOW += ["column of another name", "offset, of another name", "text, of another name"]
 
 
 @pytest.mark.parametrize("how", HOW)
