@@ -472,8 +472,9 @@ class _Lines:
                 empty.clear()
                 width = width or len(cells)
                 if len(cells) < width or any(cells[width:]):
-                    place = f"{path}, line {self.number}"
-                    raise ValueError(f"{place} has {len(cells)} cells, but the first row has {width}")
+                    found = f"{path}, line {self.number} has {len(cells)} cells, but the first row has {width}"
+                    mark = f"; give {giving('decimal', ',')} if the comma is a decimal mark"
+                    raise ValueError(found + mark * (width == 1 and delimiter == ","))
                 self.pending.append((self.number, cells[:width]))
                 yield from self._taken()
             self.empty_rows += sum(count > 0 for _, count in empty)

@@ -287,6 +287,11 @@ def read_past(args: argparse.Namespace, trained_on: DataRecord) -> Histories:
     length = trained_on.input_length
     for series in read.series:
         of = "" if series.name is None else f" of series {series.name!r}"
+        if trained_on.series is not None and series.name not in trained_on.series:
+            known = ", ".join(map(repr, trained_on.series))
+            raise ValueError(
+                f"{args.data_path} holds series {series.name!r}, but {args.forecast} knows only {known}."
+            )
         if len(series.values) < length:
             needs = f"{args.forecast} needs at least {length}, the --input-length of its training"
             raise ValueError(f"{args.data_path} has {len(series.values)} rows{of}, but {needs}.")

@@ -926,6 +926,14 @@ def test_empty_rows_at_the_ends_are_left_out_and_counted(tmp_path, values, empty
     assert task.about[0].endswith("no names, utf-8, empty rows left out: 2")
 
 
+def test_a_single_column_of_decimal_commas_is_told_the_flag(tmp_path):
+    (tmp_path / "one.csv").write_text("Last\n" + "12,5\n" * 60)
+    with pytest.raises(
+        ValueError, match="line 2 has 2 cells, but the first row has 1; give decimal=',' if the comma is"
+    ):
+        load("csv", path=tmp_path / "one.csv", **SMALL)
+
+
 def test_blank_lines_between_rows_are_counted(tmp_path, values):
     rows = [f"{a},{b}\n" for a, b in values[:60, :2]]
     path = tmp_path / "blank.csv"

@@ -496,6 +496,9 @@ def test_a_file_shorter_than_the_window_is_told_the_rows_that_it_needs(in_folder
     shops[: 120 + rows].to_csv("short.csv", index=False)
     sentence = refusal(capsys, "--forecast", "shops/checkpoints/mse.pt", "--data-path", "short.csv")
     assert f"short.csv has {rows} rows of series 'south', but shops/checkpoints/mse.pt needs at least 6" in sentence
+    shops.replace({"shop": {"south": "east"}}).to_csv("other.csv", index=False)
+    sentence = refusal(capsys, "--forecast", "shops/checkpoints/mse.pt", "--data-path", "other.csv")
+    assert re.search("other.csv holds series 'east', but shops/checkpoints/mse.pt knows only .*'south'", sentence)
 
 
 @pytest.mark.parametrize(("columns", "targets"), CHOICES)
