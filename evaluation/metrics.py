@@ -3,6 +3,7 @@
 MSE, DTW and TDI are those of Table 1; the Hausdorff distance (Eq. 6) and the ramp score, of Table 2, are in no loss.
 """
 
+import operator
 from contextlib import suppress
 
 import numpy as np
@@ -83,11 +84,12 @@ def hausdorff(
         ``(S,)``, in time steps; nan for a series that holds nan or an infinity.
 
     Raises:
+        TypeError: If ``change_points`` is not a whole number.
         ValueError: If the shapes differ or are not ``(S, k, d)``, k is too short, or the penalty is not positive.
         ModuleNotFoundError: If ruptures is not installed, which is in ``experiments/requirements.txt``.
     """
     prediction, target = _paired(prediction, target)
-    steps = target.shape[1]
+    steps, change_points = target.shape[1], operator.index(change_points)
     if change_points < 1 or steps < 2 * (change_points + 1):
         raise ValueError(
             f"change_points must be at least 1 and leave segments of 2 of the {steps} steps, got {change_points}."

@@ -5,6 +5,7 @@ import numbers
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -206,9 +207,12 @@ def check_lengths(
 def whole_numbers(name: str, numbers: Tensor | Sequence[int]) -> Tensor:
     """Return a tensor of whole numbers, int64, on the device that it has."""
     try:
-        tensor = numbers if isinstance(numbers, Tensor) else torch.as_tensor(numbers, device="cpu")
+        # A copy of an array, whose owner may fill it anew before a second backward pass.
+        tensor = numbers if isinstance(numbers, Tensor) else torch.tensor(numbers, device="cpu")
     except (TypeError, ValueError, RuntimeError) as reason:
         raise TypeError(f"{name} must be a tensor or a sequence of whole numbers, but it is {numbers!r}.") from reason
+    if np.ma.is_masked(numbers):
+        raise TypeError(f"{name} must be whole numbers without a mask, but it is {numbers!r}.")
     if tensor.numel() == 0 and not isinstance(numbers, Tensor):
         tensor = tensor.long()  # torch makes floating-point numbers of nothing
     if tensor.dtype not in _WHOLE:

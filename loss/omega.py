@@ -112,7 +112,8 @@ def penalty(omega: Omega, pairs: Pairs) -> Penalty:
         n, m, _ = pairs.lattice
         if n is None and m is None:
             fixed = type(N) is type(M) is int and not torch.compiler.is_compiling()
-            if fixed and not is_recorded():
+            # A formula of a class of one's own is not kept: it may be equal to another one, and differ.
+            if fixed and not is_recorded() and type(omega) is AsymmetricOmega:
                 if device.type == "cpu":
                     return Penalty(torch.from_numpy(_by_lag_on_cpu(omega, N, M)), None)
                 if device.type == "cuda" and (kept := _by_lag_on_gpu(device, omega, N, M)) is not None:

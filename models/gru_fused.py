@@ -475,7 +475,14 @@ class FusedGRU(nn.GRU):
         weight = self.weight_hh_l0
         plain = self.bias and not self.bidirectional and not (self.dropout and self.training)
         known = weight.is_cpu and weight.dtype in (torch.float32, torch.float64)
-        return plain and known and all(t.is_cpu and t.dtype == weight.dtype and t.numel() for t in tensors)
+        alike = all(t.is_cpu and t.dtype == weight.dtype and t.numel() for t in tensors)
+        return plain and known and alike and self._has_own_sizes()
+
+    def _has_own_sizes(self) -> bool:
+        """Whether all weights have the sizes that this GRU was made with, on which the row loops rely."""
+        H, size = self.hidden_size, self.input_size
+        sizes = [((3 * H, H if layer else size), (3 * H, H), (3 * H,), (3 * H,)) for layer in range(self.num_layers)]
+        return [tuple(tuple(weight.shape) for weight in of_layer) for of_layer in self.all_weights] == sizes
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None

@@ -138,7 +138,11 @@ class DecoderRNN(nn.Module):
         own_head = type(self)._head is DecoderRNN._head and "_head" not in vars(self)
         if isinstance(self.gru, FusedGRU) and own_head and _is_plain_linear(self.fc) and _is_plain_linear(self.out):
             weights = self.fc.weight, self.fc.bias, self.out.weight, self.out.bias
-            if self.gru.fuses(value, hidden, *weights):
+            (units, H), (d, _) = self.fc.weight.shape, self.out.weight.shape
+            expected = (len(value), d), (self.gru.num_layers, len(value), H), (units, H), (units,), (d, units), (d,)
+            fits = tuple(tuple(t.shape) for t in (value, hidden, *weights)) == expected
+            fits = fits and (d, H) == (self.gru.input_size, self.gru.hidden_size)
+            if fits and self.gru.fuses(value, hidden, *weights):
                 return rollout(self.gru, self.fc, self.out, value, hidden, steps)
         cell = self.gru.cell if isinstance(self.gru, GRU) else torch.gru_cell
         return rollout_by_steps(cell, self.gru.all_weights, self._head, value, hidden, steps)

@@ -93,10 +93,14 @@ class TrainSettings:
             value = getattr(self, name)
             if not (value is None and name == "clip_norm") and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a positive number, got {value}.")
+            # Plain numbers, whatever NumPy scalar was given: a checkpoint keeps them, and its reader takes no others.
+            object.__setattr__(self, name, None if value is None else float(value))
         for name in ("epochs", "batch_size") if self.patience is None else ("epochs", "batch_size", "patience"):
             check_count(name, getattr(self, name))
         for name in ("eval_every", "print_every", "seed"):
             check_count(name, getattr(self, name), at_least=0)
+        for name in ("epochs", "batch_size", "eval_every", "print_every", "seed"):
+            object.__setattr__(self, name, int(getattr(self, name)))
         if self.patience is not None and self.eval_every == 0:
             raise ValueError(
                 f"patience={self.patience} needs evaluations on the way, but eval_every=0 has only the last one: "
@@ -374,9 +378,11 @@ def predict(net: nn.Module, dataset: Dataset, batch_size: int = 100) -> tuple[Te
         for number, batch in enumerate(batches(dataset, batch_size)):
             # Whole batches go round the processes, so that every number is that of one process, to the last bit.
             if number % data_parallel.world_size() == data_parallel.rank():
-                predictions.append(net(batch[0].to(like)).cpu())
+                predictions.append(net(batch[0].to(like)).to("cpu", copy=True))
                 _check_shapes(predictions[-1], batch[1])
-            targets.append(batch[1])
+            targets.append(
+                batch[1].to("cpu", copy=True)
+            )  # a network or a dataset may fill one buffer again and again
     finally:
         for module, mode in modes:  # one by one: a part that is frozen may be in evaluation mode for good
             module.training = mode

@@ -129,6 +129,27 @@ def test_a_number_of_any_type_counts_by_its_value_and_leaves_nothing_behind_for_
             torch.testing.assert_close(DilateLoss(0, omega=omega)(x, y), exact)
 
 
+class Tolerant(AsymmetricOmega):
+    """Steps in time cost nothing up to a limit, which is no field of the class."""
+
+    def __init__(self, free):
+        super().__init__()
+        object.__setattr__(self, "free", free)
+
+    def at(self, lag):
+        return super().at(lag) * (abs(lag) > self.free)
+
+
+@pytest.mark.parametrize("free", [0, 1, 3])
+def test_formulas_of_a_class_of_ones_own_are_not_mistaken_for_equal_ones(free):
+    x, y = torch.rand(2, 4, 1), torch.rand(2, 5, 1)
+    near = (torch.arange(4)[:, None] - torch.arange(5)).abs() <= free
+    expected = DilateLoss(0.3, 0.2, omega=written_out(4, 5).masked_fill(near, 0.0))(x, y)
+    criterion = DilateLoss(0.3, 0.2, omega=Tolerant(free))
+    torch.testing.assert_close(criterion(x, y), expected)
+    torch.testing.assert_close(criterion(x, y, [4, 4], [5, 5]), expected)
+
+
 def test_order_does_not_matter_to_a_symmetric_omega_nor_to_the_released_function():
     x, y = (s.requires_grad_() for s in series(4, 6, 6))
     for function in (DilateLoss(omega="absolute"), TangledDilateLoss(), lambda a, b: dilate_loss(a, b)[0]):

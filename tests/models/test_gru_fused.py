@@ -58,6 +58,43 @@ def assert_equal_gradients(ours, theirs, leaves, their_leaves, dtype):
         torch.testing.assert_close(mine, other, **TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "weight_ih_l1"])
+@pytest.mark.parametrize("more", [-7, -1, 1, 3, -20])
+def test_weights_of_other_sizes_are_left_to_torch(name, more):
+    ours, theirs = pair(3, 7, num_layers=2)
+    own = getattr(theirs, name)
+    odd = nn.Parameter(torch.randn(own.shape[0] + more, *own.shape[1:]))
+    x, found = torch.randn(5, 4, 3), []
+    for gru in (theirs, ours):
+        setattr(gru, name, odd)
+        try:
+            found.append(gru(x)[0])
+        except RuntimeError as error:
+            found.append(str(error))
+    assert type(found[0]) is type(found[1])
+    assert found[0] == found[1] if isinstance(found[0], str) else torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("value", "hidden", "change"),
+    [
+        ((4, 1), (1, 6, 7), {}),
+        ((1, 1), (1, 4, 7), {}),
+        ((4, 1), (1, 1, 7), {}),
+        ((4, 1), (1, 4, 8), {}),
+        ((4, 2), (1, 4, 7), {}),
+        ((4, 1), (1, 4, 7), {"out": (2, 5)}),
+        ((4, 1), (1, 4, 7), {"fc": (6, 7)}),
+    ],
+)
+def test_a_rollout_of_sizes_that_do_not_fit_is_refused(value, hidden, change):
+    decoder = DecoderRNN(1, 7, 1, 5, 1, gru="fused")
+    for name, (rows, columns) in change.items():
+        setattr(decoder, name, nn.Linear(columns, rows))
+    with pytest.raises(RuntimeError):
+        decoder.rollout(torch.randn(value), torch.randn(hidden), 3)
+
+
 @given(input_size=SMALL, hidden_size=UNITS, layers=st.integers(1, 3), steps=STEPS, batch=SMALL,
        batch_first=st.booleans(), with_state=st.booleans(), used=st.sampled_from(["output", "h_n", "both"]),
        dtype=DTYPES, seed=st.integers(0, 99))  # fmt: skip

@@ -676,6 +676,50 @@ def test_plain_settings_come_back(parts, tmp_path, value):
     assert str(load_checkpoint(tmp_path / "c.pt")["settings"]["value"]) == str(value)
 
 
+def test_numpy_numbers_as_settings_are_kept_as_plain_ones(parts, tmp_path):
+    given = {"learning_rate": np.float64(0.01), "clip_norm": np.float32(2), "batch_size": np.int64(3)}
+    given |= {"seed": np.uint8(1), "epochs": np.int32(2), "eval_every": np.int64(1)}
+    plain = {name: value.item() for name, value in given.items()}
+    path, settings = tmp_path / "c.pt", TrainSettings(**given)
+    assert all(type(getattr(settings, name)) is type(value) for name, value in plain.items())
+    train(net := fresh_net(), parts, checkpoint=path, **given)
+    train(other := fresh_net(), parts, **plain)
+    assert load_checkpoint(path)["epoch"] == 1
+    for mine, theirs in zip(net.parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+class OneBuffer(torch.utils.data.Dataset):
+    """Targets that are served in one buffer, filled anew for each batch."""
+
+    def __init__(self, inputs, targets):
+        self.inputs, self.targets, self.buffer = inputs, targets, torch.empty_like(targets[:2])
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, indices):
+        return self.inputs[indices], self.buffer.copy_(self.targets[indices])
+
+
+class BufferedNet(nn.Module):
+    """A network that returns the same memory at each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.output = nn.Parameter(torch.ones(())), torch.empty(2, 4, 1)
+
+    def forward(self, x):
+        return self.output.copy_(x[:, -4:] * self.weight)
+
+
+def test_forecasts_and_targets_are_copies_of_what_may_be_filled_anew():
+    inputs, targets = torch.randn(2, 6, 4, 1)
+    prediction, target = predict(BufferedNet(), OneBuffer(inputs, targets), batch_size=2)
+    assert torch.equal(prediction, inputs)
+    assert torch.equal(target, targets)
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 damaged", {"epoch": 3}, NotPlain(), []])
 def test_a_file_that_is_no_checkpoint_is_refused_in_one_sentence(tmp_path, content):
     path = tmp_path / "odd.pt"
