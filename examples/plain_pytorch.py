@@ -10,7 +10,8 @@ Install the loss from the clone with `pip install .`, then run `python examples/
 - Padding: `criterion(prediction, target, prediction_lengths, target_lengths)`. A single step has no loss of its own
   that could be masked or weighted: weight whole series, with `reduction="none"`.
 - Validation: the loss may be negative, and its value depends on gamma. Choose models by a metric that you report.
-- Copies: the criterion can be deep-copied and pickled. The criterion has a state only if gamma or Omega is a tensor.
+- Copies: the criterion can be deep-copied and pickled. The criterion has a state only if gamma or Omega is a tensor,
+  or a cost of one's own a module.
 """
 
 import numpy as np

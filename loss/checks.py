@@ -211,7 +211,7 @@ def whole_numbers(name: str, numbers: Tensor | Sequence[int]) -> Tensor:
         tensor = numbers if isinstance(numbers, Tensor) else torch.tensor(numbers, device="cpu")
     except (TypeError, ValueError, RuntimeError) as reason:
         raise TypeError(f"{name} must be a tensor or a sequence of whole numbers, but it is {numbers!r}.") from reason
-    if np.ma.is_masked(numbers):
+    if isinstance(numbers, np.ndarray) and np.ma.is_masked(numbers):
         raise TypeError(f"{name} must be whole numbers without a mask, but it is {numbers!r}.")
     if tensor.numel() == 0 and not isinstance(numbers, Tensor):
         tensor = tensor.long()  # torch makes floating-point numbers of nothing

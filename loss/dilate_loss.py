@@ -33,6 +33,7 @@ from .kernels.operators import (
     is_exported,
     is_recorded,
     made,
+    once_compiled,
     once_differentiable,
     operator,
     register_sweep,
@@ -416,7 +417,8 @@ def dilate_terms(
     if recorded and not learned:  # the operator itself, whose gradient goes with it
         return DilateTerms(*Dilate.forward(*arguments)[:3])
     run = Dilate.apply if any(arguments[-1][2:]) else Dilate.forward
-    return DilateTerms(*run(*arguments)[:3])
+    terms = run(*arguments)[:3]
+    return DilateTerms(*(map(once_compiled, terms) if compiled else terms))
 
 
 def _terms_in_torch(

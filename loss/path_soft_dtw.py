@@ -14,6 +14,7 @@ With any other matrix in the place of Omega, E_dot is the product of the Hessian
 """
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from . import kernels, soft_dtw
@@ -21,7 +22,7 @@ from .checks import check_gamma
 from .kernels import lattice, reference
 from .kernels.jit import inlined, jit
 from .kernels.lattice import at_block, at_omega, at_q, at_V, cells_of, fill
-from .kernels.operators import Sweep, SweepInBackward, is_exported, registered
+from .kernels.operators import Sweep, SweepInBackward, is_exported, once_compiled, registered
 from .kernels.simd import row_loop
 from .pairs import Lattice, Lengths
 from .soft_dtw import SoftDTW, cell, check_costs, crop, soft_dtw_sweep, uncrop
@@ -182,7 +183,8 @@ def soft_path_of(D: Tensor, gamma: Tensor, pairs: Lattice) -> Tensor:
     n, m, band = pairs
     if not kernels.has_kernels(D.device):
         return reference.soft_path(D, gamma, band, n, m)
-    return SoftPath.apply(D, gamma, n, m, band)
+    path = SoftPath.apply(D, gamma, n, m, band)
+    return once_compiled(path) if torch.compiler.is_compiling() else path
 
 
 def soft_path(

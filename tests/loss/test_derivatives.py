@@ -26,6 +26,7 @@ from loss import (
     ctc_alignment,
     ctc_loss,
     dilate_of_costs,
+    pairwise_distances,
     soft_dtw,
     soft_path,
 )
@@ -706,3 +707,35 @@ def test_a_derivative_that_the_forward_pass_did_not_make_is_an_error(of, batch):
     for by in inputs:
         with pytest.raises(RuntimeError, match="the forward pass did not make"):
             torch.autograd.grad(function.apply(*arguments)[0].sum(), by)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, "is_exporting"), reason="an older torch takes the formulas, or compiles no soft_path"
+)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, y, omega: DilateLoss(0.3, 0.3, omega=omega)(x.square(), y),
+        lambda x, y, omega: DilateLoss(0.3, 0.3, omega=omega)(x, y),
+        lambda x, y, omega: DilateLoss(0.3, 0.3)(x.square(), y),
+        lambda x, y, omega: (soft_path(pairwise_distances(x, y), 0.3) * omega).sum(),
+        lambda x, y, omega: soft_path(pairwise_distances(x, y), 0.3).square().sum(),
+    ],
+    ids=["learned Omega", "of a leaf", "fixed Omega", "path", "square of a path"],
+)
+def test_where_the_backend_leaves_derivatives_to_autograd_a_second_one_is_refused(function):
+    x, y, omega = torch.randn(2, 4, 2), torch.randn(2, 5, 2), torch.rand(4, 5, requires_grad=True)
+    torch._dynamo.reset()
+    compiled, found = torch.compile(lambda x, omega: function(x, y, omega), backend="eager"), []
+    for run in (compiled, lambda x, omega: function(x, y, omega)):
+        leaf = x.clone().requires_grad_()
+        value = run(leaf, omega)
+        found.append((value, *torch.autograd.grad(value, (leaf, omega), allow_unused=True)))
+    for mine, expected in zip(*found, strict=True):
+        assert (mine is None) == (expected is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, expected)
+    leaf = x.clone().requires_grad_()
+    with pytest.raises(NotImplementedError, match=r"A (recorded|compiled) loss .*cannot be differentiated twice"):
+        torch.autograd.grad(compiled(leaf, omega), leaf, create_graph=True)
