@@ -151,7 +151,7 @@ def load_csv(
     scalings = (None, None)
     if read.roles.series is None:
         scalings = (all_series[0].input_scaling, all_series[0].target_scaling)
-    scales = _scales([one.values[: one.ends[0], target_columns] for one in all_series])
+    scales = _scales([one.values[: one.ends[0]] for one in all_series])
     about = (*_about_file(read, scales), "; ".join(_about_parts(all_series, joined)))
     found = fingerprint(filled, (target_columns, [(one.name, len(one.values)) for one in all_series]))
     return ForecastData("csv", *joined, *scalings, found, names, read.target_columns, tuple(all_series), about)
@@ -184,7 +184,7 @@ class Histories:
     @property
     def about(self) -> tuple[str, ...]:
         """Lines that say what was read."""
-        return tuple(_about_file(self, _scales([one.values[:, list(self.target_columns)] for one in self.series])))
+        return tuple(_about_file(self, _scales([one.values for one in self.series])))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -532,7 +532,7 @@ def _scales(of_series: Sequence[np.ndarray]) -> Iterator[str]:
 
 
 def _about_file(read: Histories, scales: Iterable[str]) -> Iterator[str]:
-    """Yield what was read, line by line, with what is known of the scale of each target."""
+    """Yield what was read, line by line, with the scale of each observed column."""
     table, roles, chosen = read.table, read.roles, read.chosen
     head = f"names in {table.header}" if table.header else "no names"
     marks = "" if table.notation.is_plain else f", decimal mark {table.notation.decimal!r}"
@@ -544,9 +544,13 @@ def _about_file(read: Histories, scales: Iterable[str]) -> Iterator[str]:
     yield f"file: {table.path}, {len(table.lines):,} rows, {form}"
     names = [name or "(no name)" for name in table.names]
     rest = [name for position, name in enumerate(names) if position not in (*chosen, *roles.all)]
-    targets = [names[chosen[place]] + scale for place, scale in zip(read.target_columns, scales, strict=True)]
+    scaled = [names[position] + scale for position, scale in zip(chosen, scales, strict=True)]
+    observed = [
+        names[position] if place in read.target_columns else scaled[place] for place, position in enumerate(chosen)
+    ]
+    targets = [scaled[place] for place in read.target_columns]
     left_out = f"; not used: {listing(rest)}" if rest else ""
-    yield f"observed: {listing([names[position] for position in chosen])}; forecast: {listing(targets)}{left_out}"
+    yield f"observed: {listing(observed)}; forecast: {listing(targets)}{left_out}"
     yield from _about_rows(read)
 
 

@@ -271,8 +271,8 @@ class Table:
         return f"{self.path}, line {self.lines[row]}, column {column.name!r}"
 
     def have_points(self, positions: Sequence[int]) -> bool:
-        """Whether the decimal mark of these columns of numbers is a point that stands in them."""
-        return self.notation.decimal == "." and any(self.columns[position].first_group for position in positions)
+        """Whether the decimal mark of these columns of numbers is a point that stands in each of them."""
+        return self.notation.decimal == "." and all(self.columns[position].first_group for position in positions)
 
     def numbers(
         self, positions: Sequence[int], may_miss: bool = False, mend: str = FILL_FIRST, chosen_by: str = "columns"

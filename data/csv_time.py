@@ -105,8 +105,9 @@ def read_times(
         found = repr(cells[row].decode()) if cells[row] else "nothing"
         like = f"like {first!r} in the first row" if row else "such as 2016-07-01 12:00, of hours from 00:00 to 23:59"
         raise RowError(row, f"holds {found}, which is no time stamp {like}")
-    if known and known.form in readable:
-        readable = {known.form: readable[known.form]}
+    if known:
+        alike = {way: times for way, times in readable.items() if _order(way) == _order(known.form)}
+        readable = alike or readable
     times = _only_plausible(list(readable.values()), rows, known)
     if times is None:
         parts = "day and month may be either way round"
@@ -121,6 +122,11 @@ def read_times(
     hours, minutes = divmod(int(abs(offsets[0])), 60)
     offset = f"{'-' if offsets[0] < 0 else '+'}{hours:02d}:{minutes:02d}"
     return times + np.timedelta64(int(offsets[0]), "m"), offset, form
+
+
+def _order(form: str) -> list[str]:
+    """Return in which order day, month and year stand."""
+    return re.findall("%[dmy]", re.split("%[HI]", form)[0].lower())
 
 
 def _only_plausible(
@@ -278,6 +284,8 @@ def steps_of(times: np.ndarray, known: Step | None = None, series: str | None = 
     if not unit:
         whole = ticks[-1] - ticks[0]
         size = whole / max(1, np.rint(whole / size))  # without the rounding errors of a single one
+    if known and len(times) > 1 and abs(size - known.size) > 1e-4 * known.size:
+        raise RowError(1, f"holds {shown(times[1])} after {shown(times[0])}, which is no step of {known}")
     exact = (ticks - ticks[0]) / size
     positions = np.rint(exact).astype(np.int64)
     step = Step(int(size) if unit else float(size), unit, day)

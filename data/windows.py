@@ -180,7 +180,7 @@ class History:
         time_column: Name of the column of its times, likewise.
         offset: How far its times are ahead of UTC, such as "+02:00"; "" where the file does not say.
         series_column: Name of the column of the names of series; None where a file holds one series only.
-        has_points: Whether its numbers have decimal points.
+        has_points: Whether the numbers of each column have decimal points.
         filled: Which values were missing and are filled in, bool (rows, d); None where none was.
     """
 

@@ -36,7 +36,7 @@ class DataRecord:
         time_column: Name of the column of time stamps; None where there was none.
         series_column: Name of the column of the names of series; None where there was none.
         steps: Name of each series with time stamps, None for the only one -> the numbers of its `Step`.
-        has_points: Whether the file's numbers have decimal points.
+        has_points: Whether the numbers of each column have decimal points.
     """
 
     input_length: int

@@ -317,13 +317,13 @@ def mostly_filled(args: argparse.Namespace, trained_on: DataRecord, past: Sequen
 
 
 def beside_training(args: argparse.Namespace, trained_on: DataRecord, series: Sequence[History]) -> list[str]:
-    """Lines that set a file beside that of the training: the scale of the targets there, and its unknown times."""
+    """Lines that set a file beside that of the training: the scale of the columns there, and its unknown times."""
     scalings = [trained_on.scaling_of(one.name) for one in series]
     lines = []
     if None not in scalings:
         mean, std = (np.mean([getattr(one, name).numpy() for one in scalings], axis=0) for name in ("mean", "std"))
-        places = zip(trained_on.targets, trained_on.target_positions, strict=True)
-        scales = ", ".join(f"{name} ({mean[place]:.4g} ± {std[place]:.3g})" for name, place in places)
+        columns = enumerate(trained_on.columns)
+        scales = ", ".join(f"{name} ({mean[place]:.4g} ± {std[place]:.3g})" for place, name in columns)
         lines.append(f"in the training: {scales}")
     if trained_on.steps and series[0].times is None:
         steps = ", ".join(sorted({str(step) for step in trained_on.known_steps.values()}))

@@ -172,18 +172,22 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
 
 
 def _are_times(column: object, step: Step | None) -> bool:
-    """Whether a column of any name holds dates, or, where the training had times, mostly text that is time stamps."""
+    """Whether a column of any name holds dates, periods, or text that is, or where the training had times may be."""
     kind = getattr(column.dtype, "kind", "")
-    return kind == "M" or (kind == "O" and step is not None and are_stamps([str(cell) for cell in column]))
+    if kind != "O" or hasattr(column, "to_timestamp"):
+        return kind == "M" or hasattr(column, "to_timestamp")
+    texts = [str(cell).strip() for cell in column]
+    if step is None:  # only their order is checked, which takes no guess where the year comes first
+        return bool(texts) and len(formats(texts[0])) == 1 and are_stamps(texts)
+    return are_stamps(texts) or all(map(may_be_stamp, texts))
 
 
 def _may_hold_times(level: object, step: Step | None) -> bool:
     """Whether a level of an index holds dates, or, where the training had times, text or objects that may be some."""
     kind = getattr(level.dtype, "kind", "")
     if kind == "O" and not hasattr(level, "to_timestamp"):
-        return step is not None and any(
-            formats(text) or may_be_stamp(text) for text in (str(k).strip() for k in level)
-        )
+        texts = [str(k).strip() for k in level]
+        return _are_times(level, step) or (step is not None and any(formats(t) or may_be_stamp(t) for t in texts))
     return kind == "M" or hasattr(level, "to_timestamp")
 
 

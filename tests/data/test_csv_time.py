@@ -495,6 +495,10 @@ def test_the_form_of_earlier_stamps_tells_day_and_month_from_each_other(form, ot
     times, _, again = read(*of_one_day.strftime(written), known=known)
     assert (times == of_one_day.to_numpy()).all()
     assert again == written
+    for alike in (form.replace("/", ".") + " %H:%M", form + " %H:%M:%S", form + " %I:%M %p", form.replace("Y", "y")):
+        stamps = of_one_day if "%H" in alike or "%I" in alike else pd.date_range("2020-02-05", periods=5)
+        step = known if len(stamps) == 24 else Step(86_400_000_000, "microsecond", 0, written)
+        assert (read(*stamps.strftime(alike), known=step)[0] == stamps.to_numpy()).all()
     late = pd.date_range("2020-02-15", periods=24, freq="h")  # no month
     assert (read(*late.strftime(other + " %H:%M"), known=known)[0] == late.to_numpy()).all()
     with pytest.raises(RowError, match="day and month may be either way round"):
@@ -588,6 +592,16 @@ def test_a_week_without_a_weekend_is_of_working_days_where_they_are_known(lost):
     step, positions = steps_of(times, Step(1, "working day"))
     assert (positions == np.delete(np.arange(5), lost)).all()
     assert shown(times_at(times[0], step, positions[-1:] + 1)[0]) == "2020-02-10 00:00"
+
+
+@pytest.mark.parametrize("size", [9, 11, 11.5, 9.99, 5])
+@pytest.mark.parametrize("rows", [2, 4, 12])
+def test_numbered_times_of_another_step_than_the_known_one_are_refused(size, rows):
+    with pytest.raises(RowError, match=r"which is no (step|whole number of steps) of 10"):
+        steps_of(size * np.arange(rows), Step(10.0, ""))
+    step, positions = steps_of(10 * np.arange(rows) + 1e-7, Step(10.0, ""))
+    assert (positions == np.arange(rows)).all()
+    assert step.size == pytest.approx(10)
 
 
 @pytest.mark.parametrize("time", [1467331200.0, 1467331200000.0, 1467331200000001.0, 20.0, 0.1 + 0.2])

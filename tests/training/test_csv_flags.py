@@ -191,6 +191,13 @@ def test_rows_without_times_are_introduced_as_equal_steps():
     assert "time: no column is read as time stamps, so rows are taken as equal steps" in printed
 
 
+def test_the_introduction_tells_the_scale_of_each_observed_column():
+    write("series.csv", plain())
+    lines = introduction(experiment("--data-path", "series.csv", "--csv-columns", "all", "--csv-targets", "load"))
+    scales = [f"({mean:.4g} ± {std:.3g})" for mean, std in zip(VALUES[:60].mean(0), VALUES[:60].std(0), strict=True)]
+    assert f"observed: height {scales[0]}, load; forecast: load {scales[1]}\n" in lines
+
+
 def test_the_introduction_tells_the_mean_scale_of_several_series_and_what_is_filled_in_which_part():
     values = {"north": VALUES[:, 0].copy(), "south": VALUES[:, 1].copy()}
     rows = [f"{time},{name},{of_one[k]}" for name, of_one in values.items() for k, time in enumerate(HOURS)]

@@ -888,3 +888,36 @@ def test_a_forecast_of_a_run_that_is_not_finished_says_so(in_folder, capsys):
     Path("run/results.csv").unlink()
     sentence = "run has no results yet: its training is not finished"
     assert sentence in said(capsys, "--forecast", "run", "--no-plots", "--output", "second")
+
+
+@pytest.mark.parametrize("where", ["column", "index"])
+@pytest.mark.parametrize("form", ["%Y-%m-%d %H:%M", "%Y/%m/%d %H:%M"])
+def test_dates_as_text_tell_the_order_also_after_a_training_without_times(where, form):
+    forecaster, texts = forecaster_of(), HOURS.strftime(form)
+    table = pd.DataFrame({"at": texts, "y": np.sin(np.arange(20))})
+    table = table.set_index("at") if where == "index" else table
+    assert (forecaster.predict(table) == forecaster.predict(table[["y"]].to_numpy())).all()
+    with pytest.raises(ValueError, match="history must be sorted by time"):
+        forecaster.predict(table[::-1])
+
+
+def test_dates_of_any_form_and_periods_are_not_passed_over_after_a_training_with_times():
+    forecaster, y = forecaster_of(**OF_HOURS), np.sin(np.arange(20))
+    with pytest.raises(ValueError, match="which is no time stamp"):
+        forecaster.predict(pd.DataFrame({"at": HOURS.strftime("%b %d, %Y %H:%M"), "y": y}))
+    with pytest.raises(ValueError, match="history must be sorted by time"):
+        forecaster.predict(pd.DataFrame({"at": HOURS.to_period("h"), "y": y})[::-1])
+
+
+def test_a_column_that_had_no_points_in_the_training_is_asked_about_its_points(in_folder, capsys):
+    rng = np.random.default_rng(0)
+    numbers = pd.DataFrame({"a": rng.integers(1001, 9998, 90), "y": rng.normal(50, 2, 90).round(2)})
+    numbers.to_csv("all.csv", sep=";", index=False)
+    main(parse_args([*flags_of("all.csv", ["a", "y"], ["y"]), "--output", "run"]))
+    newer = numbers.assign(a=[f"{a:,}".replace(",", ".") for a in numbers["a"]])
+    newer.to_csv("newer.csv", sep=";", index=False)
+    for mode in ("--forecast", "--evaluate"):
+        flags = [mode, "run/checkpoints/mse.pt", "--data-path", "newer.csv"]
+        assert "give --csv-thousands . if its point groups thousands" in refusal(capsys, *flags)
+    printed = said(capsys, "--forecast", "run", "--data-path", "all.csv", "--no-plots", "--output", "out")
+    assert f"in the training: a ({numbers['a'][:54].mean():.4g} ± " in printed
