@@ -249,7 +249,7 @@ def read_histories(
     groups = _rows_of_series(table, roles.series)
     steps = steps or {}
     times, offset, written = _times(table, roles.time, groups[0][1], steps.get(groups[0][0]))
-    columns_of = [None if role is None else table.names[role] for role in (roles.time, roles.series)]
+    time_column, series_column = (None if role is None else table.names[role] for role in (roles.time, roles.series))
 
     histories = []
     for name, rows in groups:
@@ -261,9 +261,9 @@ def read_histories(
             row = np.arange(len(values))[rows][problem.row]
             zone = "; these times are in UTC, since their offsets may change" if offset == "+00:00" else ""
             raise ValueError(f"{table.place(row, table.columns[column])} {problem}{zone}") from None
-        form = (columns_of[0], offset, columns_of[1], table.have_points(chosen))
+        about_file = (time_column, offset, series_column, table.have_points(chosen))
         step = step and step._replace(form=written)
-        histories.append(History(name, full, own_times, step, *form, filled))
+        histories.append(History(name, full, own_times, step, *about_file, filled))
     missing_rows = sum(len(history.values) for history in histories) - len(values)
     filled = (missing_rows, count_missing, missing)
     return Histories(table, roles, chosen, tuple(target_columns), tuple(histories), *filled)

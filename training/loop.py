@@ -380,9 +380,7 @@ def predict(net: nn.Module, dataset: Dataset, batch_size: int = 100) -> tuple[Te
             if number % data_parallel.world_size() == data_parallel.rank():
                 predictions.append(net(batch[0].to(like)).to("cpu", copy=True))
                 _check_shapes(predictions[-1], batch[1])
-            targets.append(
-                batch[1].to("cpu", copy=True)
-            )  # a network or a dataset may fill one buffer again and again
+            targets.append(batch[1].to("cpu", copy=True))  # networks and datasets may fill one buffer again and again
     finally:
         for module, mode in modes:  # one by one: a part that is frozen may be in evaluation mode for good
             module.training = mode
