@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import numba
 import torch
 from torch import Tensor
 
@@ -32,6 +33,15 @@ def parser(description: str, seconds: float | None = None, per: str = "size", or
         made.add_argument("--original", type=Path, metavar="FOLDER", required=required, help=help_text)
     made.add_argument("--output", type=Path, default=RESULTS, metavar="FOLDER", help="default: %(default)s")
     return made
+
+
+def use_threads(number: int) -> None:
+    """Let torch and numba's parallel loops, in which tslearn and dDTW work, use so many threads.
+
+    Numba goes first: it launches its threads once, by OpenMP, and thereby sets torch's number to that of all cores.
+    """
+    numba.set_num_threads(min(number, numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(number)
 
 
 def machine() -> str:

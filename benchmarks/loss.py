@@ -17,7 +17,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.common import Row, alternate, machine, parser, plot_lines, relative_error, show, write_csv
+from benchmarks.common import (
+    Row,
+    alternate,
+    machine,
+    parser,
+    plot_lines,
+    relative_error,
+    show,
+    use_threads,
+    write_csv,
+)
 from benchmarks.contenders import KINDS, Loss, contenders, plain_loss, run
 from benchmarks.memory import bytes_of_call
 
@@ -115,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     command_line.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
     args = command_line.parse_args(arguments)
     if args.threads:
-        torch.set_num_threads(args.threads)
+        use_threads(args.threads)
     origin, rows = machine(), []
     print(origin)
     for kind in KINDS:

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.common import use_threads
 from benchmarks.contenders import KINDS, contenders, run
 from loss.kernels import cpu
 
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
     args = parser.parse_args()
     if args.threads:
-        torch.set_num_threads(args.threads)
+        use_threads(args.threads)
     loss = contenders(args.kind, args.original)[args.contender]
     x, y = torch.randn(2, args.batch, args.horizon, 1)
     run(args.kind, loss, x, y)

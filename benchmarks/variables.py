@@ -18,7 +18,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.common import Row, alternate, loss_and_gradient, machine, parser, relative_error, show, write_csv
+from benchmarks.common import (
+    Row,
+    alternate,
+    loss_and_gradient,
+    machine,
+    parser,
+    relative_error,
+    show,
+    use_threads,
+    write_csv,
+)
 from benchmarks.contenders import ALPHA, GAMMA, peers
 from loss import DilateLoss, SoftDTWLoss, dilate_of_costs, soft_dtw
 from loss.kernels import reference
@@ -120,7 +130,7 @@ def rows_of(times: dict[tuple[str, str], float], wrong: dict[tuple[str, str], fl
 def main(arguments: list[str] | None = None) -> None:
     """Run, print, and write results/variables.csv."""
     args = parser(__doc__, seconds=6, per="size").parse_args(arguments)
-    torch.set_num_threads(1)
+    use_threads(1)
     origin, rows = machine(), []
     print(origin)
     for size in [*SIZES, *VARIANTS]:

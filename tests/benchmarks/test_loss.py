@@ -2,6 +2,7 @@
 
 import csv
 import math
+import subprocess
 import sys
 
 import pytest
@@ -115,3 +116,15 @@ def test_memory_of_plain_pytorch_and_of_a_clone(clone):
 def test_a_contender_that_fails_says_so():
     with pytest.raises(RuntimeError, match=r"nobody fails at \(2, 5\)"):
         memory.bytes_of_call("dilate", "nobody", 2, 5)
+
+
+@pytest.mark.slow
+def test_a_peer_in_numba_leaves_torch_its_number_of_threads():
+    program = (
+        "import torch; from benchmarks.common import loss_and_gradient, use_threads\n"
+        "from benchmarks.contenders import contenders\n"
+        "use_threads(1); print(torch.get_num_threads())  # torch settles its number when it is first asked\n"
+        "loss_and_gradient(contenders('shape')['tslearn'], *torch.randn(2, 2, 5, 1)); print(torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=memory.ROOT, capture_output=True, text=True)
+    assert [line for line in done.stdout.splitlines() if line.isdecimal()] == ["1", "1"], done.stderr
