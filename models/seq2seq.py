@@ -1,5 +1,6 @@
 """The GRU encoder-decoder of the paper's section 4.1, with the parameter names of the released weights."""
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -191,8 +192,8 @@ class Net_GRU(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.target_length = target_length
-        # A buffer follows the parameters' device; outside of the state_dict, released weights still load.
-        self.register_buffer("output_columns", torch.tensor(list(columns)), persistent=False)
+        # Not a buffer: one outside of the state_dict, whose names are the released code's, has no values on meta.
+        self.output_columns = tuple(map(operator.index, columns))
         if device is not None:
             self.to(device)
 
@@ -206,7 +207,8 @@ class Net_GRU(nn.Module):
             expected = f"(batch, N_input, {self.encoder.input_size})"
             raise ValueError(f"Net_GRU expects an input of shape {expected}, got {tuple(x.shape)}.")
         _, hidden = self.encoder(x)
-        last_observed = x[:, -1].index_select(1, self.output_columns)
+        observed = x[:, -1].unbind(1)
+        last_observed = torch.stack([observed[column] for column in self.output_columns], dim=1)
         return self.decoder.rollout(last_observed, hidden, self.target_length)
 
 

@@ -668,7 +668,7 @@ def test_the_decoder_starts_from_the_column_that_it_forecasts(small):
     def first_input(columns):
         args = parse_args([*small, "--csv-columns", *columns, "--csv-targets", "sine"])
         net = prepare(args).network()
-        return net.output_columns.tolist()
+        return list(net.output_columns)
 
     assert first_input(["other", "sine"]) == [1]
     assert first_input(["sine", "other"]) == [0]

@@ -136,7 +136,7 @@ def test_gradients_equal_those_of_a_loop_of_one_step_gru_calls(gru):
 def forecast_by_calls(net, x):
     """The forecast by one call of the decoder for each step."""
     _, hidden = net.encoder(x)
-    value, forecasts = x[:, -1:, net.output_columns], []
+    value, forecasts = x[:, -1:, list(net.output_columns)], []
     for _ in range(net.target_length):
         value, hidden = net.decoder(value, hidden)
         forecasts.append(value)
@@ -275,6 +275,19 @@ def test_output_columns_are_no_part_of_the_weights():
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("gru", sorted(GRUS))
+def test_a_network_made_without_memory_forecasts_once_weights_are_assigned(name, gru):
+    sizes = {"input_length": 6, "horizon": 4, "input_size": 3, "output_size": 2, "hidden_size": 8, "gru": gru}
+    net, x = build_model(name, **sizes, output_columns=[2, 0]), torch.randn(5, 6, 3)
+    with torch.device("meta"):
+        assigned, filled = (build_model(name, **sizes, output_columns=[2, 0]) for _ in range(2))
+    assigned.load_state_dict(net.state_dict(), assign=True)
+    filled.to_empty(device="cpu").load_state_dict(net.state_dict())
+    for other in (assigned, filled):
+        torch.testing.assert_close(other(x), net(x))
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
 def test_a_partial_batch_gives_the_same_forecasts(name):
     torch.manual_seed(0)
     net = build_model(name, input_length=20, horizon=20)
@@ -310,7 +323,7 @@ def test_the_device_argument_moves_the_network():
     encoder, decoder = EncoderRNN(1, 8, 1), DecoderRNN(1, 8, 1, 16, 1)
     net = Net_GRU(encoder, decoder, 4, torch.device("meta"))
     assert net.decoder.out.weight.is_meta
-    assert net.output_columns.is_meta
+    assert net(torch.empty(2, 6, 1, device="meta")).shape == (2, 4, 1)
 
 
 def test_mlp_is_linear_relu_linear():
