@@ -201,7 +201,7 @@ def check_lengths(
 
     inside = (lengths >= shortest) & (lengths <= longest)
     raise_unless(inside, error, f"{name} must lie between {shortest} and {longest}.")
-    return lengths.to(device)
+    return lengths.to(device, copy=True)  # for the same reason, see whole_numbers
 
 
 def whole_numbers(name: str, numbers: Tensor | Sequence[int]) -> Tensor:
