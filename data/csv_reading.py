@@ -371,12 +371,15 @@ def existing_file(path: str | Path, what: str) -> Path:
     Raises:
         FileNotFoundError: Nothing is there.
         IsADirectoryError: The path is a folder.
+        ValueError: It is a pipe.
     """
     path = Path(path).expanduser()
     if path.is_dir():
         raise IsADirectoryError(f"{what} must be a file, but {path} is a folder")
     if not path.exists():
         raise FileNotFoundError(f"{what} was looked for at {path}, but there is no such file")
+    if not path.is_file():  # which is read from its beginning several times
+        raise ValueError(f"{what} must be a file, but {path} is a pipe or a device: save what comes from it")
     return path
 
 
@@ -520,7 +523,7 @@ def _delimiter(lines: list[str], path: Path, notation: Notation, header: bool | 
         widths = {len(row) for row in rows}
         if len(widths) == 1 and widths != {1}:
             cut = any(_CUT.search(",".join(pair)) for pair in pairwise(rows[0])) and header is False
-            if candidate == "," and notation.given is None and (cut or _is_in_last_name(lines, rows)):
+            if candidate == "," and notation.given is None and (cut or _is_in_name(lines, rows)):
                 either = f"give {giving('decimal', ',')} if it is the decimal mark, {giving('delimiter', ',')} if not"
                 raise ValueError(f"{path}: ',' may cut cells or be a mark in {lines[0].strip()!r}; {either}")
             return candidate
@@ -533,11 +536,14 @@ def _delimiter(lines: list[str], path: Path, notation: Notation, header: bool | 
     return next((mark for mark in "\t;,|" if mark in candidates and mark in lines[0]), candidates[-1])
 
 
-def _is_in_last_name(lines: list[str], rows: list[list[str]]) -> bool:
-    """Whether the last comma of the first row may belong to a name, as in "time,load, kW" above 2025-01-01,12,5."""
-    only_space = re.fullmatch(r'([^",]*,(?!\s))*[^",]*,\s[^",]*', lines[0].rstrip()) is not None
-    spaced = only_space and not any(", " in line for line in lines[1:])
-    return spaced and all(_CUT.search(",".join(row[-2:])) for row in rows[1:])
+def _is_in_name(lines: list[str], rows: list[list[str]]) -> bool:
+    """Whether a comma of the first row may belong to a name, as in "time,load, kW" above 2025-01-01,12,5."""
+    names = lines[0].split(",")
+    spaced = [place for place, name in enumerate(names) if place and name[:1].isspace()]
+    some = len(spaced) < len(names) - 1 or len(names) == 2
+    if '"' in lines[0] or not some or any(", " in line for line in lines[1:]):
+        return False
+    return any(all(_CUT.search(",".join(row[place - 1 : place + 1])) for row in rows[1:]) for place in spaced)
 
 
 # ------------------------------------------------------------------------------------------------- names
@@ -617,7 +623,10 @@ def read_table(
         raise ValueError(f"{called('delimiter')} must be one character, given {delimiter!r}")
     notation = notation or Notation()
     with _open_table(path, encoding) as text:
-        opening = list(islice(text, _SAMPLE_LINES))
+        opening, others = [], 0
+        while others < _SAMPLE_LINES and (line := next(text, "")):
+            opening.append(line)
+            others += not (line[0] == "#" and _is_comment(line, delimiter))
         if any("\0" in line for line in opening):
             unmarked = f"give its encoding, such as {giving('encoding', 'utf-16-le')}"
             raise ValueError(f"{path} holds zero bytes, so it is no text in UTF-8; {unmarked}")

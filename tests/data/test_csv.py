@@ -1,5 +1,6 @@
 import csv
 import gzip
+import os
 import re
 from itertools import product
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_inputs_can_be_brought_back_too(file, values):
 def test_a_constant_column_becomes_zero_instead_of_not_a_number(tmp_path, constant):
     (tmp_path / "constant.csv").write_text(f"x\n{constant}\n" + f"{constant}\n" * 99)
     task = load("csv", path=tmp_path / "constant.csv", **SMALL)
-    assert task.target_scaling.std.item() == 1
+    assert task.target_scaling.std.item() == 0
     torch.testing.assert_close(task.test.targets, torch.zeros_like(task.test.targets))
 
 
@@ -259,6 +260,39 @@ def test_commas_that_may_be_marks_in_numbers_are_asked_about_where_no_names_conf
         assert load("csv", path=path, delimiter=",", **options).input_size == 1
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "cut"),
+    [
+        ("time,load, kW", "{time},{load},{deci}", True),
+        ("time,load, kW,state", "{time},{load},{deci},ok", True),
+        ("time,air, C,load, kW", "{time},12,5,{load},{deci}", True),
+        ("load, kW,time", "{load},{deci},{time}", True),
+        ("time, load, kW", "{time}, {load}, {deci}", False),
+        ("time, load, kW", "{time},{load},{deci}", False),
+        ("time,load,kW,state", "{time},{load},{deci},ok", False),
+        ("time,load, state", "{time},{load},ok", False),
+        ('time,"load, kW",state', "{time},{load}.{deci},ok", False),
+    ],
+)
+def test_a_comma_that_may_belong_to_a_name_is_asked_about_wherever_it_is(tmp_path, header, row, cut):
+    times = pd.date_range("2025-01-01", periods=60, freq="h")
+    rows = [row.format(time=time, load=460 + step % 7, deci=step % 10) for step, time in enumerate(times)]
+    (tmp_path / "units.csv").write_text("\n".join([header, *rows]))
+    if cut:
+        with pytest.raises(ValueError, match=r"',' may cut cells or be a mark in '.*'; give decimal=',' if it is"):
+            load("csv", path=tmp_path / "units.csv", **SMALL)
+    else:
+        assert load("csv", path=tmp_path / "units.csv", **SMALL).input_size == 1
+
+
+@pytest.mark.parametrize("comments", [99, 100, 101, 250])
+def test_any_number_of_comments_may_stand_above_the_names(tmp_path, values, comments):
+    (tmp_path / "said.csv").write_text("# about the station\n" * comments + dated(values))
+    task = load("csv", path=tmp_path / "said.csv", **SMALL)
+    np.testing.assert_array_equal(task.series[0].values[:, 0], values[:, 2])
+    assert f"comment lines: {comments}" in task.about[0]
+
+
 def test_points_in_all_cells_tell_that_a_comma_cuts_them(tmp_path, values):
     np.savetxt(tmp_path / "plain.csv", values, delimiter=",")
     read = load("csv", path=tmp_path / "plain.csv", header=False, columns="all", time="none", **SMALL)
@@ -412,6 +446,13 @@ def test_a_header_without_rows_is_refused(tmp_path):
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"the CSV file was looked for at .*absent\.csv, but there is no"):
         load("csv", path=tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize("dataset", ["csv", "traffic"])
+def test_a_pipe_which_can_be_read_only_once_is_refused(tmp_path, dataset):
+    os.mkfifo(tmp_path / "traffic.csv")
+    with pytest.raises(ValueError, match=r"must be a file, but .*traffic\.csv is a pipe or a device"):
+        load(dataset, path=tmp_path / "traffic.csv")
 
 
 def test_a_folder_instead_of_a_file_is_refused(tmp_path):
