@@ -321,7 +321,7 @@ def draw(
     plot_learning_curves(flattened(histories), path, show=args.show, units="in scaled units" if scaled else "")
     first, shown = samples[0], {"show": args.show, "name": titles[0], "variable": variable}
     if (scaling := units.scaling_of(data, first)) is not None:
-        shown |= {"mean": float(scaling.mean.flatten()[variable]), "std": float(scaling.std.flatten()[variable])}
+        shown |= {"mean": float(scaling.mean.flatten()[variable]), "std": float(scaling.divisor.flatten()[variable])}
     for loss, forecast in forecasts.items():
         path = folder.figures / f"alignment_{loss}.png"
         plot_alignment(

@@ -50,7 +50,7 @@ from .windows import (
     split_points,
 )
 
-__all__ = ["existing_file", "load_csv", "open_text", "read_histories"]
+__all__ = ["existing_file", "load_csv", "open_text", "read_histories", "shown_scale"]
 
 Column = str | int
 
@@ -261,7 +261,7 @@ def read_histories(
             row = np.arange(len(values))[rows][problem.row]
             zone = "; these times are in UTC, since their offsets may change" if offset == "+00:00" else ""
             raise ValueError(f"{table.place(row, table.columns[column])} {problem}{zone}") from None
-        about_file = (time_column, offset, series_column, table.have_points(chosen))
+        about_file = (time_column, offset, series_column, bool(table.header), table.have_points(chosen))
         step = step and step._replace(form=written)
         histories.append(History(name, full, own_times, step, *about_file, filled))
     missing_rows = sum(len(history.values) for history in histories) - len(values)
@@ -497,16 +497,18 @@ def _standardisation(train: np.ndarray, names: Sequence[str]) -> Scaling:
         reaches = f"column {names[column]!r} reaches {most[column]:.3g}"
         raise ValueError(f"{reaches}, more than float32 holds ({_FLOAT32.max:.3g}): give it in larger units")
     # A constant column's computed deviation may be a rounding error instead of 0.
-    std = np.where(train.max(axis=0) == train.min(axis=0), 1.0, train.std(axis=0))
-    if (std < _FLOAT32.tiny).any():
-        deviates = f"column {names[std.argmin()]!r} deviates by {std.min():.3g} from its mean"
+    constant = train.max(axis=0) == train.min(axis=0)
+    std = np.where(constant, 0.0, train.std(axis=0))
+    if (too_small := ~constant & (std < _FLOAT32.tiny)).any():
+        column = too_small.argmax()
+        deviates = f"column {names[column]!r} deviates by {std[column]:.3g} from its mean"
         raise ValueError(f"{deviates}, less than float32 holds ({_FLOAT32.tiny:.3g}): give it in smaller units")
     return Scaling(torch.from_numpy(train.mean(axis=0)), torch.from_numpy(std))
 
 
 def _standardised(values: np.ndarray, scaling: Scaling, names: Sequence[str]) -> np.ndarray:
     standard = values - scaling.mean.numpy()
-    standard /= scaling.std.numpy()
+    standard /= scaling.divisor.numpy()
     beyond = np.maximum(standard.max(axis=0), -standard.min(axis=0)) > _FLOAT32.max
     if beyond.any():
         raise ValueError(f"column {names[beyond.argmax()]!r} holds values that float32 cannot hold once standardised")
@@ -527,8 +529,12 @@ def _scales(of_series: Sequence[np.ndarray]) -> Iterator[str]:
     """Yield the mean and deviation of each column of some rows, averaged over the series."""
     means, deviations = (np.mean([f(rows, axis=0) for rows in of_series], axis=0) for f in (np.mean, np.std))
     constant = np.all([np.ptp(rows, axis=0) == 0 for rows in of_series], axis=0)
-    for mean, deviation, is_constant in zip(means, deviations, constant, strict=True):
-        yield f" ({mean:.4g} ± {'0, constant' if is_constant else f'{deviation:.3g}'})"
+    yield from map(shown_scale, means, np.where(constant, 0, deviations))
+
+
+def shown_scale(mean: float, deviation: float) -> str:
+    """Return the mean and deviation of a column as they are printed behind its name."""
+    return f" ({mean:.4g} ± {f'{deviation:.3g}' if deviation else '0, constant'})"
 
 
 def _about_file(read: Histories, scales: Iterable[str]) -> Iterator[str]:

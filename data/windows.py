@@ -132,11 +132,16 @@ class Scaling:
 
     Attributes:
         mean: Float64 tensor (d,), in the file's units.
-        std: Float64 tensor (d,), in the file's units, nowhere 0.
+        std: Float64 tensor (d,), in the file's units; 0 for a constant variable, which is only centred.
     """
 
     mean: Tensor
     std: Tensor
+
+    @property
+    def divisor(self) -> Tensor:
+        """What centred values are divided by: their deviation, and 1 where that is 0."""
+        return self.std.where(self.std != 0, 1.0)
 
     def checked(self, values: np.ndarray | Tensor) -> Scaling:
         """Return this scaling, once made sure that it is one of `values` (..., d).
@@ -150,11 +155,11 @@ class Scaling:
 
     def scale(self, values: Tensor) -> Tensor:
         """Bring `values` (..., d) from the file's units to the network's, in their own dtype and device."""
-        return (values - self.mean.to(values)) / self.std.to(values)
+        return (values - self.mean.to(values)) / self.divisor.to(values)
 
     def unscale(self, values: Tensor) -> Tensor:
         """Bring `values` (..., d), for example forecasts, back to the file's units."""
-        return values * self.std.to(values) + self.mean.to(values)
+        return values * self.divisor.to(values) + self.mean.to(values)
 
 
 def fingerprint(values: np.ndarray, roles: object = None) -> Fingerprint:
@@ -180,6 +185,7 @@ class History:
         time_column: Name of the column of its times, likewise.
         offset: How far its times are ahead of UTC, such as "+02:00"; "" where the file does not say.
         series_column: Name of the column of the names of series; None where a file holds one series only.
+        has_header: Whether its columns have names.
         has_points: Whether the numbers of each column have decimal points.
         filled: Which values were missing and are filled in, bool (rows, d); None where none was.
     """
@@ -191,6 +197,7 @@ class History:
     time_column: str | None
     offset: str
     series_column: str | None
+    has_header: bool
     has_points: bool
     filled: np.ndarray | None
 

@@ -37,6 +37,7 @@ class DataRecord:
         series_column: Name of the column of the names of series; None where there was none.
         steps: Name of each series with time stamps, None for the only one -> the numbers of its `Step`.
         has_points: Whether the numbers of each column have decimal points.
+        has_header: Whether the columns have names, not places; None where that is not known.
     """
 
     input_length: int
@@ -53,6 +54,7 @@ class DataRecord:
     series_column: str | None = None
     steps: Mapping[str | None, tuple[float, str, int, str]] = field(default_factory=dict)
     has_points: bool = False
+    has_header: bool | None = None
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -119,6 +121,7 @@ def record_of(data: ForecastData) -> DataRecord:
         series_column=data.series[0].series_column if data.series else None,
         steps={one.name: tuple(one.step) for one in data.series if one.step},
         has_points=bool(data.series and data.series[0].has_points),
+        has_header=data.series[0].has_header if data.series else None,
     )
 
 

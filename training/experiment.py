@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data import DATASETS, ForecastData, load
 from data.arguments import called_by_flags
-from data.csv_dataset import Histories, read_histories
+from data.csv_dataset import Histories, read_histories, shown_scale
 from data.windows import Fingerprint, History, WindowDataset
 from evaluation.metrics import evaluate_forecasts
 from models import build_model
@@ -218,7 +218,7 @@ def _load_data(args: argparse.Namespace, trained_on: DataRecord | None) -> Forec
     with _reading(args, earlier, trained_on, scaling=f"the scaling in {path}"):
         data = load(args.dataset, **options)
     if trained_on:
-        _check_columns(args, trained_on, data.columns)
+        _check_columns(args, trained_on, data.columns, data.series)
     if trained_on and trained_on.target_columns not in (None, data.target_columns):
         now = ", ".join(data.columns[position] for position in data.target_columns)
         before = ", ".join(trained_on.targets)
@@ -262,11 +262,17 @@ def _settled_by(trained_on: DataRecord, args: argparse.Namespace) -> dict[str, o
     return settled | {"columns": names, "targets": [names[place] for place in trained_on.target_positions]}
 
 
-def _check_columns(args: argparse.Namespace, trained_on: DataRecord, columns: Sequence[str]) -> None:
+def _check_columns(
+    args: argparse.Namespace, trained_on: DataRecord, columns: Sequence[str], series: Sequence[History]
+) -> None:
+    before, now = (", ".join(names) for names in (trained_on.columns, columns))
+    path = args.evaluate or args.forecast
     if trained_on.columns != tuple(columns):
-        before, now = (", ".join(names) for names in (trained_on.columns, columns))
-        path = args.evaluate or args.forecast
         raise ValueError(f"{args.data_path} has the columns {now}, but {path} was trained on {before}.")
+    if series and trained_on.has_header not in (None, series[0].has_header):
+        has = "names its columns" if series[0].has_header else "has no names of columns"
+        were = "named" if trained_on.has_header else "counted"
+        raise ValueError(f"{args.data_path} {has}, but {path} was trained on columns that are {were} {before}.")
 
 
 def read_past(args: argparse.Namespace, trained_on: DataRecord) -> Histories:
@@ -283,7 +289,7 @@ def read_past(args: argparse.Namespace, trained_on: DataRecord) -> Histories:
     options |= _settled_by(trained_on, args)
     with _reading(args, args.forecast, trained_on):
         read = read_histories(**options, steps=trained_on.known_steps, usual_time=trained_on.time_column)
-    _check_columns(args, trained_on, read.names)
+    _check_columns(args, trained_on, read.names, read.series)
     length = trained_on.input_length
     for series in read.series:
         of = "" if series.name is None else f" of series {series.name!r}"
@@ -322,9 +328,8 @@ def beside_training(args: argparse.Namespace, trained_on: DataRecord, series: Se
     lines = []
     if None not in scalings:
         mean, std = (np.mean([getattr(one, name).numpy() for one in scalings], axis=0) for name in ("mean", "std"))
-        columns = enumerate(trained_on.columns)
-        scales = ", ".join(f"{name} ({mean[place]:.4g} ± {std[place]:.3g})" for place, name in columns)
-        lines.append(f"in the training: {scales}")
+        scales = map(shown_scale, mean, std)
+        lines.append(f"in the training: {', '.join(map(''.join, zip(trained_on.columns, scales, strict=True)))}")
     if trained_on.steps and series[0].times is None:
         steps = ", ".join(sorted({str(step) for step in trained_on.known_steps.values()}))
         lines.append(

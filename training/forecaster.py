@@ -250,14 +250,15 @@ def forecast_rows(forecaster: Forecaster, all_series: Sequence[History]) -> list
     Returns:
         The rows of a table: names, then a row for each step, with the name of the series if there are several, its
         time, or its number where the file has no times, and the forecast of each target. Series and times have the
-        names of their columns in the file; numbers of steps are called "step".
+        names of their columns in the file, times without a name are called "time", numbers of steps "step".
 
     Raises:
         ValueError: As `Forecaster.predict` says, or the file has times, but a single row, which tells no step.
     """
     first = all_series[0]
     several, horizon = first.name is not None, forecaster.data.horizon
-    table = [[*[first.series_column] * several, first.time_column or "step", *forecaster.data.targets]]
+    of_times = "step" if first.times is None else first.time_column or "time"
+    table = [[*[first.series_column] * several, of_times, *forecaster.data.targets]]
     if first.times is None:
         times = [[str(step) for step in range(1, horizon + 1)]] * len(all_series)
     else:

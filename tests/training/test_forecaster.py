@@ -921,3 +921,52 @@ def test_a_column_that_had_no_points_in_the_training_is_asked_about_its_points(i
         assert "give --csv-thousands . if its point groups thousands" in refusal(capsys, *flags)
     printed = said(capsys, "--forecast", "run", "--data-path", "all.csv", "--no-plots", "--output", "out")
     assert f"in the training: a ({numbers['a'][:54].mean():.4g} ± " in printed
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_column_that_was_constant_in_the_training_is_said_to_have_been(in_folder, capsys, several):
+    hours = pd.date_range("2016-07-01", periods=90, freq="h")
+    table = pd.DataFrame({"when": hours, "tariff": 7.0, "y": 1000 + np.arange(90) % 5})
+    if several:
+        table = pd.concat([table.assign(place="A"), table.assign(place="B", y=3.0)])
+    table.to_csv("all.csv", index=False)
+    places = ["--csv-series", "place"] * several
+    trained = said(capsys, *flags_of("all.csv", ["tariff", "y"], ["y"]), *places, "--output", "run")
+    table.assign(tariff=np.arange(len(table)) % 3).to_csv("newer.csv", index=False)
+    deviation = table["y"].iloc[:54].std(ddof=0) / (1 + several)
+    scale = f"y ({(table['y'].iloc[:54].mean() + 3 * several) / (1 + several):.4g} ± {deviation:.3g})"
+    assert "tariff (7 ± 0, constant)" in trained
+    assert scale in trained
+    for mode in ("--forecast", "--evaluate"):
+        printed = said(capsys, mode, "run/checkpoints/mse.pt", "--data-path", "newer.csv")
+        assert f"in the training: tariff (7 ± 0, constant), {scale}\n" in printed
+
+
+@pytest.mark.parametrize("mode", ["--forecast", "--evaluate"])
+@pytest.mark.parametrize("times", [True, False])
+def test_names_that_are_numbers_are_not_taken_for_places(in_folder, capsys, mode, times):
+    table = pd.DataFrame(np.random.default_rng(0).normal(10, 1, (90, 3)).round(3))
+    table = table.set_index(STAMPS["h"][:90]) if times else table
+    table.to_csv("named.csv", index=times)
+    table.to_csv("bare.csv", index=times, header=False)
+    files = {"--csv-header": "named.csv", "--no-csv-header": "bare.csv"}
+    for header, file in files.items():
+        flags = [*flags_of(file, ["1", "2"], ["1"]), header, *["--csv-time", "none"][2 * times :]]
+        main(parse_args([*flags, "--output", file.removesuffix("csv")]))
+        given = [mode, f"{file.removesuffix('csv')}/checkpoints/mse.pt", "--data-path"]
+        assert "in the training: 1 (" in said(capsys, *given, file)
+        ((other_header, other),) = (pair for pair in files.items() if pair != (header, file))
+        refused = refusal(capsys, *given, other, other_header)
+        if not times:
+            has, were = (
+                ("names its columns", "counted") if other == "named.csv" else ("has no names of columns", "named")
+            )
+            assert f"{other} {has}, but {given[1]} was trained on columns that are {were} 1, 2." in refused
+
+
+def test_times_without_a_name_are_called_time(in_folder):
+    pd.DataFrame({"y": np.sin(np.arange(90.0))}, index=STAMPS["h"][:90]).to_csv("all.csv")
+    main(parse_args([*flags_of("all.csv", ["y"], ["y"]), "--output", "run"]))
+    table = forecasts_in("run")
+    assert list(table) == ["time", "y"]
+    assert pd.to_datetime(table["time"]).tolist() == STAMPS["h"][90:94].tolist()
