@@ -30,7 +30,7 @@ from .lattice import (
 from .simd import SLACK
 from .workers import Memory, on_threads
 
-_PARALLEL_CELLS = 1 << 14  # below this a second thread costs more than it brings
+_PARALLEL_CELLS = 1 << 16  # below this a second thread costs more than it brings
 GROUP_BYTES = 4 << 20  # of the costs of pairs that are worked on together, so that they stay near
 NEGLIGIBLE = 2.0**-100  # an E of this part of the largest one at a step is left out
 

@@ -177,7 +177,7 @@ def test_gradients_inside_of_a_narrow_band(B, N, band):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_results_do_not_depend_on_the_number_of_threads(threads):
-    x, y = series(30, 40, 40)
+    x, y = series(30, 50, 50)  # enough for several threads
     whole = sweep(*arguments(x, y))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -213,7 +213,7 @@ def test_padding_has_no_influence():
 
 
 def test_calls_from_several_python_threads_do_not_disturb_each_other():
-    inputs = [series(20, 40, 40, seed=k) for k in range(8)]
+    inputs = [series(30, 50, 50, seed=k) for k in range(8)]
     expected = [sweep(*arguments(*pair)) for pair in inputs]
     barrier = threading.Barrier(4)
 
