@@ -5,7 +5,7 @@ import platform
 import statistics
 import time
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -127,6 +127,14 @@ def show(rows: Iterable[Row], width: int, verdicts: Callable[[Row], Iterable[str
         print("  ".join(f"{value!s:>{width}}" for value in row.values()), flush=True)
         for verdict in verdicts(row):
             print(f"{'':>18}{verdict}", flush=True)
+
+
+def rows_of_others(path: Path, names: Collection[str]) -> list[dict[str, str]]:
+    """The rows of a CSV, if it is there, of contenders that are none of these."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [row for row in csv.DictReader(file) if row["contender"] not in names]
 
 
 def write_csv(path: Path, rows: Sequence[Row], **columns: object) -> None:

@@ -6,7 +6,8 @@
 Each contender computes the mean over the batch and its gradient by the prediction, float32, gamma 0.01. Contenders
 of one kind (the whole DILATE loss, or its shape term alone) are timed in turns in one process; medians. A
 contender whose gradient is wrong is timed all the same, with its error beside it: the released code's gradient is
-`batch size` times too large, and is divided by it before it is compared. Ours alone is also timed without a gradient
+`batch size` times too large, and is divided by it before it is compared; without a clone of it the results keep its
+times of an earlier run, with that run's machine. Ours alone is also timed without a gradient
 (kind `value`), and at horizons that are too long for others. benchmarks/memory.py defines the memory of a call.
 Takes about four minutes, on a machine that does nothing else.
 """
@@ -24,6 +25,7 @@ from benchmarks.common import (
     parser,
     plot_lines,
     relative_error,
+    rows_of_others,
     show,
     use_threads,
     write_csv,
@@ -114,7 +116,7 @@ def draw(path: Path, rows: list[Row]) -> None:
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         name = f"{row['contender']}, {KINDS[row['kind']]}"
-        lines.setdefault(name, []).append((row["horizon"], float(row["milliseconds"]) / row["batch"]))
+        lines.setdefault(name, []).append((int(row["horizon"]), float(row["milliseconds"]) / int(row["batch"])))
     title = f"forward + backward, float32\n{machine()}"
     plot_lines(path, lines, "horizon", "milliseconds for a pair of series", title)
 
@@ -126,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = command_line.parse_args(arguments)
     if args.threads:
         use_threads(args.threads)
-    origin, rows = machine(), []
+    origin, rows, path = machine(), [], args.output / "loss.csv"
     print(origin)
     for kind in KINDS:
         losses = contenders(kind, args.original)
@@ -136,8 +138,18 @@ def main(arguments: list[str] | None = None) -> None:
                 print("  ".join(f"{name:>14}" for name in found[0]))
             show(found, 14, verdicts)
             rows += found
-    write_csv(args.output / "loss.csv", rows, machine=origin)
+    of_ours = {size_of(row): float(row["milliseconds"]) for row in rows if row["contender"] == "ours"}
+    rows = [row | {"machine": origin} for row in rows]
+    for row in rows_of_others(path, {row["contender"] for row in rows}):
+        if size_of(row) in of_ours:
+            rows.append(row | {"times_ours": f"{float(row['milliseconds']) / of_ours[size_of(row)]:.4g}"})
+    write_csv(path, rows)
     draw(args.output / "loss.png", rows)
+
+
+def size_of(row: Row) -> tuple[str, int, int]:
+    """What a row is about."""
+    return row["kind"], int(row["batch"]), int(row["horizon"])
 
 
 if __name__ == "__main__":

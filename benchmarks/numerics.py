@@ -8,11 +8,10 @@ of docs/numerics.md, whose text explains them, and writes results/numerics.csv, 
 not at hand stay as they are. Takes about two minutes.
 """
 
-import csv
 import math
 import platform
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import RESULTS, machine, parser, pipes, write_csv
+from benchmarks.common import RESULTS, machine, parser, pipes, rows_of_others, write_csv
 from benchmarks.contenders import peers, released_function
 from loss import DilateLoss
 from tests.oracles.cases import BY_FLOAT64, BY_INPUTS, CASES, Case
@@ -96,14 +95,6 @@ def row_of(case: Case, name: str, numbers: dict[str, float]) -> dict[str, str]:
     where = {"case": case.name, "N": len(case.x), "M": len(case.y), "gamma": case.gamma, "contender": name}
     filled = {q: f"{numbers[q]:.2g}" if q in numbers else "" for q in QUANTITIES}
     return {k: str(v) for k, v in where.items()} | filled
-
-
-def rows_of_others(path: Path, names: Collection[str]) -> list[dict[str, str]]:
-    """The rows of a CSV, if it is there, of contenders that are none of these."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return [row for row in csv.DictReader(file) if row["contender"] not in names]
 
 
 # ----------------------------------------------------------------------- the page

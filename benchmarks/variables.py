@@ -9,7 +9,7 @@ gradient, against plain PyTorch in float64.
 
 Then come, beside the plain loss of one variable: costs of one's own, an Omega of one's own, gamma and Omega that are
 learned, pairs of half the length; the error is that of all gradients, against ours in float64. All are timed in turns
-in one process; medians. Takes about ten minutes, on a machine that does nothing else.
+in one process; medians. Takes about twelve minutes, on a machine that does nothing else.
 """
 
 from collections.abc import Callable

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import loss as benchmark
 from benchmarks import memory
-from benchmarks.common import alternate, loss_and_gradient
+from benchmarks.common import alternate, loss_and_gradient, machine, write_csv
 from benchmarks.contenders import KINDS, contenders, plain_loss, released_loss, run
 from loss.kernels import cpu
 
@@ -48,6 +48,25 @@ def test_everybody_is_compared_with_a_clone_of_the_released_code(only_ours, clon
     assert printed.count("bytes per cell: 13, goal 12: MISSED") == 5
     assert printed.count("milliseconds: ") == 2
     assert (tmp_path / "loss.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_times_of_a_contender_that_is_not_at_hand_are_kept_beside_ours_of_today(only_ours, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "SIZES", ((3, 6),))
+    monkeypatch.setattr(benchmark, "LONG", ())
+    monkeypatch.setattr(benchmark, "bytes_of_call", lambda *_: None)
+    ours = {"kind": "dilate", "batch": 3, "horizon": 6, "contender": "ours", "milliseconds": 7, "goal_ms": ""}
+    ours |= {"ns_per_cell": 7, "times_ours": 1, "bytes_per_cell": "", "error": "0"}
+    absent = ours | {"contender": "absent", "milliseconds": "900", "times_ours": "128"}
+    write_csv(tmp_path / "loss.csv", [ours, absent, absent | {"horizon": "5"}], machine="of old")
+    benchmark.main(["--seconds", "0", "--output", str(tmp_path)])
+    with open(tmp_path / "loss.csv", newline="") as file:
+        *rows, last = csv.DictReader(file)
+    now = next(float(r["milliseconds"]) for r in rows if (r["kind"], r["contender"]) == ("dilate", "ours"))
+    assert (last["contender"], last["milliseconds"], last["machine"]) == ("absent", "900", "of old")
+    assert float(last["times_ours"]) == pytest.approx(900 / now, rel=1e-3)
+    assert "absent" not in {row["contender"] for row in rows}
+    assert all(row["machine"] == machine() for row in rows)
 
 
 def test_goals_are_three_nanoseconds_a_cell_and_five_at_batch_one():
