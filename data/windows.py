@@ -154,11 +154,13 @@ class Scaling:
         return self
 
     def scale(self, values: Tensor) -> Tensor:
-        """Bring `values` (..., d) from the file's units to the network's, in their own dtype and device."""
+        """Bring `values` (..., d) from the file's units to the network's, in their own dtype, if it has fractions."""
+        values = values if values.is_floating_point() else values.double()
         return (values - self.mean.to(values)) / self.divisor.to(values)
 
     def unscale(self, values: Tensor) -> Tensor:
-        """Bring `values` (..., d), for example forecasts, back to the file's units."""
+        """Bring `values` (..., d), for example forecasts, back to the file's units, likewise."""
+        values = values if values.is_floating_point() else values.double()
         return values * self.divisor.to(values) + self.mean.to(values)
 
 

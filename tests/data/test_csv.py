@@ -93,6 +93,14 @@ def test_inputs_can_be_brought_back_too(file, values):
     torch.testing.assert_close(task.input_scaling.scale(raw), task.valid.inputs[0], rtol=1e-5, atol=1e-6)
 
 
+def test_whole_numbers_are_scaled_as_the_same_numbers_in_float64(file, values):
+    scaling = load("csv", path=file, columns="all", **SMALL).input_scaling
+    whole = torch.tensor([[1, 5, -3], [2**40, 0, 7]])
+    for way in (scaling.scale, scaling.unscale):
+        assert way(whole).dtype == torch.float64
+        assert torch.equal(way(whole), way(whole.double()))
+
+
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e6])
 def test_a_constant_column_becomes_zero_instead_of_not_a_number(tmp_path, constant):
     (tmp_path / "constant.csv").write_text(f"x\n{constant}\n" + f"{constant}\n" * 99)
