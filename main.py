@@ -45,6 +45,7 @@ from training.experiment import (
 )
 from training.future import checkpoints_in, filled_values, forecast_curves, forecast_table
 from training.interruption import continuation, interruptible
+from training.loop import unfinished
 from training.losses import LOSSES
 from training.run_folder import RunFolder, flattened, new_folder
 from training.settings import complaints, opened_folder, parse_args, settings_of
@@ -231,10 +232,10 @@ def evaluate(experiment: Experiment) -> dict[str, Record]:
         checkpoint = load_checkpoint(path)
         net = experiment.trained_network(path)
         batch_size = experiment.args.batch_size
-        scores, predicted = eval_model(net, experiment.data.test, batch_size, return_predictions=True)
+        scores, predicted = eval_model(net, experiment.data.test, batch_size, return_predictions=True, share_out=True)
         name = checkpoint.get("settings", {}).get("loss", Path(path).stem)
         table = report(experiment, {name: scores}, {name: predicted})
-        print("\n".join([*measured(experiment), *whose_scaling(experiment), table]))
+        print("\n".join([*unfinished(path), *measured(experiment), *whose_scaling(experiment), table]))
     return {name: scores}
 
 
@@ -246,11 +247,9 @@ def forecast(args: argparse.Namespace) -> None:
         checkpoints = checkpoints_in(args.forecast, args.losses)
         trained_on = load_forecaster(next(iter(checkpoints.values()))).data
         past = read_past(args, trained_on)
-        run = RunFolder(Path(args.forecast))
-        if run.path.is_dir() and not run.results.exists():
-            print(f"{run.path} has no results yet: its training is not finished")
         folder = data_parallel.broadcast_from_rank0(lambda: _forecast_folder(args))
-        print("\n".join([*past.about, *beside_training(args, trained_on, past.series)]))
+        warnings = [line for path in checkpoints.values() for line in unfinished(path)]
+        print("\n".join([*warnings, *past.about, *beside_training(args, trained_on, past.series)]))
         forecast_beyond(checkpoints, past.series, device, folder, args)
 
 
@@ -336,7 +335,7 @@ def draw(
 
 def _forecast(experiment: Experiment, folder: RunFolder, loss: str) -> Tensor:
     net = experiment.trained_network(folder.checkpoint(loss))
-    return predict(net, experiment.data.test, experiment.args.batch_size)[0]
+    return predict(net, experiment.data.test, experiment.args.batch_size, share_out=True)[0]
 
 
 def _plot_samples(experiment: Experiment) -> list[int]:

@@ -181,8 +181,9 @@ class Experiment:
 
     def trained_network(self, path: str | Path) -> nn.Module:
         """A network with the weights of a checkpoint."""
-        net = self.network()
-        load_weights(net, load_checkpoint(path), path)
+        net, checkpoint = self.network(), load_checkpoint(path)
+        net.to(next(iter(checkpoint["net"].values())).dtype)  # whatever the caller's default dtype is
+        load_weights(net, checkpoint, path)
         return net
 
 

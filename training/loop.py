@@ -19,7 +19,7 @@ from evaluation.metrics import evaluate_forecasts
 from loss import SoftDTWLoss
 
 from . import data_parallel
-from .checkpoint import Record, check_plain, restore, save_checkpoint
+from .checkpoint import Record, check_plain, load_checkpoint, restore, save_checkpoint
 
 __all__ = [
     "DivergenceError",
@@ -30,6 +30,7 @@ __all__ = [
     "eval_model",
     "predict",
     "train_model",
+    "unfinished",
     "warm_up",
 ]
 
@@ -147,7 +148,8 @@ def train_model(
 
     With a validation set the network ends with the weights of the evaluation at which the criterion itself was
     lowest on that set, and with ``patience`` the training stops early (the paper's protocol, which does not say by
-    what: the criterion is the one number that every training loss has, and favours none of the metrics).
+    what: the criterion is the one number that every training loss has, and favours none of the metrics). A criterion
+    whose gamma or alpha changes on the way has no numbers to compare epochs by: anneal without a validation set.
 
     Args:
         net: Maps ``(B, N_input, input_size)`` to ``(B, N_output, output_size)``. Batches are brought to the
@@ -178,13 +180,13 @@ def train_model(
     Raises:
         TypeError: If there is no such setting, a count is not a whole number, or ``metadata`` holds no plain values.
         ValueError: If a number is out of its range, the training set is empty, forecasts have another shape than
-            targets, the validation set holds nan, the checkpoint is beyond ``epochs``, ``patience`` comes without a
-            validation set, the criterion has parameters to learn (the network alone is trained), or ``cuda_graph``
-            comes without a GPU or with several processes.
+            targets, the validation set holds nan or inf, the checkpoint is beyond ``epochs``, ``patience`` comes
+            without a validation set, the criterion has parameters to learn (the network alone is trained), or
+            ``cuda_graph`` comes without a GPU or with several processes.
         CheckpointError: If the checkpoint is unreadable, or of another network, learning rate, batch size, seed,
             or limit of the gradients, or was written without a validation set and cannot go on with one.
         DivergenceError: If the training loss becomes nan or infinite, or the one on the validation set is never a
-            number.
+            finite number.
         OSError: If the checkpoint cannot be read or written.
     """
     settings = replace(settings or TrainSettings(), **changes)
@@ -232,7 +234,7 @@ def train_model(
                 continue
             scores = {} if valid_set is None else {"valid_loss": _mean_loss(net, criterion, valid_set, batch_size)}
             if test_set is not None:
-                scores |= eval_model(net, test_set, batch_size)
+                scores |= eval_model(net, test_set, batch_size, share_out=True)
             record = {"epoch": epoch, "train_loss": summary.mean, **scores, "seconds": seconds}
             # Also what depends on the record, such as stopping early, must be the same in all processes.
             history.append(data_parallel.broadcast_from_rank0(lambda record=record: record))
@@ -247,8 +249,9 @@ def train_model(
                 on_eval(history[-1])
             data_parallel.barrier()  # from here on the files are there for all
     if best is not None:
-        if np.isnan(best_record(history)["valid_loss"]):
-            raise DivergenceError("The loss on valid_set was nan at every evaluation, so it chooses no weights.")
+        if not np.isfinite(lowest := best_record(history)["valid_loss"]):
+            found = f"The loss on valid_set was {lowest} at every evaluation"
+            raise DivergenceError(f"{found}, so it chooses no weights.")
         net.load_state_dict(best)
     return history
 
@@ -329,12 +332,17 @@ def best_record(history: list[Record]) -> Record:
     """
     if "valid_loss" not in history[-1]:
         return history[-1]
-    # nan is neither below nor above any number, so it is sorted behind all of them.
-    return min(history, key=lambda record: (np.isnan(record["valid_loss"]), record["valid_loss"]))
+    # nan is neither below nor above any number, so it is sorted behind all of them, as infinities are.
+    return min(history, key=lambda record: (not np.isfinite(record["valid_loss"]), record["valid_loss"]))
 
 
 def eval_model(
-    net: nn.Module, dataset: Dataset, batch_size: int = 100, *, return_predictions: bool = False
+    net: nn.Module,
+    dataset: Dataset,
+    batch_size: int = 100,
+    *,
+    return_predictions: bool = False,
+    share_out: bool = False,
 ) -> dict[str, float] | tuple[dict[str, float], Tensor]:
     """Forecast a whole dataset without autograd, and measure the forecasts (section 4.1).
 
@@ -343,25 +351,30 @@ def eval_model(
         dataset: Dataset that serves ``dataset[indices]`` as a batch ``(input, target, ...)``.
         batch_size: Series per call of the network.
         return_predictions: Also return the forecasts.
+        share_out: See `predict`.
 
     Returns:
         ``{"mse": ..., "dtw": ..., "tdi": ...}``, means over the dataset, and on request the forecasts,
         ``(S, N_output, output_size)``, on the CPU.
     """
-    prediction, target = predict(net, dataset, batch_size)
+    prediction, target = predict(net, dataset, batch_size, share_out=share_out)
     scores = evaluate_forecasts(prediction, target)
     return (scores, prediction) if return_predictions else scores
 
 
 @torch.no_grad()
 @_flushed_denormals()
-def predict(net: nn.Module, dataset: Dataset, batch_size: int = 100) -> tuple[Tensor, Tensor]:
+def predict(
+    net: nn.Module, dataset: Dataset, batch_size: int = 100, *, share_out: bool = False
+) -> tuple[Tensor, Tensor]:
     """Forecast a whole dataset, in its order, in evaluation mode and without autograd.
 
     Args:
         net: Maps ``(B, N_input, input_size)`` to ``(B, N_output, output_size)``.
         dataset: Dataset that serves ``dataset[indices]`` as a batch ``(input, target, ...)``.
         batch_size: Series per call of the network.
+        share_out: In a process group, whose processes all call this with the same network and dataset, each computes
+            some of the batches, and gets the forecasts of all.
 
     Returns:
         Forecasts and targets, both ``(S, N_output, output_size)``, on the CPU.
@@ -371,20 +384,23 @@ def predict(net: nn.Module, dataset: Dataset, batch_size: int = 100) -> tuple[Te
     """
     if not len(dataset):
         raise ValueError("dataset must hold at least one series to forecast, got 0.")
-    like, modes = next(net.parameters()), [(module, module.training) for module in net.modules()]
+    like, modes = next(net.parameters(), None), [(module, module.training) for module in net.modules()]
+    processes, own = (data_parallel.world_size(), data_parallel.rank()) if share_out else (1, 0)
     net.eval()
     try:
         predictions, targets = [], []
         for number, batch in enumerate(batches(dataset, batch_size)):
             # Whole batches go round the processes, so that every number is that of one process, to the last bit.
-            if number % data_parallel.world_size() == data_parallel.rank():
-                predictions.append(net(batch[0].to(like)).to("cpu", copy=True))
+            if number % processes == own:
+                inputs = batch[0] if like is None else batch[0].to(like)
+                predictions.append(net(inputs).to("cpu", copy=True))
                 _check_shapes(predictions[-1], batch[1])
             targets.append(batch[1].to("cpu", copy=True))  # networks and datasets may fill one buffer again and again
     finally:
         for module, mode in modes:  # one by one: a part that is frozen may be in evaluation mode for good
             module.training = mode
-    return torch.cat(data_parallel.gather_round_robin(predictions)), torch.cat(targets)
+    predictions = data_parallel.gather_round_robin(predictions) if share_out else predictions
+    return torch.cat(predictions), torch.cat(targets)
 
 
 class _EpochSummary(NamedTuple):
@@ -453,7 +469,7 @@ def _train_epoch(step: _Step, loader: Iterable) -> _EpochSummary:
         inputs, target = batch[0].to(like), batch[1].to(like)
         # DDP takes the mean over the processes: with this weight, it is the mean over the series of the whole batch.
         loss, prediction = step(inputs, target, data_parallel.world_size() * count / whole)
-        loss_sum += loss * count
+        loss_sum += loss.to(torch.promote_types(loss.dtype, torch.float32)) * count  # bfloat16 counts to 256
         seen += count
     loss_sum, seen = data_parallel.all_reduce_sum([float(loss_sum), seen])
     for buffer in step.net.buffers() if data_parallel.world_size() > 1 else ():
@@ -464,7 +480,7 @@ def _train_epoch(step: _Step, loader: Iterable) -> _EpochSummary:
 def _mean_loss(net: nn.Module, criterion: Criterion, dataset: Dataset, batch_size: int) -> float:
     """Mean of the training criterion over the series of a dataset."""
     like = next(net.parameters())
-    prediction, target = predict(net, dataset, batch_size)
+    prediction, target = predict(net, dataset, batch_size, share_out=True)
     total = 0.0
     with torch.no_grad():
         for forecasts, truths in zip(prediction.split(batch_size), target.split(batch_size), strict=True):
@@ -506,8 +522,8 @@ def _check_arguments(
             )
     for batch in [] if valid_set is None else batches(valid_set, settings.batch_size):
         for name, values in zip(("inputs", "targets"), batch, strict=False):
-            if values.isnan().any():
-                raise ValueError(f"valid_set must not hold nan in its {name}, or it could choose no weights.")
+            if not values.isfinite().all():
+                raise ValueError(f"valid_set must not hold nan or inf in its {name}, or it could choose no weights.")
 
 
 def _check_shapes(prediction: Tensor, target: Tensor) -> None:
@@ -520,6 +536,20 @@ def _out_of_patience(history: list[Record], patience: int | None) -> bool:
     if patience is None or not history:
         return False
     return len(history) - 1 - history.index(best_record(history)) >= patience
+
+
+def unfinished(path: str | os.PathLike[str]) -> list[str]:
+    """A line on a checkpoint of `main.py` whose training was to go on; none where it ended, or does not tell.
+
+    Raises:
+        OSError, CheckpointError: As `load_checkpoint` says.
+    """
+    checkpoint = load_checkpoint(path)
+    settings, history = checkpoint.get("settings", {}), checkpoint.get("history", [])
+    epochs, done = settings.get("epochs", 0), checkpoint.get("epoch", 0) + 1
+    if done >= epochs or _out_of_patience(history, settings.get("patience")):
+        return []
+    return [f"{path} is of a training that is not finished: it holds {done} of {epochs} epochs"]
 
 
 def _patience_line(history: list[Record], patience: int) -> str:

@@ -75,7 +75,7 @@ import numpy as np
 import torch
 from torch import nn
 from data import WindowDataset
-from training import data_parallel, eval_model, load_checkpoint, train_model
+from training import data_parallel, eval_model, load_checkpoint, predict, train_model
 
 torch.manual_seed(1)
 net = nn.Sequential(nn.Flatten(1), nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 5))
@@ -85,6 +85,14 @@ train, test = (WindowDataset.from_series(part, 8, 5) for part in (series[:150], 
 with data_parallel.process_group():
     settings = dict(epochs=2, batch_size=16, eval_every=1, print_every=0, checkpoint="statistics.pt")
     history = train_model(net, nn.MSELoss(), train, test, **settings)
+    # A process of its own mind: the network and the windows of each are others.
+    own = nn.Sequential(nn.Flatten(1), nn.Linear(8, 5), nn.Unflatten(1, (5, 1)))
+    nn.init.constant_(own[1].weight, 1.0 + data_parallel.rank())
+    share = torch.utils.data.Subset(test, range(data_parallel.rank(), len(test), 2))
+    forecast, target = predict(own, share, batch_size=4)
+    batch = test[list(share.indices)]
+    assert torch.equal(target, batch[1])
+    assert torch.allclose(forecast, own(batch[0]))
 if data_parallel.rank() == 0:
     net.load_state_dict(load_checkpoint("statistics.pt")["net"])
     kept = eval_model(net, test)

@@ -1,3 +1,4 @@
+import math
 import re
 import shutil
 from itertools import product
@@ -881,13 +882,16 @@ def test_a_newer_file_is_read_by_the_form_and_the_names_of_the_trainings_times(i
     assert pd.read_csv("out/forecast.csv")["day"][0] == "2018-05-01 00:00"
 
 
-def test_a_forecast_of_a_run_that_is_not_finished_says_so(in_folder, capsys):
-    trained(in_folder)
-    capsys.readouterr()
-    assert "not finished" not in said(capsys, "--forecast", "run", "--no-plots", "--output", "first")
-    Path("run/results.csv").unlink()
-    sentence = "run has no results yet: its training is not finished"
-    assert sentence in said(capsys, "--forecast", "run", "--no-plots", "--output", "second")
+def test_an_unfinished_training_is_said_to_be_one(in_folder, capsys):
+    checkpoint, _ = trained(in_folder)
+    modes = [["--forecast", "run"], ["--forecast", checkpoint], ["--evaluate", checkpoint]]
+    for goes_on, changes in ((False, {}), (True, {"epochs": 7}), (False, {"epochs": 7, "patience": 1})):
+        state = torch.load(checkpoint, weights_only=True)
+        worse = [*state["history"], *[state["history"][-1] | {"valid_loss": math.inf}] * ("patience" in changes)]
+        torch.save(state | {"settings": state["settings"] | changes, "history": worse}, checkpoint)
+        for mode in modes:
+            line = "checkpoints/mse.pt is of a training that is not finished: it holds 1 of 7 epochs\n"
+            assert (line in said(capsys, *mode, *["--no-plots"][mode == modes[-1] :])) == goes_on
 
 
 @pytest.mark.parametrize("where", ["column", "index"])
@@ -970,3 +974,17 @@ def test_times_without_a_name_are_called_time(in_folder):
     table = forecasts_in("run")
     assert list(table) == ["time", "y"]
     assert pd.to_datetime(table["time"]).tolist() == STAMPS["h"][90:94].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_callers_default_dtype_does_not_round_the_weights(in_folder, dtype):
+    waves_without([], [], name="all.csv")
+    main(parse_args([*flags_of("all.csv", ["y"], ["y"]), "--output", "run"]))
+    history = np.sin(np.arange(6.0))[:, None]
+    expected = load_forecaster("run/checkpoints/mse.pt").predict(history)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        np.testing.assert_array_equal(load_forecaster("run/checkpoints/mse.pt").predict(history), expected)
+    finally:
+        torch.set_default_dtype(before)

@@ -446,20 +446,22 @@ def test_training_stops_after_patience_evaluations_without_improvement(parts, va
 
 
 @pytest.mark.parametrize("patience", [None, 2])
-def test_a_validation_loss_that_is_never_a_number_is_one_sentence(parts, patience):
-    refuse = partial(stop_early, fresh_net(), parts, [math.nan] * 4, patience, epochs=4)
-    assert_one_sentence(DivergenceError, "The loss on valid_set was nan at every evaluation", refuse)
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_validation_loss_that_is_never_a_number_is_one_sentence(parts, patience, loss):
+    refuse = partial(stop_early, fresh_net(), parts, [loss] * 4, patience, epochs=4)
+    assert_one_sentence(DivergenceError, f"The loss on valid_set was {loss} at every evaluation", refuse)
 
 
 @pytest.mark.parametrize("part", ["inputs", "targets"])
 @pytest.mark.parametrize("place", [(0, 0, 0), (12, 3, 0)])
-def test_a_validation_set_with_nan_is_one_sentence_before_the_training(parts, part, place):
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_validation_set_with_nan_or_inf_is_one_sentence_before_the_training(parts, part, place, value):
     windows = {"inputs": parts[1].inputs.clone(), "targets": parts[1].targets.clone()}
-    windows[part][place] = math.nan
+    windows[part][place] = value
     net, odd = fresh_net(), WindowDataset(**windows)
     before = weights(net)
     refuse = partial(train, net, parts, valid_set=odd)
-    assert_one_sentence(ValueError, f"valid_set must not hold nan in its {part}", refuse)
+    assert_one_sentence(ValueError, f"valid_set must not hold nan or inf in its {part}", refuse)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
@@ -861,6 +863,30 @@ def test_evaluation_records_no_gradients_and_keeps_the_mode_of_the_network(parts
     spy.eval()
     predict(spy, parts[1])
     assert not spy.training
+
+
+def test_a_forecaster_without_weights_can_be_evaluated(parts):
+    class Last(nn.Module):
+        def forward(self, x):
+            return x[:, -1:].expand(-1, parts[1].targets.shape[1], -1)
+
+    forecast, target = predict(Last(), parts[1])
+    assert torch.equal(forecast, Last()(parts[1].inputs))
+    assert eval_model(Last(), parts[1]) == evaluate_forecasts(forecast, target)
+
+
+def test_the_mean_loss_of_a_bfloat16_network_counts_every_batch(parts):
+    losses, net = [], nn.Sequential(nn.Flatten(1), nn.Linear(6, 4), nn.Unflatten(1, (4, 1))).bfloat16()
+
+    class Kept(nn.MSELoss):
+        def forward(self, prediction, target):
+            losses.append(super().forward(prediction, target))
+            return losses[-1]
+
+    windows = WindowDataset(torch.randn(1500, 6, 1), torch.randn(1500, 4, 1))
+    (record,) = train_model(net, Kept(), windows, epochs=1, batch_size=1, print_every=0)
+    mean = torch.stack(losses[-1500:]).double().mean().item()
+    assert record["train_loss"] == pytest.approx(mean, rel=1e-5)
 
 
 def test_evaluation_does_not_depend_on_the_batch_size(parts):
