@@ -538,7 +538,7 @@ def _delimiter(lines: list[str], path: Path, notation: Notation, header: bool | 
 
 def _is_in_name(lines: list[str], rows: list[list[str]]) -> bool:
     """Whether a comma of the first row may belong to a name, as in "time,load, kW" above 2025-01-01,12,5."""
-    names = lines[0].split(",")
+    names = lines[0].rstrip().split(",")
     spaced = [place for place, name in enumerate(names) if place and name[:1].isspace()]
     some = len(spaced) < len(names) - 1 or len(names) == 2
     if '"' in lines[0] or not some or any(", " in line for line in lines[1:]):

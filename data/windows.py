@@ -154,7 +154,7 @@ class Scaling:
         return self
 
     def scale(self, values: Tensor) -> Tensor:
-        """Bring `values` (..., d) from the file's units to the network's, in their own dtype, if it has fractions."""
+        """Bring `values` (..., d) from the file's units to the network's, in their own dtype; counts in float64."""
         values = values if values.is_floating_point() else values.double()
         return (values - self.mean.to(values)) / self.divisor.to(values)
 

@@ -201,7 +201,7 @@ def check_lengths(
 
     inside = (lengths >= shortest) & (lengths <= longest)
     raise_unless(inside, error, f"{name} must lie between {shortest} and {longest}.")
-    return lengths.to(device, copy=True)  # for the same reason, see whole_numbers
+    return lengths.to(device, copy=True)  # their owner may fill them anew before a second backward pass
 
 
 def whole_numbers(name: str, numbers: Tensor | Sequence[int]) -> Tensor:
