@@ -540,8 +540,8 @@ def _is_in_name(lines: list[str], rows: list[list[str]]) -> bool:
     """Whether a comma of the first row may belong to a name, as in "time,load, kW" above 2025-01-01,12,5."""
     names = lines[0].rstrip().split(",")
     spaced = [place for place, name in enumerate(names) if place and name[:1].isspace()]
-    some = len(spaced) < len(names) - 1 or len(names) == 2
-    if '"' in lines[0] or not some or any(", " in line for line in lines[1:]):
+    all_alike = 2 < len(names) == len(spaced) + 1  # names that are cut by a comma and a space
+    if '"' in lines[0] or all_alike or any(", " in line for line in lines[1:]):
         return False
     return any(all(_CUT.search(",".join(row[place - 1 : place + 1])) for row in rows[1:]) for place in spaced)
 
