@@ -722,7 +722,12 @@ def test_forecasts_and_targets_are_copies_of_what_may_be_filled_anew():
     assert torch.equal(target, targets)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 damaged", {"epoch": 3}, NotPlain(), []])
+WITHOUT_WEIGHTS = {"net": {}, "optimizer": {}, "epoch": 3, "history": [], "protocol": {}, "settings": {}}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a checkpoint", b"PK\x03\x04 damaged", {"epoch": 3}, WITHOUT_WEIGHTS, NotPlain(), []]
+)
 def test_a_file_that_is_no_checkpoint_is_refused_in_one_sentence(tmp_path, content):
     path = tmp_path / "odd.pt"
     if isinstance(content, bytes):
