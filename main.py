@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> dict[str, Record]:
         args: As `parse_args` returns them.
 
     Returns:
-        Training loss -> last record (see `training.train_model`); nothing for a forecast.
+        Training loss -> the record of the weights that are kept (see `training.best_record`); nothing for a forecast.
 
     Raises:
         SystemExit: 2 for a mistake of the user, and as `training.interruption.interruptible` says.
@@ -306,15 +306,14 @@ def draw(
     data, names = experiment.data, record_of(experiment.data).targets
     places = [units.place_of(data, sample) for sample in samples]
     times = [of_one for _, of_one in places]
-    titles = [", ".join(filter(None, (names[variable] if names else "", series))) for series, _ in places]
+    titles = [[names[variable] if names else "", series] for series, _ in places]
     past, targets, *predicted = (
         units.in_units(data, values)[..., [variable]]
         for values in (units.past_of(data), test.targets, *forecasts.values())
     )
     in_units = dict(zip(forecasts, predicted, strict=True))
     path = folder.figures / "forecasts.png"
-    name = titles if places[0][0] else titles[0]
-    shown = {"show": args.show, "name": name, "times": None if None in times else times}
+    shown = {"show": args.show, "name": titles, "times": None if None in times else times}
     plot_forecasts(past, targets, in_units, path, samples, **shown)
     path, scaled = folder.figures / "learning_curves.png", units.scaling_of(data) is not None
     plot_learning_curves(flattened(histories), path, show=args.show, units="in scaled units" if scaled else "")

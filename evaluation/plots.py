@@ -38,6 +38,7 @@ MAX_CELLS = 250
 MAX_NAMED_STATES = 41
 MAX_NAME = 24
 LOG_METRICS = ("mse", "dtw", "valid_loss")
+Name = str | Sequence[str]  # or its parts, such as those of a variable and of its series
 INPUTS, FUTURES = ("S", "N_input", "input_size"), ("S", "N_output", "output_size")
 METRIC_LABELS = {"mse": "MSE", "dtw": "DTW", "tdi": "TDI"}
 
@@ -80,7 +81,7 @@ def plot_forecasts(
     sample_ids: Sequence[int],
     show: bool = False,
     variable: int = 0,
-    name: str | Sequence[str] = "",
+    name: str | Sequence[Name] = "",
     times: Sequence[Sequence[str]] | None = None,
 ) -> list[Path]:
     """Draw the forecasts of several networks side by side: a row per sample, a panel per training loss.
@@ -100,7 +101,7 @@ def plot_forecasts(
         sample_ids: Indices along S of the samples to draw.
         show: Also show the figures on screen, one after the other, where `show_available`.
         variable: Which of the targets' variables to draw, counted from 0.
-        name: Its name, put beside each row; or a name for each of ``sample_ids``.
+        name: Its name, put beside each row; or a name, or its parts, for each of ``sample_ids``.
         times: For each of ``sample_ids`` the times of its N_input + N_output steps, put below its row.
 
     Returns:
@@ -158,7 +159,7 @@ def plot_future(
     panels, path, written = [], Path(path), []
     for name, (past, forecasts, times) in curves.items():
         arrays = as_array(past), {loss: as_array(forecast) for loss, forecast in forecasts.items()}
-        panels.append((name if isinstance(name, str) else ", ".join(filter(None, name)), (*arrays, times)))
+        panels.append((name, (*arrays, times)))
     for first in range(0, len(panels), ROWS_PER_FIGURE):
         file = path.with_name(f"{path.stem}-{len(written) + 1}{path.suffix}") if written else path
         with _house_style():
@@ -202,7 +203,7 @@ def plot_alignment(
     title: str = "",
     show: bool = False,
     variable: int = 0,
-    name: str = "",
+    name: Name = "",
     mean: float = 0.0,
     std: float = 1.0,
 ) -> Path:
@@ -222,7 +223,7 @@ def plot_alignment(
         title: Put above the picture, before the line that names gamma.
         show: Also show the figure on screen, where `show_available`.
         variable: Which of the d variables the margins show, counted from 0.
-        name: Its name, put behind the title.
+        name: Its name, or the parts of that, put behind the title.
         mean: Of that variable, where the series are standardised: the margins show it in the units that it had
             before. The alignment is that of the series as they are given.
         std: Its deviation, likewise.
@@ -243,7 +244,7 @@ def plot_alignment(
             f"{prediction.shape[1]}."
         )
     _check_variable(variable, target.shape[1])
-    title = ", ".join(filter(None, (title, _literal(name))))
+    title = ", ".join(filter(None, (title, *_parts(name))))
     with _house_style():
         return _finish(_alignment_figure(target, prediction, gamma, title, variable, mean, std), path, show)
 
@@ -308,7 +309,7 @@ def _forecast_figure(
     forecasts: dict[str, NDArray],
     sample_ids: Sequence[int],
     variable: int = 0,
-    name: str | Sequence[str] = "",
+    name: str | Sequence[Name] = "",
     times: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
     rows, columns = len(targets), len(forecasts)
@@ -327,7 +328,7 @@ def _forecast_figure(
         column[-1].set_xlabel("time step" if times is None else "")
     names = [name] * rows if isinstance(name, str) else name
     for axes, sample, of_row in zip(panels[:, 0], sample_ids, names, strict=True):
-        lines = [f"test sample {sample}", _literal(of_row), _which(variable, targets)]
+        lines = [f"test sample {sample}", *_parts(of_row), _which(variable, targets)]
         axes.set_ylabel("\n".join(filter(None, lines)))
     figure.align_ylabels(panels[:, 0])
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
@@ -364,7 +365,7 @@ def _label_times(axes: Axes, times: Sequence[str]) -> None:
     if all(time.endswith(midnight) for time in times):
         times = [time.removesuffix(midnight) for time in times]
     axes.xaxis.set_major_formatter(
-        lambda step, _: _literal(times[int(step)]).replace(" ", "\n") if 0 <= step < len(times) else ""
+        lambda step, _: times[int(step)].replace(" ", "\n") if 0 <= step < len(times) else ""
     )
     axes.tick_params(axis="x", labelsize=8, labelbottom=True)
 
@@ -378,7 +379,7 @@ def _score_lines(prediction: NDArray, target: NDArray) -> list[str]:
 
 
 def _future_figure(
-    curves: Sequence[tuple[str, tuple[NDArray, Mapping[str, NDArray], Sequence[str] | None]]],
+    curves: Sequence[tuple[Name, tuple[NDArray, Mapping[str, NDArray], Sequence[str] | None]]],
 ) -> Figure:
     figure = Figure(figsize=(9, 2.6 * len(curves) + 0.7), layout="constrained")
     panels = figure.subplots(len(curves), squeeze=False)[:, 0]
@@ -392,7 +393,7 @@ def _future_figure(
             look = looks[loss] | {"marker": ""}
             steps = np.arange(last, last + len(forecast) + 1)
             _draw_line(axes, steps, np.append(past[-1], forecast), joined=True, linewidth=2, **look)
-        axes.set_ylabel(_literal(name))
+        axes.set_ylabel("\n".join(_parts(name)))
         axes.margins(x=0.02)
         if times is None:
             axes.set_xlabel("step after the last row of the file")
@@ -654,10 +655,15 @@ def _which(variable: int, series: NDArray) -> str:
     return "" if series.shape[-1] == 1 else f"variable {variable + 1} of {series.shape[-1]}"
 
 
-def _literal(name: str) -> str:
-    """A name of any length and characters, as a text that fits beside a panel and holds no formula."""
-    name = " ".join(name.split())
-    return (name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…").replace("$", r"\$")
+def _parts(name: Name) -> list[str]:
+    """The parts of a name of any length and characters, as texts that fit beside a panel and hold no formula.
+
+    Long ones lack their middle: the names of one file often begin alike.
+    """
+    texts = [" ".join(part.split()) for part in ([name] if isinstance(name, str) else name) if part]
+    half = MAX_NAME // 2
+    shortened = (text if len(text) <= MAX_NAME else f"{text[: half - 1]}…{text[-half:]}" for text in texts)
+    return [text.replace("$", r"\$") for text in shortened if text]
 
 
 def loss_label(loss: str) -> str:

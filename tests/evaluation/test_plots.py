@@ -136,6 +136,27 @@ def test_each_sample_may_have_a_name_of_its_own(rng, tmp_path):
         plots.plot_forecasts(inputs, targets, mse, tmp_path / "a.png", range(7), name=names[:6])
 
 
+def test_panels_of_long_names_that_begin_alike_are_told_apart(rng):
+    load, panels = "Global_active_power_of_all_rooms", [f"household_electricity_meter_{n}" for n in (101, 102)]
+    inputs, targets, forecasts = forecast_task(rng, samples=2, variables=1)
+    names, shown = [[load, series] for series in panels], ["household_e…ty_meter_101", "household_e…ty_meter_102"]
+    figure = plots._forecast_figure(inputs, targets, forecasts, [0, 1], 0, names)
+    labels = [axes.get_ylabel() for axes in panels_of(figure) if axes.get_ylabel()]
+    assert labels == [f"test sample {row}\nGlobal_acti…of_all_rooms\n{of}" for row, of in enumerate(shown)]
+    curves = [(name, (np.zeros(4), {"mse": np.zeros(2)}, None)) for name in ((load, panels[0]), (load, panels[1]))]
+    labels = [axes.get_ylabel() for axes in plots._future_figure(curves).axes]
+    assert labels == [f"Global_acti…of_all_rooms\n{of}" for of in shown]
+
+
+def test_times_below_a_panel_are_written_whole():
+    times = [f"2026-01-01 11:{minute:02d}:00.025+01:00" for minute in range(12)]
+    (axes,) = plots._future_figure([("load", (np.zeros(8), {"mse": np.zeros(4)}, times))]).axes
+    axes.figure.draw_without_rendering()
+    stamps = [text.get_text() for text in axes.get_xticklabels() if text.get_text()]
+    assert stamps
+    assert {stamp.replace("\n", " ") for stamp in stamps} <= {*times}
+
+
 @pytest.mark.parametrize("variable", [0, 1, 2])
 def test_the_variable_that_is_asked_for_is_drawn_and_named(rng, variable):
     inputs, targets, forecasts = forecast_task(rng, samples=2, variables=3)
@@ -350,7 +371,7 @@ def test_what_is_masked_is_not_drawn_as_going_on(tmp_path, monkeypatch, hidden):
     )
     plot_future({("y", None): (past, {"mse": forecast}, None)}, tmp_path / "f.png")
     ((name, (values, forecasts, _)),) = drawn
-    assert name == "y"
+    assert name == ("y", None)
     assert np.flatnonzero(np.isnan(values)).tolist() == list(hidden)
     assert np.flatnonzero(np.isnan(forecasts["mse"])).tolist() == [4]
 
