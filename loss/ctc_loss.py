@@ -69,10 +69,10 @@ class Labelling(NamedTuple):
     def spans(self) -> Tensor:
         """(3, B): input lengths, where each target begins in the flattened targets, and target lengths."""
         if self.targets.dim() == 1:
-            starts = self.m.cumsum(0) - self.m
-        else:
-            starts = torch.arange(len(self.targets), device=self.m.device) * self.targets.shape[1]
-        return torch.stack([self.n, starts, self.m])
+            return torch.stack([self.n, self.m.cumsum(0) - self.m, self.m])
+        B, S = self.targets.shape
+        m = torch.where(self.m <= S, self.m, -1)  # or a recorded graph would read on into the next target
+        return torch.stack([self.n, torch.arange(B, device=m.device) * S, m])
 
     def states(self) -> int:
         """How many states the widest lattice has."""

@@ -611,6 +611,16 @@ def test_a_recorded_alignment_is_no_constant_to_its_gradient(recorder, required)
                 found.backward()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_traced_loss_does_not_read_on_into_the_next_target():
+    logits, (targets, n, m) = random_logits(9, 3, 4), (*LABELLING[:2], torch.tensor([3, 3, 2]))
+    traced = torch.jit.trace(ctc_loss, (logits.log_softmax(-1), targets, n, m))
+    shorter = (logits.log_softmax(-1), targets, n, torch.tensor([1, 0, 3]))
+    torch.testing.assert_close(traced(*shorter), ctc_loss(*shorter))
+    with pytest.raises(RuntimeError, match="targets lie among 9 labels"):
+        traced(logits.log_softmax(-1), targets, n, torch.tensor([4, 3, 2]))
+
+
 def test_the_derivative_along_another_input_is_differentiable():
     logits = random_logits(9, 3, 4).requires_grad_()
     weight = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
