@@ -177,8 +177,9 @@ def restore(
         before = {**DEFAULTS_OF_MISSING_KEYS, **state["protocol"]}.get(name)
         if before != value:
             raise CheckpointError(f"{checkpoint} was trained with {name}={before} and cannot go on with {value}.")
-    if validated and "last" not in state:
-        raise CheckpointError(f"{checkpoint} was written without a validation set and cannot go on with one.")
+    if validated != ("last" in state):
+        before, now = ("without a validation set", "with one") if validated else ("with a validation set", "without")
+        raise CheckpointError(f"{checkpoint} was written {before} and cannot go on {now}.")
     load_weights(net, {"net": state.get("last", state["net"])}, checkpoint)
     optimizer.load_state_dict(state["optimizer"])
     return state["epoch"] + 1, state["history"], state["net"] if validated else None

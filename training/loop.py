@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from loss import SoftDTWLoss
 
 from . import data_parallel
 from .checkpoint import Record, check_plain, load_checkpoint, restore, save_checkpoint
+from .run_folder import RunFolder
 
 __all__ = [
     "DivergenceError",
@@ -143,7 +145,8 @@ def train_model(
 
     In a process group of torch.distributed (see `data_parallel`) all processes train one network: each takes its
     share of every batch, and the gradients are those of the mean over the whole batch. So the numbers are those of
-    one process, up to rounding; but for dropout, where each process draws its own. Rank 0 alone prints, writes and
+    one process, up to rounding; but for dropout, where each process draws its own, and for layers that take
+    statistics over a batch, such as BatchNorm, where each takes those of its share. Rank 0 alone prints, writes and
     calls ``on_eval``; all must see the same files.
 
     With a validation set the network ends with the weights of the evaluation at which the criterion itself was
@@ -184,7 +187,8 @@ def train_model(
             without a validation set, the criterion has parameters to learn (the network alone is trained), or
             ``cuda_graph`` comes without a GPU or with several processes.
         CheckpointError: If the checkpoint is unreadable, or of another network, learning rate, batch size, seed,
-            or limit of the gradients, or was written without a validation set and cannot go on with one.
+            or limit of the gradients, or was written without a validation set and cannot go on with one, or with one
+            and cannot go on without.
         DivergenceError: If the training loss becomes nan or infinite, or the one on the validation set is never a
             finite number.
         OSError: If the checkpoint cannot be read or written.
@@ -541,11 +545,16 @@ def _out_of_patience(history: list[Record], patience: int | None) -> bool:
 def unfinished(path: str | os.PathLike[str]) -> list[str]:
     """A line on a checkpoint of `main.py` whose training was to go on; none where it ended, or does not tell.
 
+    In its run's folder, that of the run counts, which may have been continued with more epochs or with patience.
+
     Raises:
         OSError, CheckpointError: As `load_checkpoint` says.
+        ValueError: If the settings of the run are damaged.
     """
-    checkpoint = load_checkpoint(path)
-    settings, history = checkpoint.get("settings", {}), checkpoint.get("history", [])
+    checkpoint, run = load_checkpoint(path), RunFolder(Path(path).absolute().parent.parent)
+    is_in_run = run.config.exists() and Path(path).absolute().parent == run.checkpoints
+    settings = run.read_settings() if is_in_run else checkpoint.get("settings", {})
+    history = checkpoint.get("history", [])
     epochs, done = settings.get("epochs", 0), checkpoint.get("epoch", 0) + 1
     if done >= epochs or _out_of_patience(history, settings.get("patience")):
         return []

@@ -112,12 +112,12 @@ class RunFolder:
             raise ValueError(f"{self.config} is damaged: it holds no settings.") from None
 
     def write_settings(self, settings: Settings) -> None:
-        """Store the settings; the time of the start is kept when a run is continued."""
+        """Store the settings; time and versions of the start are kept when a run is continued."""
         started = datetime.now().astimezone().isoformat(timespec="seconds")
-        if self.config.exists():
-            started = json.loads(self.config.read_text()).get("started", started)
         versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
         config = {"settings": settings, "started": started, "versions": versions}
+        if self.config.exists():
+            config |= json.loads(self.config.read_text()) | {"settings": settings}
         self._write(self.config, json.dumps(config, indent=2) + "\n")
 
     def outputs(self) -> dict[Path, int]:

@@ -570,6 +570,13 @@ def test_patience_needs_a_validation_set_from_the_start(parts, tmp_path):
         train(fresh_net(), parts, valid_set=parts[1], checkpoint=tmp_path / "c.pt")
 
 
+@pytest.mark.parametrize("epochs", [2, 4])
+def test_weights_that_a_validation_set_chose_are_not_exchanged_for_the_last_ones(parts, tmp_path, epochs):
+    train(fresh_net(), parts, epochs=2, valid_set=parts[1], checkpoint=tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="with a validation set and cannot go on without"):
+        train(fresh_net(), parts, epochs=epochs, checkpoint=tmp_path / "c.pt")
+
+
 def test_a_checkpoint_holds_plain_values_and_tensors_only(parts, tmp_path):
     settings = {"loss": "mse", "alpha": 0.5, "losses": ["mse"], "path": None}
     history = train(fresh_net(), parts, checkpoint=tmp_path / "deep" / "c.pt", metadata=settings)
