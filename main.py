@@ -306,7 +306,7 @@ def draw(
     data, names = experiment.data, record_of(experiment.data).targets
     places = [units.place_of(data, sample) for sample in samples]
     times = [of_one for _, of_one in places]
-    titles = [[names[variable] if names else "", series] for series, _ in places]
+    titles = [list(filter(None, (names[variable] if names else "", series))) for series, _ in places]
     past, targets, *predicted = (
         units.in_units(data, values)[..., [variable]]
         for values in (units.past_of(data), test.targets, *forecasts.values())

@@ -52,10 +52,11 @@ class Forecaster:
         Args:
             history: The observed variables, (L, columns), in the file's units, at least `data.input_length` steps, of
                 which the last ones are used: an array, a tensor, or a table such as pandas' DataFrame, whose columns
-                are taken by the names in `data.columns`. Where the table has the column `data.time_column`, or
-                an index of dates, of periods or of dates as text, the steps that are used must be those of the
-                training; numbers in an index are labels. In `data.series_column` only the name of the series may
-                stand.
+                are taken by the names in `data.columns`; without names, as in an array, the columns stand in that
+                order. Where a table has the column `data.time_column`, or an index of dates, of periods or of dates
+                as text, its rows must be sorted by time and, if the training had times, the steps that are used be
+                those of the training; numbers in an index are labels. In `data.series_column` only the name of the
+                series may stand.
             series: Name of the series, where the network was trained on several.
 
         Returns:
@@ -81,7 +82,7 @@ class Forecaster:
         return forecast.numpy()
 
     def _window(self, history: object, series: str | None) -> np.ndarray:
-        length, is_table = self.data.input_length, bool(self.data.columns) and hasattr(history, "columns")
+        length, is_table = self.data.input_length, hasattr(history, "columns")
         if is_table and hasattr(history, "column_names"):  # pyarrow's, whose columns are no names
             history = history.to_pandas()
         history = self._with_index(history) if is_table else history
@@ -105,6 +106,8 @@ class Forecaster:
 
     def _columns_of(self, table: object, series: str | None) -> object:
         columns, names = self.data.columns, list(table.columns)
+        if not columns:
+            return table
         for name in columns:
             if names.count(name) != 1:
                 has = f"has {names.count(name)} columns {name!r}" if name in names else f"has no {name!r}"
@@ -153,10 +156,11 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
     count = 0 if column is None else list(table.columns).count(column)
     if count > 1:
         raise ValueError(f"history must have one column {column!r} of times, but has {count}.")
-    times = table[column] if count else next((level for level in levels if _may_hold_times(level, step)), None)
+    own = getattr(table[column], "array", table[column]) if count else None
+    times = own if count else next((level for level in levels if _may_hold_times(level, step)), None)
     if times is None:
         return None
-    times = times.to_timestamp() if hasattr(times, "to_timestamp") and not count else times  # of periods
+    times = times.to_timestamp() if hasattr(times, "to_timestamp") else times  # of periods
     if getattr(times.dtype, "tz", None) is not None:
         times = [str(time) for time in times]  # with their offset
     values = np.asarray(times)

@@ -30,6 +30,10 @@ REPORT = ("plot_samples", "plot_variable", "plots", "save_predictions", "season"
 CHANGED_BY_RESUME = ("cuda_graph", "epochs", "jobs", "patience", *REPORT, "threads", *MOVED)
 WRITTEN = tuple(LOADER_FLAGS[option] for option in HOW_WRITTEN)
 CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "season", "threads", *WRITTEN, "csv_time")
+CHANGED_WITH_WEIGHTS_ONLY = (  # which say nothing of their network and data
+    *dict.fromkeys(("dataset", *LOADER_FLAGS.values(), "model", "hidden_size", "layers", *CHANGED_BY_EVALUATE)),
+    "deterministic",
+)
 CHANGED_BY_FORECAST = ("data_path", "device", "output", "plots", "show", "threads", *WRITTEN, "csv_time")
 # Before there was a flag.
 DEFAULTS_OF_MISSING_KEYS = {
@@ -238,7 +242,10 @@ def _add_continuation_flags(add: Callable) -> None:
     changeable = (CHANGED_BY_RESUME, CHANGED_BY_EVALUATE, CHANGED_BY_FORECAST)
     resume, measure, forecast = (" ".join(map(flag, names)) for names in changeable)
     continued = f"Continue the run in that folder on the same data; these may be changed: {resume}."
-    measured = f"Only measure that network on the test part; these may be changed: {measure}."
+    measured = (
+        f"Only measure that network on the test part; these may be changed: {measure}. A file of weights only takes "
+        "all flags of its data and network."
+    )
     beyond = (
         "Only forecast what follows the last row of the CSV file, with one checkpoint or all of a run's folder, into "
         f"forecast.csv and forecast.png; these may be changed: {forecast}."
@@ -338,8 +345,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             for name in _removed(settings):
                 print(f"{path} was trained with {flag(name)}, which was removed; it is evaluated without.")
             stored = _checked(parser, settings, path)
-            changeable = CHANGED_BY_EVALUATE if args.evaluate else CHANGED_BY_FORECAST
-            _adopt(args, stored, given, modes[0], changeable if stored else vars(args))
+            measured = CHANGED_BY_EVALUATE if stored else CHANGED_WITH_WEIGHTS_ONLY
+            _adopt(args, stored, given, modes[0], measured if args.evaluate else CHANGED_BY_FORECAST)
     if args.eval_every is None:
         args.eval_every = EVAL_EVERY[args.dataset]
     if args.patience is not None and args.dataset not in VALIDATED:

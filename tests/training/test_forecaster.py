@@ -1,3 +1,4 @@
+import json
 import math
 import re
 import shutil
@@ -195,9 +196,8 @@ OF_HOURS = {"time_column": "when", "steps": {None: (3_600_000_000, "microsecond"
 def forecaster_of(**options):
     """A network of random weights that observes 6 steps of y, without scaling."""
     sizes = {"input_length": 6, "horizon": 4, "input_size": 1, "output_size": 1}
-    record = DataRecord(
-        **sizes, columns=("y",), target_columns=None, mean=None, std=None, fingerprint=None, **options
-    )
+    unscaled = dict.fromkeys(("target_columns", "mean", "std", "fingerprint"))
+    record = DataRecord(**{**sizes, **unscaled, "columns": ("y",), **options})
     return Forecaster(build_model("mlp", input_length=6, horizon=4, hidden_size=5), record)
 
 
@@ -571,7 +571,7 @@ def test_each_variable_of_each_series_has_a_panel_whatever_the_names(in_folder, 
     flags = [flag for flag in flags_of("several.csv", variables, variables) if flag != "--no-plots"]
     main(parse_args([*flags, "--csv-header", "--csv-series", "id", "--no-show", "--output", "run"]))
     drawn = [(title, round(float(past.mean()))) for title, (past, _, _) in panels]
-    assert drawn == [(", ".join(pair), level) for pair, level in levels.items()]
+    assert drawn == [*levels.items()]
 
 
 @pytest.mark.parametrize("count", [1, 6, 11])
@@ -882,15 +882,23 @@ def test_a_newer_file_is_read_by_the_form_and_the_names_of_the_trainings_times(i
     assert pd.read_csv("out/forecast.csv")["day"][0] == "2018-05-01 00:00"
 
 
-def test_an_unfinished_training_is_said_to_be_one(in_folder, capsys):
+@pytest.mark.parametrize("place", ["run/checkpoints/mse.pt", "mse.pt"])
+def test_an_unfinished_training_is_said_to_be_one(in_folder, capsys, place):
     checkpoint, _ = trained(in_folder)
-    modes = [["--forecast", path, "--no-plots"] for path in ("run", checkpoint)] + [["--evaluate", checkpoint]]
+    shutil.copy(checkpoint, in_folder / "of_one_epoch.pt")
+    config = json.loads(Path("run/config.json").read_text())
+    modes = [["--forecast", place, "--no-plots"], ["--evaluate", place]]
+    modes += [["--forecast", "run", "--no-plots"]] if place.startswith("run") else []
     for goes_on, changes in ((False, {}), (True, {"epochs": 7}), (False, {"epochs": 7, "patience": 1})):
-        state = torch.load(checkpoint, weights_only=True)
-        worse = [*state["history"], *[state["history"][-1] | {"valid_loss": math.inf}] * ("patience" in changes)]
-        torch.save(state | {"settings": state["settings"] | changes, "history": worse}, checkpoint)
+        state = torch.load("of_one_epoch.pt", weights_only=True)
+        state["history"] += [state["history"][-1] | {"valid_loss": math.inf}] * ("patience" in changes)
+        if place.startswith("run"):  # continued with other settings, without another checkpoint
+            Path("run/config.json").write_text(json.dumps({"settings": config["settings"] | changes}))
+        else:
+            state["settings"] |= changes
+        torch.save(state, place)
         for mode in modes:
-            line = "checkpoints/mse.pt is of a training that is not finished: it holds 1 of 7 epochs\n"
+            line = f"{place} is of a training that is not finished: it holds 1 of 7 epochs\n"
             assert (line in said(capsys, *mode)) == goes_on
 
 
@@ -903,6 +911,31 @@ def test_dates_as_text_tell_the_order_also_after_a_training_without_times(where,
     assert (forecaster.predict(table) == forecaster.predict(table[["y"]].to_numpy())).all()
     with pytest.raises(ValueError, match="history must be sorted by time"):
         forecaster.predict(table[::-1])
+
+
+@pytest.mark.parametrize("where", ["at", "other", "column"])
+def test_periods_are_times_whatever_they_are_called(where):
+    months = pd.date_range("2016-01-01", periods=20, freq="MS")
+    forecaster, y = forecaster_of(time_column="at", steps={None: (3, "month", 1, "")}), np.sin(np.arange(20))
+    for times, works in ((months.to_period("M"), False), (pd.period_range("2005Q1", periods=20, freq="Q"), True)):
+        table = pd.DataFrame({"at": times, "y": y})
+        table = table if where == "column" else table.set_index("at").rename_axis(where)
+        if works:
+            assert (forecaster.predict(table) == forecaster.predict(y[:, None])).all()
+        else:
+            with pytest.raises(ValueError, match="must be in steps of 3 months"):
+                forecaster.predict(table)
+        with pytest.raises(ValueError, match="history must be sorted by time"):
+            forecaster.predict(table[::-1])
+
+
+def test_the_order_of_dates_is_seen_after_a_training_on_columns_without_names():
+    forecaster, y = forecaster_of(columns=()), np.sin(np.arange(20))
+    for index in (HOURS, HOURS.map(str), HOURS.to_period("h")):
+        table = pd.DataFrame({0: y}, index=index)
+        assert (forecaster.predict(table) == forecaster.predict(y[:, None])).all()
+        with pytest.raises(ValueError, match="history must be sorted by time"):
+            forecaster.predict(table[::-1])
 
 
 def test_dates_of_any_form_and_periods_are_not_passed_over_after_a_training_with_times():
