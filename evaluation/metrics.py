@@ -41,7 +41,8 @@ def dtw_tdi(
     DTW is the square root of the squared distances summed over A* (so it is not the value of a squared loss);
     TDI is Eq. 3, ``<A*, Omega>`` with ``Omega(i, j) = (i - j)^2 / k^2``, and can exceed 1. Where several paths are
     best, A* is the one that is diagonal as long as it can be, seen from the end: that of tslearn's
-    ``dtw_path(target, prediction)``. Among ties, ``dtw_path(prediction, target)`` may find one of another TDI.
+    ``dtw_path(target, prediction)``. Among ties, ``dtw_path(prediction, target)`` may find one of another TDI, and so
+    may the same series in another unit: whole numbers tie exactly, tenths and standardised ones up to rounding.
 
     Args:
         prediction: Forecasts, ``(S, k, d)``, of any real dtype and on any device.
