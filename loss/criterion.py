@@ -44,10 +44,10 @@ class AlignmentLoss(nn.Module):
     ``forward(x)`` returns ``x.exp()`` and whose ``right_inverse(x)`` returns ``x.log()``.
 
     Every setting may be changed between calls, and is checked then as in the constructor. To anneal gamma, set
-    ``criterion.gamma = 0.05``; torch puts no number in the place of a parameter before ``del criterion.gamma``. A
-    compiled loss needs a tensor for that, ``DilateLoss(gamma=torch.tensor(0.1))``, that is filled in place,
-    ``criterion.gamma.fill_(0.05)``: ``torch.compile`` compiles anew for each number, and with ``fullgraph=True``
-    gives up at the ninth.
+    ``criterion.gamma = 0.05``; torch puts no number in the place of a parameter before ``del criterion.gamma``, and
+    in that of a parametrization a tensor only. A compiled loss needs a tensor for that,
+    ``DilateLoss(gamma=torch.tensor(0.1))``, that is filled in place, ``criterion.gamma.fill_(0.05)``:
+    ``torch.compile`` compiles anew for each number, and with ``fullgraph=True`` gives up at the ninth.
 
     ``infeasible`` says what becomes of a pair whose lengths differ by more than the band, so that no path is left:
     with "raise" the batch is refused; with "inf" or "zero" that is the value of this pair and of its terms, the
