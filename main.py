@@ -247,8 +247,8 @@ def forecast(args: argparse.Namespace) -> None:
         checkpoints = checkpoints_in(args.forecast, args.losses)
         trained_on = load_forecaster(next(iter(checkpoints.values()))).data
         past = read_past(args, trained_on)
-        folder = data_parallel.broadcast_from_rank0(lambda: _forecast_folder(args))
         warnings = [line for path in checkpoints.values() for line in unfinished(path)]
+        folder = data_parallel.broadcast_from_rank0(lambda: _forecast_folder(args))
         print("\n".join([*warnings, *past.about, *beside_training(args, trained_on, past.series)]))
         forecast_beyond(checkpoints, past.series, device, folder, args)
 
@@ -306,7 +306,7 @@ def draw(
     data, names = experiment.data, record_of(experiment.data).targets
     places = [units.place_of(data, sample) for sample in samples]
     times = [of_one for _, of_one in places]
-    titles = [list(filter(None, (names[variable] if names else "", series))) for series, _ in places]
+    titles = [(names[variable] if names else "", series) for series, _ in places]
     past, targets, *predicted = (
         units.in_units(data, values)[..., [variable]]
         for values in (units.past_of(data), test.targets, *forecasts.values())

@@ -38,7 +38,7 @@ MAX_CELLS = 250
 MAX_NAMED_STATES = 41
 MAX_NAME = 24
 LOG_METRICS = ("mse", "dtw", "valid_loss")
-Name = str | Sequence[str]  # or its parts, such as those of a variable and of its series
+Name = str | Sequence[str | None]  # or its parts, such as those of a variable and of its series
 INPUTS, FUTURES = ("S", "N_input", "input_size"), ("S", "N_output", "output_size")
 METRIC_LABELS = {"mse": "MSE", "dtw": "DTW", "tdi": "TDI"}
 
@@ -244,7 +244,7 @@ def plot_alignment(
             f"{prediction.shape[1]}."
         )
     _check_variable(variable, target.shape[1])
-    title = ", ".join(filter(None, (title, *_parts(name))))
+    title = "\n".join(filter(None, (title, ", ".join(_parts(name)))))
     with _house_style():
         return _finish(_alignment_figure(target, prediction, gamma, title, variable, mean, std), path, show)
 
@@ -361,7 +361,8 @@ def _label_times(axes: Axes, times: Sequence[str]) -> None:
         ticks = seen[:: -(-len(seen) // 5)]
         axes.xaxis.set_major_locator(FixedLocator(ticks))
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+        widest = max(len(line) for time in times for line in time.split(" "))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=max(1, min(4, 48 // widest)), integer=True))
     if all(time.endswith(midnight) for time in times):
         times = [time.removesuffix(midnight) for time in times]
     axes.xaxis.set_major_formatter(
@@ -660,7 +661,7 @@ def _parts(name: Name) -> list[str]:
 
     Long ones lack their middle: the names of one file often begin alike.
     """
-    texts = [" ".join(part.split()) for part in ([name] if isinstance(name, str) else name) if part]
+    texts = [" ".join((part or "").split()) for part in ([name] if isinstance(name, str) else name)]
     half = MAX_NAME // 2
     shortened = (text if len(text) <= MAX_NAME else f"{text[: half - 1]}…{text[-half:]}" for text in texts)
     return [text.replace("$", r"\$") for text in shortened if text]

@@ -719,7 +719,7 @@ def test_figures_show_the_past_of_the_variable_that_they_name(
     figures = drawn(monkeypatch, *flags)
     past, truth, *_, options = figures["plot_forecasts"]
     name = chosen or targets[0]
-    assert options["name"] == [[name]]
+    assert options["name"] == [(name, "")]
     values = np.loadtxt(table, delimiter=",", skiprows=1)[:, ["sine", "other"].index(name)]
     scaled, late = (values[96:] - values[:72].mean()) / values[:72].std(), values[96:]
     for window in range(len(past)):
@@ -727,7 +727,7 @@ def test_figures_show_the_past_of_the_variable_that_they_name(
         assert truth[window, :, 0].numpy() == pytest.approx(late[window + 6 : window + 10], abs=1e-5)
     target, _, _, _, options = figures["plot_alignment"]
     assert target[:, options["variable"]].numpy() == pytest.approx(scaled[8:12], abs=1e-5)
-    assert options["name"] == [name]
+    assert options["name"] == (name, "")
     assert (options["mean"], options["std"]) == pytest.approx((values[:72].mean(), values[:72].std()))
 
 

@@ -117,7 +117,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict:
     except Exception:
         # torch raises half a dozen kinds of errors here, and none of their texts says what to do.
         raise CheckpointError(f"{path} is not a checkpoint: it is damaged or holds other things.") from None
-    if isinstance(state, dict) and state.keys() >= CHECKPOINT_KEYS and state["net"]:
+    if isinstance(state, dict) and state.keys() >= CHECKPOINT_KEYS and isinstance(net := state["net"], dict) and net:
         return state
     if isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values()):
         return {"net": state}

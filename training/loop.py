@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -545,18 +545,19 @@ def _out_of_patience(history: list[Record], patience: int | None) -> bool:
 def unfinished(path: str | os.PathLike[str]) -> list[str]:
     """A line on a checkpoint of `main.py` whose training was to go on; none where it ended, or does not tell.
 
-    In its run's folder, that of the run counts, which may have been continued with more epochs or with patience.
+    In the folder of its run the run's settings count, which may have been continued with more epochs or patience.
 
     Raises:
         OSError, CheckpointError: As `load_checkpoint` says.
-        ValueError: If the settings of the run are damaged.
     """
-    checkpoint, run = load_checkpoint(path), RunFolder(Path(path).absolute().parent.parent)
-    is_in_run = run.config.exists() and Path(path).absolute().parent == run.checkpoints
-    settings = run.read_settings() if is_in_run else checkpoint.get("settings", {})
-    history = checkpoint.get("history", [])
-    epochs, done = settings.get("epochs", 0), checkpoint.get("epoch", 0) + 1
-    if done >= epochs or _out_of_patience(history, settings.get("patience")):
+    checkpoint, place = load_checkpoint(path), Path(path).resolve().parent
+    settings, run = checkpoint.get("settings", {}), RunFolder(place.parent)
+    if settings and place == run.checkpoints:
+        with suppress(OSError, ValueError):  # a run without readable settings cannot go on, but its networks forecast
+            settings = run.read_settings()
+    epochs, patience = (n if isinstance(n, int) else None for n in map(settings.get, ("epochs", "patience")))
+    done = checkpoint.get("epoch", 0) + 1
+    if epochs is None or done >= epochs or _out_of_patience(checkpoint["history"], patience):
         return []
     return [f"{path} is of a training that is not finished: it holds {done} of {epochs} epochs"]
 

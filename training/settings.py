@@ -243,8 +243,8 @@ def _add_continuation_flags(add: Callable) -> None:
     resume, measure, forecast = (" ".join(map(flag, names)) for names in changeable)
     continued = f"Continue the run in that folder on the same data; these may be changed: {resume}."
     measured = (
-        f"Only measure that network on the test part; these may be changed: {measure}. A file of weights only takes "
-        "all flags of its data and network."
+        f"Only measure that network on the test part; these may be changed: {measure}. With a file that holds "
+        "nothing but weights, all flags of its data and network may be given, too."
     )
     beyond = (
         "Only forecast what follows the last row of the CSV file, with one checkpoint or all of a run's folder, into "
@@ -345,8 +345,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             for name in _removed(settings):
                 print(f"{path} was trained with {flag(name)}, which was removed; it is evaluated without.")
             stored = _checked(parser, settings, path)
-            measured = CHANGED_BY_EVALUATE if stored else CHANGED_WITH_WEIGHTS_ONLY
-            _adopt(args, stored, given, modes[0], measured if args.evaluate else CHANGED_BY_FORECAST)
+            changeable = CHANGED_BY_EVALUATE if args.evaluate else CHANGED_BY_FORECAST
+            if not stored:  # from which no forecast can be made, whatever the flags are
+                changeable = CHANGED_WITH_WEIGHTS_ONLY if args.evaluate else vars(args)
+            _adopt(args, stored, given, modes[0], changeable)
     if args.eval_every is None:
         args.eval_every = EVAL_EVERY[args.dataset]
     if args.patience is not None and args.dataset not in VALIDATED:

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import weakref
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -146,6 +147,30 @@ def test_panels_of_long_names_that_begin_alike_are_told_apart(rng):
     curves = [(name, (np.zeros(4), {"mse": np.zeros(2)}, None)) for name in ((load, panels[0]), (load, panels[1]))]
     labels = [axes.get_ylabel() for axes in plots._future_figure(curves).axes]
     assert labels == [f"Global_acti…of_all_rooms\n{of}" for of in shown]
+
+
+def test_the_title_of_an_alignment_of_long_names_fits(rng, tmp_path, monkeypatch):
+    series, drawn = rng.normal(size=(20, 1)), []
+    monkeypatch.setattr(plots, "_write", lambda figure, path: drawn.append(figure) or path)
+    names = ["GLOBAL_ACTIVE_POWER_KILOWATT", "HOUSEHOLD_ELECTRICITY_METER_101"]
+    plot_alignment(series, series, 0.1, tmp_path / "a.png", title="soft-DTW, test sample 12345", name=names)
+    assert_nothing_overlaps(*drawn)
+    title, width = drawn[0]._suptitle.get_window_extent(), drawn[0].get_window_extent().width
+    assert 0 < title.x0 < title.x1 < width
+
+
+@pytest.mark.parametrize("time", ["11:00", "11:00:00", "11:00+01:00", "11:00:00+01:00", "11:00:00.000025+01:00"])
+def test_times_below_panels_do_not_overlap(rng, time):
+    inputs, targets, forecasts = forecast_task(rng, samples=2, losses=("mse", "soft_dtw", "dilate"))
+    times = [[f"2026-01-01 {time}"] * (inputs.shape[1] + targets.shape[1])] * 2
+    with plots._house_style():
+        figure = plots._forecast_figure(inputs, targets, forecasts, [0, 1], times=times)
+        assert_nothing_overlaps(figure)
+        for axes in panels_of(figure):
+            texts = [text for text in axes.get_xticklabels() if text.get_text()]
+            boxes = sorted((text.get_window_extent() for text in texts), key=lambda box: box.x0)
+            assert len(boxes) >= 2
+            assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_times_below_a_panel_are_written_whole():

@@ -291,7 +291,7 @@ def test_errors_are_given_for_each_of_several_series(levels, monkeypatch, capsys
     for name in ("(all)", *levels):
         mae = float(rows[name.replace("(all)", ""), "mse"]["mae"])
         assert re.search(rf"(?m)^{re.escape(name)} +mse +0 +{re.escape(f'{mae:#.4g}')} ", printed), name
-    assert drawn == [[["sold", names[sample]] for sample in (0, 5, 12, 21)]]
+    assert drawn == [[("sold", names[sample]) for sample in (0, 5, 12, 21)]]
 
 
 @pytest.mark.parametrize("count", [1, 10, 11])

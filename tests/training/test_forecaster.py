@@ -902,6 +902,17 @@ def test_an_unfinished_training_is_said_to_be_one(in_folder, capsys, place):
             assert (line in said(capsys, *mode)) == goes_on
 
 
+@pytest.mark.parametrize("config", ["", "{}", '{"settings": {"epochs": "7"}}', '{"settings": {"epochs": null}}'])
+def test_a_run_with_unreadable_settings_keeps_no_network_from_its_use(in_folder, capsys, config):
+    checkpoint, flags = trained(in_folder)
+    Path("run/config.json").write_text(config)
+    torch.save(weights("run", "mse"), "run/checkpoints/bare.pt")
+    for mode in (["--forecast", checkpoint, "--no-plots", "--output", "out"], ["--evaluate", checkpoint]):
+        assert "not finished" not in said(capsys, *mode)
+    of_data_and_network = flags[: flags.index("--losses")]
+    assert "not finished" not in said(capsys, *of_data_and_network, "--evaluate", "run/checkpoints/bare.pt")
+
+
 @pytest.mark.parametrize("where", ["column", "index"])
 @pytest.mark.parametrize("form", ["%Y-%m-%d %H:%M", "%Y/%m/%d %H:%M"])
 def test_dates_as_text_tell_the_order_also_after_a_training_without_times(where, form):

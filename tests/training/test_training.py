@@ -729,11 +729,15 @@ def test_forecasts_and_targets_are_copies_of_what_may_be_filled_anew():
     assert torch.equal(target, targets)
 
 
-WITHOUT_WEIGHTS = {"net": {}, "optimizer": {}, "epoch": 3, "history": [], "protocol": {}, "settings": {}}
+OF_NO_NETWORK = {"optimizer": {}, "epoch": 3, "history": [], "protocol": {}, "settings": {}}
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"not a checkpoint", b"PK\x03\x04 damaged", {"epoch": 3}, WITHOUT_WEIGHTS, NotPlain(), []]
+    "content",
+    [
+        *(b"", b"not a checkpoint", b"PK\x03\x04 damaged"),
+        *({"epoch": 3}, {"net": {}} | OF_NO_NETWORK, {"net": torch.ones(2)} | OF_NO_NETWORK, NotPlain(), []),
+    ],
 )
 def test_a_file_that_is_no_checkpoint_is_refused_in_one_sentence(tmp_path, content):
     path = tmp_path / "odd.pt"
