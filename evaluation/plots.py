@@ -223,7 +223,7 @@ def plot_alignment(
         title: Put above the picture, before the line that names gamma.
         show: Also show the figure on screen, where `show_available`.
         variable: Which of the d variables the margins show, counted from 0.
-        name: Its name, or the parts of that, put behind the title.
+        name: Its name, or the parts of that, put below the title.
         mean: Of that variable, where the series are standardised: the margins show it in the units that it had
             before. The alignment is that of the series as they are given.
         std: Its deviation, likewise.
@@ -361,7 +361,7 @@ def _label_times(axes: Axes, times: Sequence[str]) -> None:
         ticks = seen[:: -(-len(seen) // 5)]
         axes.xaxis.set_major_locator(FixedLocator(ticks))
     else:
-        widest = max(len(line) for time in times for line in time.split(" "))
+        widest = max(len(line) for time in times for line in time.split(" "))  # 48 characters fit side by side
         axes.xaxis.set_major_locator(MaxNLocator(nbins=max(1, min(4, 48 // widest)), integer=True))
     if all(time.endswith(midnight) for time in times):
         times = [time.removesuffix(midnight) for time in times]

@@ -156,8 +156,10 @@ def _times_in(table: object, column: str | None, step: Step | None) -> np.ndarra
     count = 0 if column is None else list(table.columns).count(column)
     if count > 1:
         raise ValueError(f"history must have one column {column!r} of times, but has {count}.")
-    own = getattr(table[column], "array", table[column]) if count else None
-    times = own if count else next((level for level in levels if _may_hold_times(level, step)), None)
+    if count:
+        times = getattr(table[column], "array", table[column])
+    else:
+        times = next((level for level in levels if _may_hold_times(level, step)), None)
     if times is None:
         return None
     times = times.to_timestamp() if hasattr(times, "to_timestamp") else times  # of periods

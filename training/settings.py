@@ -30,10 +30,9 @@ REPORT = ("plot_samples", "plot_variable", "plots", "save_predictions", "season"
 CHANGED_BY_RESUME = ("cuda_graph", "epochs", "jobs", "patience", *REPORT, "threads", *MOVED)
 WRITTEN = tuple(LOADER_FLAGS[option] for option in HOW_WRITTEN)
 CHANGED_BY_EVALUATE = ("batch_size", "data_path", "device", "gru", "season", "threads", *WRITTEN, "csv_time")
-CHANGED_WITH_WEIGHTS_ONLY = (  # which say nothing of their network and data
-    *dict.fromkeys(("dataset", *LOADER_FLAGS.values(), "model", "hidden_size", "layers", *CHANGED_BY_EVALUATE)),
-    "deterministic",
-)
+# A file of nothing but weights does not say what its data and network are.
+CHANGED_BY_EVALUATE_WEIGHTS = ("dataset", *LOADER_FLAGS.values(), "model", "hidden_size", "layers", "gru")
+CHANGED_BY_EVALUATE_WEIGHTS += ("batch_size", "deterministic", "device", "season", "threads")
 CHANGED_BY_FORECAST = ("data_path", "device", "output", "plots", "show", "threads", *WRITTEN, "csv_time")
 # Before there was a flag.
 DEFAULTS_OF_MISSING_KEYS = {
@@ -346,8 +345,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                 print(f"{path} was trained with {flag(name)}, which was removed; it is evaluated without.")
             stored = _checked(parser, settings, path)
             changeable = CHANGED_BY_EVALUATE if args.evaluate else CHANGED_BY_FORECAST
-            if not stored:  # from which no forecast can be made, whatever the flags are
-                changeable = CHANGED_WITH_WEIGHTS_ONLY if args.evaluate else vars(args)
+            if not stored:  # nothing but weights, from which no forecast can be made: load_forecaster says why
+                changeable = CHANGED_BY_EVALUATE_WEIGHTS if args.evaluate else vars(args)
             _adopt(args, stored, given, modes[0], changeable)
     if args.eval_every is None:
         args.eval_every = EVAL_EVERY[args.dataset]
